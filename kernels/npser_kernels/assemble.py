@@ -1,0 +1,43 @@
+"""From stored log-mel bands to network input: padding, deltas, delta-deltas, normalisation."""
+
+import numpy as np
+
+from npser_kernels import jit
+
+# float32, so that neither float32 nor float64 rows change their type (an integer times a float32 would be a float64)
+TWO, THREE, FOUR, SEVEN, EIGHT, SEVENTEEN, TWENTY, TWENTY_EIGHT = (np.float32(c) for c in (2, 3, 4, 7, 8, 17, 20, 28))
+
+
+@jit
+def assemble(X, bounds, rows, starts, counts, floor, mean, scale):
+    """X (N, 3 C), statics | deltas | delta-deltas, normalised, from static bands rows (any, C).
+
+    Utterance u is ``counts[u]`` stored rows from ``starts[u]`` on; frames behind them lie in the zero padding and are ``floor``.
+    Deltas are Savitzky-Golay derivatives of nine frames: a line for the first order, a parabola for the second. Within four frames
+    of an end the polynomial of the outermost nine frames serves; its derivative is constant, so the value of the fifth frame does.
+    An utterance of fewer than nine frames repeats its first and last frame instead.
+    mean, scale (3 C,): X = (value - mean) * scale.
+    """
+    C = rows.shape[1]
+    sixty, parabola = mean.dtype.type(1 / 60), mean.dtype.type(1 / 462)  # sums of squares of the two least-squares filters
+    for u in range(bounds.size - 1):
+        x = X[bounds[u] : bounds[u + 1]]
+        L = x.shape[0]
+        for t in range(L):
+            for c in range(C):
+                x[t, c] = rows[starts[u] + t, c] if t < counts[u] else floor
+        for t in range(L):
+            s = min(max(t, 4), L - 5) if L >= 9 else t
+            x0, x1, x2 = x[max(s - 4, 0)], x[max(s - 3, 0)], x[max(s - 2, 0)]
+            x3, x4, x5 = x[max(s - 1, 0)], x[s], x[min(s + 1, L - 1)]
+            x6, x7, x8 = x[min(s + 2, L - 1)], x[min(s + 3, L - 1)], x[min(s + 4, L - 1)]
+            for c in range(C):
+                delta = FOUR * (x8[c] - x0[c]) + THREE * (x7[c] - x1[c]) + TWO * (x6[c] - x2[c]) + (x5[c] - x3[c])
+                x[t, C + c] = delta * sixty
+            for c in range(C):
+                outer = TWENTY_EIGHT * (x0[c] + x8[c]) + SEVEN * (x1[c] + x7[c])
+                inner = EIGHT * (x2[c] + x6[c]) + SEVENTEEN * (x3[c] + x5[c]) + TWENTY * x4[c]
+                x[t, 2 * C + c] = (outer - inner) * parabola
+        for t in range(L):
+            for c in range(3 * C):
+                x[t, c] = (x[t, c] - mean[c]) * scale[c]

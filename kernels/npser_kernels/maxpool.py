@@ -1,0 +1,39 @@
+"""Max pooling over time, equation (4)."""
+
+from npser_kernels import jit
+
+
+@jit
+def maxpool_forward(out, argmax, inp, bounds, out_bounds, n_pw):
+    """The largest of every n_pw frames. out, argmax (M, C), inp (N, C); frames past the last whole window are dropped."""
+    C = inp.shape[1]
+    for u in range(bounds.size - 1):
+        for i in range(out_bounds[u + 1] - out_bounds[u]):
+            best, where = out[out_bounds[u] + i], argmax[out_bounds[u] + i]
+            window = bounds[u] + i * n_pw
+            for c in range(C):
+                best[c] = inp[window, c]
+                where[c] = 0
+            for w in range(1, n_pw):
+                row = inp[window + w]
+                for c in range(C):
+                    where[c] = w if row[c] > best[c] else where[c]
+                    best[c] = row[c] if row[c] > best[c] else best[c]
+
+
+@jit
+def maxpool_backward(dinp, dout, argmax, bounds, out_bounds, n_pw):
+    """The gradient goes to the frame that won. dinp (N, C), dout, argmax (M, C)."""
+    C = dinp.shape[1]
+    zero = dout.dtype.type(0)
+    for u in range(bounds.size - 1):
+        T = out_bounds[u + 1] - out_bounds[u]
+        for i in range(T):
+            dbest, where = dout[out_bounds[u] + i], argmax[out_bounds[u] + i]
+            for w in range(n_pw):
+                row = dinp[bounds[u] + i * n_pw + w]
+                for c in range(C):
+                    row[c] = dbest[c] if where[c] == w else zero
+        for t in range(bounds[u] + T * n_pw, bounds[u + 1]):  # frames that no window holds
+            for c in range(C):
+                dinp[t, c] = zero

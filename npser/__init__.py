@@ -1,0 +1,37 @@
+"""Speech emotion recognition with self attention and multitask learning, written by hand: NumPy, Numba, SciPy."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from npser.lite import Model
+
+__version__ = "0.1.0"
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read a trained network.
+
+    Parameters
+    ----------
+    path : path-like
+        A ``model.safetensors`` that ``npser train`` wrote.
+
+    Returns
+    -------
+    npser.lite.Model
+        ``model.predict("a.wav")`` classifies a recording.
+
+    Raises
+    ------
+    ValueError
+        Where the file is missing, damaged or of another kind.
+    """
+    from npser.lite import Model  # late, so that `import npser` costs nothing
+
+    return Model(path)
+
+
+__all__ = ["__version__", "load"]

@@ -1,0 +1,108 @@
+"""Sizes of the network (Table 1), settings of its training (section 5.1), and the list of its parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides what a training run computes, apart from its data.
+
+    The defaults are the paper's, with what the paper leaves open filled as Keras 2.2.4 had it.
+    """
+
+    # Table 1
+    d_spec: int = 384  # features of a frame: 128 log-mel bands, deltas, delta-deltas
+    d_cnn: int = 64  # convolution filters
+    d_lstm: int = 60  # LSTM units of a direction
+    d_attn: int = 512  # hidden size of the attention
+    n_cw: int = 3  # convolution window
+    n_pw: int = 3  # pooling window
+    n_attn: int = 8  # attention heads
+    attention: bool = True  # False: mean over time instead of equations (5)-(9)
+    # input
+    max_seconds: float = 7.5  # longer recordings are cut
+    pad: bool = True  # zero-pad and cut every waveform to max_seconds, as the paper does; False: natural length
+    # objective, equation (10)
+    alpha: float = 1.0
+    beta: float = 1.0  # 0: without multitask learning
+    class_weight: str = "none"  # "balanced": each class weighs the same in the emotion loss
+    # training, section 5.1
+    epochs: int = 100
+    batch: int = 40
+    learning_rate: float = 1e-4
+    decay: float = 1e-6  # rate / (1 + decay * updates)
+    clip: float = 1.0  # each gradient to [-clip, clip]
+    dropout: float = 0.5  # after every BLSTM layer
+    select: str = "ua"  # what chooses the epoch on the validation session: "ua" or "loss"
+    shard: int = 4  # utterances that are computed together; results depend on it, never on threads
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            kind, value = type(field.default), getattr(self, field.name)
+            if kind is float and type(value) is int:
+                object.__setattr__(self, field.name, float(value))
+            elif type(value) is not kind:
+                raise ValueError(f"setting {field.name} is {value!r}; expected a value of type {kind.__name__}")
+        for name in ("d_spec", "d_cnn", "d_lstm", "d_attn", "n_cw", "n_pw", "n_attn", "epochs", "batch", "shard"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"setting {name} is {getattr(self, name)}; expected at least 1")
+        if self.n_cw % 2 == 0:
+            raise ValueError(f"setting n_cw is {self.n_cw}; expected an odd window")
+        if self.d_spec % 3:
+            raise ValueError(f"setting d_spec is {self.d_spec}; expected a multiple of 3: bands, deltas, delta-deltas")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"setting dropout is {self.dropout}; expected 0 <= dropout < 1")
+        for name in ("learning_rate", "clip", "max_seconds"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"setting {name} is {getattr(self, name)}; expected a positive number")
+        for name in ("alpha", "beta", "decay", "seed"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"setting {name} is {getattr(self, name)}; expected zero or a positive number")
+        for name, choices in (("select", ("ua", "loss")), ("class_weight", ("none", "balanced"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"setting {name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}")
+
+
+PRESETS = {
+    "paper": Config(),
+    "default": Config(pad=False),
+}
+
+
+def override(config: Config, settings: dict[str, Any]) -> Config:
+    """config with some settings replaced; ValueError where a name or a value is not one of Config's."""
+    known = {field.name for field in dataclasses.fields(Config)}
+    for name in settings:
+        if name not in known:
+            raise ValueError(f"there is no setting {name!r}; the settings are {', '.join(sorted(known))}")
+    return dataclasses.replace(config, **settings)
+
+
+def param_shapes(c: Config, emotions: int, genders: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter, in the order of theta. genders 0: a network without the gender head."""
+    H, D = c.d_lstm, 2 * c.d_lstm
+    shapes: dict[str, tuple[int, ...]] = {
+        "cnn1.W": (c.d_spec, c.n_cw, c.d_cnn),
+        "cnn1.b": (c.d_cnn,),
+        "cnn2.W": (c.d_cnn, c.n_cw, c.d_cnn),
+        "cnn2.b": (c.d_cnn,),
+    }
+    for layer, d_in in (("lstm1", c.d_cnn), ("lstm2", D)):
+        for direction in ("fw", "bw"):
+            shapes[f"{layer}.W_{direction}"] = (d_in, 4 * H)
+            shapes[f"{layer}.R_{direction}"] = (H, 4 * H)
+            shapes[f"{layer}.b_{direction}"] = (4 * H,)
+    if c.attention:
+        shapes["attn.W_s1"] = (D, c.d_attn)
+        shapes["attn.w_s2"] = (c.d_attn, c.n_attn)
+    d_z = c.n_attn * D if c.attention else D
+    for head, classes in (("emotion", emotions), ("gender", genders)):
+        if classes:
+            shapes[f"{head}.W"] = (d_z, classes)
+            shapes[f"{head}.b"] = (classes,)
+    return shapes

@@ -1,0 +1,193 @@
+"""Corpora: from the folders and manifests that a user names to a list of labelled utterances."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from npser.corpora.labels import choose
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One recording and what is known about it.
+
+    ``speaker``, ``session`` and ``dialogue`` read ``"corpus/id"``, so that those of two corpora never collide.
+    """
+
+    path: Path
+    emotion: str
+    corpus: str
+    speaker: str | None = None
+    gender: str | None = None
+    session: str | None = None
+    split: str | None = None
+    dialogue: str | None = None
+    scenario: str | None = None
+    style: str | None = None
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The utterances to work with, and what was left out.
+
+    Attributes
+    ----------
+    utterances : list of Utterance
+        Those that are kept; every ``emotion`` is one of ``labels``.
+    labels : list of str
+        The classes, alphabetically: the order of the network's outputs.
+    dropped : dict of str to int
+        How many utterances of which other emotions were left out.
+    names : list of str
+        The corpora, in the order in which they were given.
+    missing : list of str
+        Files that a manifest names and that do not exist, left out because of ``skip_missing``.
+    """
+
+    utterances: list[Utterance]
+    labels: list[str]
+    dropped: dict[str, int]
+    names: list[str]
+    missing: list[str] = field(default_factory=list)
+
+
+def load(
+    data: Sequence[str | Path] | str | Path,
+    corpus: str | None = None,
+    labels: Sequence[str] | None = None,
+    skip_missing: bool = False,
+) -> Corpus:
+    """Read corpora and keep the utterances that have one of the labels.
+
+    Parameters
+    ----------
+    data : sequence of path-like
+        Corpus folders and manifest CSVs. See :func:`read` for how each is read.
+    corpus : str, optional
+        ``"emodb"``, ``"ravdess"``, ``"folder"`` or ``"manifest"``: read all of ``data`` so.
+    labels : sequence of str, optional
+        The classes; ``["all"]`` for all that occur. By default those of angry, happy, neutral and sad that occur.
+        Excited counts as happy unless it is a label itself.
+    skip_missing : bool, optional
+        Leave out the files that a manifest names and that do not exist; they are listed in ``missing``.
+
+    Returns
+    -------
+    Corpus
+
+    Raises
+    ------
+    ValueError
+        For whatever cannot be read or is contradictory, in one sentence that names the place and the way out.
+    """
+    found, missing = read(data, corpus, skip_missing)
+    mapping = choose((utterance.emotion for utterance in found), labels)
+    kept = [
+        replace(utterance, emotion=mapping[utterance.emotion]) for utterance in found if utterance.emotion in mapping
+    ]
+    dropped = Counter(utterance.emotion for utterance in found if utterance.emotion not in mapping)
+    names = list(dict.fromkeys(utterance.corpus for utterance in found))
+    return Corpus(kept, sorted(set(mapping.values())), dict(sorted(dropped.items())), names, missing)
+
+
+def read(
+    data: Sequence[str | Path] | str | Path, corpus: str | None = None, skip_missing: bool = False
+) -> tuple[list[Utterance], list[str]]:
+    """Read corpora with all their emotions.
+
+    A ``manifest.csv`` or ``metadata.csv`` in a folder wins over recognition; otherwise EmoDB and RAVDESS are known by
+    their file names, and any other folder is one of class folders. Where two of ``data`` are called the same, the
+    second becomes ``name-2``, so speakers of two of them are never the same person; only a name in a manifest's
+    ``corpus`` column is the user's own word and is kept, so manifests that share it share speakers and sessions.
+
+    Parameters
+    ----------
+    data, corpus, skip_missing
+        As for :func:`load`.
+
+    Returns
+    -------
+    utterances : list of Utterance
+        With canonical emotions, none of them left out.
+    missing : list of str
+        Files left out because of ``skip_missing``.
+
+    Raises
+    ------
+    ValueError
+        As for :func:`load`.
+    """
+    places = [Path(data)] if isinstance(data, (str, Path)) else [Path(place) for place in data]
+    if not places:
+        raise ValueError("no DATA is given; name a corpus folder or a manifest CSV")
+    utterances: list[Utterance] = []
+    missing: list[str] = []
+    owner: dict[str, Path] = {}
+    taken: set[str] = set()
+    for place in places:
+        found, lost = _read_place(place, corpus, skip_missing, taken)
+        for utterance in found:
+            other = owner.setdefault(os.path.abspath(utterance.path), place)
+            if other is not place:
+                raise ValueError(f"{utterance.path} is in {other} and in {place}; give each recording once")
+        taken.update(utterance.corpus for utterance in found)
+        utterances += found
+        missing += lost
+    if not utterances:
+        raise ValueError(f"no utterance is left of {', '.join(map(str, places))}; all {len(missing)} files are missing")
+    return utterances, missing
+
+
+def _read_place(
+    place: Path, corpus: str | None, skip_missing: bool, taken: set[str]
+) -> tuple[list[Utterance], list[str]]:
+    """One of DATA -> its utterances and its missing files; `taken` are the corpus names of the earlier ones."""
+    # Imported here because the readers import Utterance from this file.
+    from npser.corpora import emodb, folder, manifest, ravdess
+
+    layouts = {"emodb": emodb.read, "ravdess": ravdess.read, "folder": folder.read}
+    if corpus is not None and corpus not in (*layouts, "manifest"):
+        raise ValueError(f"--corpus {corpus} is not known; choose from {', '.join(layouts)}, manifest")
+    if not os.path.exists(place):
+        raise ValueError(f"{place} does not exist; name a corpus folder or a manifest CSV")
+    table = manifest.find(place)
+    if table is not None and corpus in (None, "manifest"):
+        return manifest.read(table, skip_missing, _free(manifest.name_of(table), taken))
+    if corpus == "manifest":
+        raise ValueError(f"{place} holds neither manifest.csv nor metadata.csv; add one, or leave --corpus out")
+    if not os.path.isdir(place):
+        raise ValueError(f"--corpus {corpus} reads a folder, and {place} is a file; leave --corpus out")
+    found = layouts[corpus or _recognise(place)](place)
+    return _renamed(found, _free(found[0].corpus, taken)), []
+
+
+def _recognise(place: Path) -> str:
+    """The layout that most audio files of a folder are named by."""
+    from npser.corpora import emodb, folder, ravdess
+
+    names = [path.name for path in folder.audio_files(place)]
+    for layout, matches in (("emodb", emodb.matches), ("ravdess", ravdess.matches)):
+        if 2 * sum(map(matches, names)) > len(names):
+            return layout
+    return "folder"
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """`name`, or name-2, name-3 ... where it is taken."""
+    number, free = 2, name
+    while free in taken:
+        number, free = number + 1, f"{name}-{number}"
+    return free
+
+
+def _renamed(found: list[Utterance], new: str) -> list[Utterance]:
+    """Move utterances that are all of one corpus to a corpus called `new`."""
+
+    def moved(identity: str | None) -> str | None:
+        return None if identity is None else new + identity[len(found[0].corpus) :]
+
+    if found[0].corpus == new:
+        return found
+    return [replace(u, corpus=new, speaker=moved(u.speaker), session=moved(u.session)) for u in found]

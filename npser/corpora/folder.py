@@ -1,0 +1,99 @@
+"""Folders of audio files, and the layout of one folder a class."""
+
+import os
+from pathlib import Path
+
+from npser.corpora import Utterance
+from npser.corpora.labels import canonical
+
+# These hold audio that libsndfile does not decode. They are listed all the same: the loader names them with the command
+# that converts them, where leaving them out would quietly shrink a corpus.
+UNDECODABLE = {".m4a", ".mp4", ".aac"}
+AUDIO = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"} | UNDECODABLE
+
+
+def audio_files(folder: Path) -> list[Path]:
+    """List the audio files anywhere below a folder, sorted.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    list of Path
+        Known by their extensions in any case; hidden folders and the ``._`` files of macOS are skipped.
+
+    Raises
+    ------
+    ValueError
+        Where the folder does not exist, cannot be read, is empty or holds no audio.
+    """
+    if not os.path.isdir(folder):
+        raise ValueError(f"{folder} is not a folder; name the folder that holds the corpus")
+    found: list[Path] = []
+    seen: set[str] = set()
+    empty = True
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        # Corpora are often links to a shared disk, and links may lead in a circle.
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        empty = empty and not names
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(parent, name) for name in names if not name.startswith("._") and is_audio(name)]
+    if empty:
+        raise ValueError(f"{folder} is empty; name the folder that holds the corpus")
+    if not found:
+        raise ValueError(
+            f"{folder} holds no audio files ({' '.join(sorted(AUDIO))}); name another folder or a manifest"
+        )
+    return sorted(found)
+
+
+def is_audio(name: str) -> bool:
+    """Whether a file name ends like audio."""
+    return os.path.splitext(name)[1].lower() in AUDIO
+
+
+def once_each(paths: list[Path]) -> list[Path]:
+    """Keep one file of each base name, rather one that can be decoded: some archives unpack twice."""
+    first: dict[str, Path] = {}
+    for path in sorted(paths, key=lambda path: (path.suffix.lower() in UNDECODABLE, path)):
+        first.setdefault(path.stem.upper(), path)
+    return sorted(first.values())
+
+
+def read(folder: Path) -> list[Utterance]:
+    """Read a folder of class folders: the emotion is the name of the folder directly below `folder`.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    list of Utterance
+        Without speakers, genders and sessions; the corpus is named after the folder.
+
+    Raises
+    ------
+    ValueError
+        As :func:`audio_files`, and where an audio file lies in no class folder.
+    """
+    paths = audio_files(folder)
+    loose = [path for path in paths if path.parent == folder]
+    if loose:
+        raise ValueError(
+            f"{loose[0]} ({len(loose)} of {len(paths)} files) is in no class folder; "
+            f"move it to {folder}/EMOTION/, or list the recordings in {folder / 'manifest.csv'}"
+        )
+    name = Path(os.path.abspath(folder)).name or "folder"
+    return [Utterance(path, canonical(path.relative_to(folder).parts[0]), name) for path in paths]
+
+
+def _refuse(error: OSError) -> None:
+    """os.walk would skip a folder that it may not read."""
+    raise ValueError(f"{error.filename} cannot be read ({error.strerror}); check its permissions")

@@ -1,0 +1,106 @@
+"""A corpus ready to train or to score: its utterances joined with their features and class numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from npser import store
+from npser.config import Config
+from npser.corpora import Corpus, Utterance
+from npser.features import SAMPLE_RATE
+from npser.store import Progress, Store
+
+GENDERS = ["female", "male"]
+MOST_LOST = 0.05  # of the utterances; beyond it a run stops, unless it is told to go on
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Utterances that can be used, in an order that depends on their content only.
+
+    Utterance r is recording r of the store; content[r] is the SHA-256 of its file. bad: files left out, with the reason.
+    """
+
+    utterances: list[Utterance]
+    content: list[str]
+    store: Store
+    labels: list[str]
+    dropped: dict[str, int]
+    names: list[str]
+    bad: dict[str, str]
+
+    @property
+    def emotion_y(self) -> np.ndarray:
+        """Class of each utterance, (R,)."""
+        return np.array([self.labels.index(u.emotion) for u in self.utterances])
+
+    @property
+    def gender_y(self) -> np.ndarray:
+        """0 female, 1 male, -1 unknown, (R,)."""
+        return np.array([GENDERS.index(u.gender) if u.gender else -1 for u in self.utterances])
+
+    def first_windows(self, part: np.ndarray) -> np.ndarray:
+        """The first window of some utterances: what training sees of them."""
+        return self.store.recordings[part]
+
+    def seconds(self, part: list[int]) -> float:
+        """Length of what the network sees of some utterances, in seconds; overlapping windows count twice."""
+        windows = [w for r in part for w in range(self.store.recordings[r], self.store.recordings[r + 1])]
+        return float(self.store.samples[windows].sum() / SAMPLE_RATE)
+
+
+def prepare(
+    corpus: Corpus, config: Config, cache: Path, pool: ThreadPoolExecutor, progress: Progress, skip_bad: bool = False
+) -> Dataset:
+    """Compute or find the features of a corpus.
+
+    A file that cannot be used is named in a warning and left out.
+
+    Raises
+    ------
+    ValueError
+        When more than 5 % of the files are lost (unless skip_bad), or all of a class.
+    """
+    content = store.digests([u.path for u in corpus.utterances], pool)
+    bad = {str(u.path): "cannot be read" for u, digest in zip(corpus.utterances, content, strict=True) if digest is None}
+    usable = sorted(
+        ((digest, u) for digest, u in zip(content, corpus.utterances, strict=True) if digest is not None),
+        key=lambda pair: (pair[0], pair[1].path.name),
+    )
+    kept = [digest for digest, _ in usable]
+    features = store.open_store(
+        [u.path for _, u in usable], kept, config.max_seconds, config.pad, cache, pool, progress
+    )
+    bad |= {str(usable[r][1].path): text for r, text in features.errors.items()}
+    bad |= dict.fromkeys(corpus.missing, "does not exist")
+    for path, reason in bad.items():
+        warnings.warn(f"left out: {reason if path in reason else f'{path}: {reason}'}", stacklevel=2)
+    total = len(corpus.utterances) + len(corpus.missing)
+    if len(bad) > MOST_LOST * total and not skip_bad:
+        path, reason = next(iter(bad.items()))
+        raise ValueError(
+            f"{len(bad)} of {total} files cannot be used, more than {MOST_LOST:.0%}; the first: "
+            f"{reason if path in reason else f'{path}: {reason}'}; mend them, or go on without them with --skip-bad"
+        )
+    good = [r for r in range(len(usable)) if r not in features.errors]
+    emotions = {usable[r][1].emotion for r in good}
+    lost = [label for label in corpus.labels if label not in emotions]
+    if lost:
+        raise ValueError(f"no usable file is left of class {lost[0]!r}; mend its files or leave it out with --labels")
+    starts = features.recordings  # a recording without windows takes no place: dropping it leaves the others' windows as they are
+    kept_store = dataclasses.replace(features, recordings=np.append(starts[good], starts[-1]))
+    return Dataset(
+        [usable[r][1] for r in good],
+        [kept[r] for r in good],
+        kept_store,
+        corpus.labels,
+        corpus.dropped,
+        corpus.names,
+        bad,
+    )

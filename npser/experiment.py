@@ -1,0 +1,131 @@
+"""One training run from corpus to report: what `npser train` does between reading its arguments and its last line."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npser import checkpoint, report
+from npser.config import Config
+from npser.dataset import Dataset
+from npser.split import Split, split_hash
+from npser.store import Progress
+from npser.train import Say, fit
+
+PACKAGES = ("npser", "numpy", "numba", "scipy", "soundfile", "safetensors")
+
+
+def run(
+    data: Dataset,
+    split: Split,
+    config: Config,
+    preset: str,
+    out: Path,
+    pool: ThreadPoolExecutor,
+    *,
+    notices: list[str],
+    resume: bool,
+    oracle: bool,
+    say: Say,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train, score, and fill the run folder.
+
+    Parameters
+    ----------
+    data, split, config
+        See train.fit.
+    preset : str
+        Name of the preset that config started from.
+    out : Path
+        The run folder; it exists. Files written: config.toml, metrics.jsonl, model.safetensors, last.safetensors, report.json,
+        report.md, and with matplotlib curves.png and confusion.png.
+    notices : list of str
+        Sentences that every output must carry, such as the one about the synthetic corpus.
+
+    Returns
+    -------
+    dict
+        The report. Dates and durations stand under its key ``run`` only.
+    """
+    started, clock = datetime.now(timezone.utc), time.perf_counter()
+    checkpoint.write(out / "config.toml", report.toml(dataclasses.asdict(config)).encode())
+    notices = [*notices, *(["SPEAKER-DEPENDENT: scores say little about speakers that are not in the training data."] * split.speaker_dependent)]
+    about = {
+        "preset": preset,
+        "corpora": data.names,
+        "split": {
+            "method": split.method,
+            "hash": split_hash(data.utterances, data.content, split),
+            "test_session": split.test_session,
+            "validation_session": split.validation_session,
+            "speaker_dependent": split.speaker_dependent,
+        },
+        "speakers": _speakers(data, split.train),
+        "audio": hashlib.sha256("".join(data.content[r] for r in split.train).encode()).hexdigest(),
+        "seed": config.seed,
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "licence": "that of the training recordings",
+        "notices": notices,
+    }
+    result = fit(data, split, config, out, about, pool, resume=resume, oracle=oracle, say=say, progress=progress)
+    seconds = time.perf_counter() - clock
+    test = result["test"]
+    parts = {
+        part: {
+            "utterances": len(members),
+            "seconds": round(data.seconds(members), 3),
+            "speakers": _speakers(data, members),
+            "emotions": {label: int(n) for label, n in zip(data.labels, _counts(data, members), strict=True)},
+        }
+        for part, members in (("train", split.train), ("validation", split.validation), ("test", split.test))
+    }
+    found = {
+        "wa": test and test["wa"],
+        "ua": test and test["ua"],
+        "macro_f1": test and test["macro_f1"],
+        "recall": test and dict(zip(data.labels, test["recall"], strict=True)),
+        "gender_accuracy": test and test["gender_accuracy"],
+        "confusion": test and test["confusion"],
+        "labels": data.labels,
+        "genders": result["genders"],
+        "selected_epoch": result["selected_epoch"],
+        "epochs": config.epochs,
+        "validation": result["validation"],
+        "oracle": result["oracle"],
+        "parameters": result["parameters"],
+        "seconds": round(sum(part["seconds"] for part in parts.values()), 3),  # of audio
+        "split": about["split"] | parts,
+        "preset": preset,
+        "corpora": data.names,
+        "config": dataclasses.asdict(result["config"]),
+        "dropped": data.dropped,
+        "bad_files": data.bad,
+        "notices": notices,
+        "versions": about["versions"],
+        "run": {"started": started.isoformat(timespec="seconds"), "training_seconds": round(seconds, 1)},
+    }
+    checkpoint.write(out / "report.md", report.markdown(found).encode())
+    report.draw(found, out)
+    checkpoint.write(out / "report.json", (json.dumps(found, indent=2) + "\n").encode())  # last: its presence says finished
+    return found
+
+
+def _speakers(data: Dataset, members: list[int]) -> list[str]:
+    """Known speakers of some utterances."""
+    return sorted({speaker for r in members if (speaker := data.utterances[r].speaker)})
+
+
+def _counts(data: Dataset, members: list[int]) -> np.ndarray:
+    """Utterances of each class, (classes,)."""
+    return np.bincount(data.emotion_y[np.array(members, int)], minlength=len(data.labels))

@@ -1,0 +1,195 @@
+"""Audio file -> waveform at 16 kHz -> log-mel bands, section 4.1 of the paper.
+
+    for x in read_windows("a.wav", 7.5, cut=True):  # x (n,) float32
+        S = log_mel(x)                              # (L, 128) dB
+
+librosa computes the same bands: ``power_to_db(melspectrogram(y=x, sr=16000, n_fft=800, hop_length=400, pad_mode="reflect"),
+amin=1e-10, top_db=None)``. Deltas are taken when a batch is assembled.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import scipy.fft
+import soundfile
+
+SAMPLE_RATE = 16000  # Hz
+N_FFT = 800  # samples of the Hann window and of the transform
+HOP = 400  # samples from one frame to the next
+N_MELS = 128
+FLOOR_DB = -100.0  # 10 log10 of the smallest power that counts, 1e-10
+SETTINGS = {"sample_rate": SAMPLE_RATE, "n_fft": N_FFT, "hop": HOP, "n_mels": N_MELS, "floor_db": FLOOR_DB}  # of a model file
+
+RATES, MOST_CHANNELS, BLOCK = (4000, 192000), 32, 1 << 16
+
+
+def window_samples(seconds: float) -> int:
+    """Samples of a window at 16 kHz."""
+    return round(seconds * SAMPLE_RATE)
+
+
+def read_blocks(path: str | os.PathLike[str]) -> tuple[int, Iterator[np.ndarray]]:
+    """Open an audio file.
+
+    Returns
+    -------
+    (int, iterator)
+        The sample rate in Hz, and the samples as blocks of (n,) float32, channels averaged. The header's length is not trusted:
+        what can be read is read, with a warning where it is less.
+
+    Raises
+    ------
+    ValueError
+        For a file that is missing, empty, undecodable, or holds samples that are not finite: one sentence that names it.
+    """
+    name = os.fspath(path)
+    if os.path.isdir(name):
+        raise ValueError(f"{name}: is a folder; expected an audio file")
+    try:
+        if os.path.getsize(name) == 0:
+            raise ValueError(f"{name}: the file is empty (0 bytes)")
+        audio = soundfile.SoundFile(name)
+    except OSError as error:
+        raise ValueError(f"{name}: cannot be opened ({error.strerror or error})") from None
+    except soundfile.SoundFileError as error:
+        if name.lower().endswith((".m4a", ".mp4", ".aac", ".wma", ".webm")):
+            stem = os.path.splitext(name)[0]
+            raise ValueError(f"{name}: cannot be decoded here; convert it with: ffmpeg -i '{name}' '{stem}.wav'") from None
+        reason = getattr(error, "error_string", str(error)).rstrip(". ")
+        raise ValueError(f"{name}: is no audio file that can be read ({reason}); wav, flac, ogg and mp3 can") from None
+    problem = ""
+    if not RATES[0] <= audio.samplerate <= RATES[1]:
+        problem = f"the sample rate is {audio.samplerate} Hz; expected {RATES[0]} to {RATES[1]}"
+    elif audio.channels > MOST_CHANNELS:
+        problem = f"there are {audio.channels} channels; expected at most {MOST_CHANNELS}"
+    if problem:
+        audio.close()
+        raise ValueError(f"{name}: {problem}")
+    return audio.samplerate, _mono_blocks(name, audio)
+
+
+def _mono_blocks(name: str, audio: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """The file's samples, block by block, channels averaged, checked. (n,) float32"""
+    total = 0
+    with audio:
+        while True:
+            try:
+                block = audio.read(BLOCK, dtype="float32", always_2d=True)
+            except soundfile.SoundFileError as error:
+                raise ValueError(f"{name}: cannot be decoded behind sample {total} ({error})") from None
+            if len(block) == 0:
+                break
+            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+            if not np.isfinite(mono).all():
+                raise ValueError(f"{name}: holds samples that are not finite (NaN or infinity)")
+            total += len(block)
+            yield mono
+        if total == 0:
+            raise ValueError(f"{name}: holds no samples")
+        if total < audio.frames:
+            warnings.warn(f"{name}: is shorter than its header says ({total} of {audio.frames} samples)", stacklevel=2)
+
+
+def windows(blocks: Iterable[np.ndarray], rate: int, seconds: float, cut: bool) -> Iterator[np.ndarray]:
+    """Cut a recording into windows at 16 kHz.
+
+    Parameters
+    ----------
+    blocks : iterable of (n,) float32
+        The samples, at rate Hz.
+    seconds : float
+        Length of a window. Window k starts at source sample ``round(k seconds / 2 * rate)``; the last one may be shorter.
+    cut : bool
+        Only the first window: longer recordings are cut.
+    """
+    size, blocks = round(seconds * rate), iter(blocks)
+    held, held_from, k, ended = np.empty(0, np.float32), 0, 0, False
+    while True:
+        start = round(k * seconds / 2 * rate)
+        held, held_from = held[start - held_from :], start
+        parts, length = [held], len(held)
+        while length <= size and not ended:  # one sample more than the window tells whether another follows
+            block = next(blocks, None)
+            ended = block is None
+            if block is not None:
+                parts.append(block)
+                length += len(block)
+        held = np.concatenate(parts)
+        yield resample(held[:size], rate)[: window_samples(seconds)]
+        if cut or len(held) <= size:
+            return
+        k += 1
+
+
+def read_windows(path: str | os.PathLike[str], seconds: float, cut: bool) -> Iterator[np.ndarray]:
+    """Windows of an audio file, each (n,) float32 at 16 kHz; see read_blocks for errors and windows for the rest."""
+    rate, blocks = read_blocks(path)
+    return windows(blocks, rate, seconds, cut)
+
+
+def resample(x: np.ndarray, rate: int) -> np.ndarray:
+    """x (n,) at rate Hz -> (round(n 16000 / rate),) at 16 kHz, by cropping or zero-filling its spectrum.
+
+    Reflected ends of 50 ms keep the edges from wrapping around. They, and the whole, are multiples of the length in which both
+    rates have a whole number of samples.
+    """
+    if rate == SAMPLE_RATE:
+        return np.ascontiguousarray(x, np.float32)
+    up, down = SAMPLE_RATE // math.gcd(SAMPLE_RATE, rate), rate // math.gcd(SAMPLE_RATE, rate)
+    margin = -(-rate // 20 // down) + 1
+    units = scipy.fft.next_fast_len(-(-len(x) // down) + 2 * margin)
+    padded = np.pad(x, (margin * down, (units - margin) * down - len(x)), mode="reflect")
+    spectrum = scipy.fft.rfft(padded)
+    kept = np.zeros(units * up // 2 + 1, spectrum.dtype)
+    shared = min((units * up + 1) // 2, (units * down + 1) // 2)  # below both Nyquist frequencies
+    kept[:shared] = spectrum[:shared]
+    y = scipy.fft.irfft(kept, units * up) * np.float32(up / down)
+    length = max(1, (2 * len(x) * up + down) // (2 * down))
+    return np.ascontiguousarray(y[margin * up : margin * up + length], np.float32)
+
+
+@functools.cache
+def mel_filters() -> np.ndarray:
+    """Slaney's mel filters of unit area, (N_FFT // 2 + 1, N_MELS)."""
+    log_step = math.log(6.4) / 27
+    mel_top = 15 + math.log(SAMPLE_RATE / 2 / 1000) / log_step
+    mel = np.linspace(0, mel_top, N_MELS + 2)  # linear to 1 kHz (mel 15), logarithmic above
+    edges = np.where(mel < 15, mel * 200 / 3, 1000 * np.exp(log_step * (mel - 15)))
+    bins = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)[:, None]
+    rising = (bins - edges[:-2]) / np.diff(edges)[:-1]
+    falling = (edges[2:] - bins) / np.diff(edges)[1:]
+    triangles = np.maximum(0, np.minimum(rising, falling))
+    return (triangles * 2 / (edges[2:] - edges[:-2])).astype(np.float32)
+
+
+def log_mel(x: np.ndarray, pad_to: int | None = None) -> np.ndarray:
+    """Log-mel bands of a waveform.
+
+    Parameters
+    ----------
+    x : (n,) float32
+        Samples at 16 kHz. Frame t is centred at sample 400 t; the ends are reflected.
+    pad_to : int, optional
+        Zero-pad to so many samples first. Only the frames that touch x are returned; those behind are exactly FLOOR_DB.
+
+    Returns
+    -------
+    (L, 128) float32
+        dB. L = n // 400 + 1; with pad_to, at most ceil(n / 400) + 1.
+    """
+    frames = len(x) // HOP + 1
+    if pad_to is not None:
+        frames = min(pad_to // HOP, -(-len(x) // HOP)) + 1
+        x = np.pad(x, (0, pad_to - len(x)))
+    x = np.pad(x, N_FFT // 2, mode="reflect")
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi / N_FFT * np.arange(N_FFT))
+    cut_up = np.lib.stride_tricks.sliding_window_view(x, N_FFT)[::HOP][:frames]
+    spectrum = scipy.fft.rfft(cut_up * hann)  # in float64: rounding in float32 would show in bands 80 dB below the others
+    power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
+    return 10 * np.log10(np.maximum(power @ mel_filters(), np.float32(10 ** (FLOOR_DB / 10))))

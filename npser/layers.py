@@ -1,0 +1,136 @@
+"""The layers: each is a function that returns its output and its backward pass.
+
+    out, backward = layer(inp, bounds, *params)
+    dinp, *dparams = backward(dout)
+
+Legend: N rows (frames of all utterances), B utterances, T pooled frames, C channels, H units. ``bounds (B+1,)``: utterance u is
+rows ``bounds[u]:bounds[u+1]``. ``dX`` is the gradient of ``X``. Dropout acts exactly when a random generator is passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from npser_kernels.attention import attention_backward, attention_forward
+from npser_kernels.conv1d import conv1d_backward, conv1d_forward
+from npser_kernels.lstm import lstm_backward, lstm_forward
+from npser_kernels.maxpool import maxpool_backward, maxpool_forward
+
+Array = np.ndarray
+Backward = Callable[..., tuple[Array, ...]]
+
+
+def conv1d(X: Array, bounds: Array, W: Array, b: Array) -> tuple[Array, Backward]:
+    """Equations (1)-(3), ReLU included. X (N, C), W (C, n_cw, K), b (K,) -> (N, K)."""
+    taps = W.reshape(len(W), -1)  # (C, n_cw K)
+    P = X @ taps
+    out = np.empty((len(X), len(b)), X.dtype)
+    conv1d_forward(out, P, b, bounds)
+
+    def backward(dout: Array, need_dX: bool = True) -> tuple[Array, ...]:
+        dP, db = np.empty_like(P), np.empty_like(b)
+        conv1d_backward(dP, db, dout, out, bounds)
+        dX = dP @ taps.T if need_dX else np.empty((0, len(W)), X.dtype)  # nobody asks for the gradient of the features
+        return dX, (X.T @ dP).reshape(W.shape), db
+
+    return out, backward
+
+
+def maxpool(X: Array, bounds: Array, n_pw: int) -> tuple[Array, Array, Backward]:
+    """Equation (4). X (N, C) -> (M, C) and its bounds; frames past the last whole window are dropped."""
+    pooled = np.concatenate([[0], np.cumsum(np.diff(bounds) // n_pw)])
+    out = np.empty((pooled[-1], X.shape[1]), X.dtype)
+    argmax = np.empty(out.shape, np.int32)
+    maxpool_forward(out, argmax, X, bounds, pooled, n_pw)
+
+    def backward(dout: Array) -> tuple[Array, ...]:
+        dX = np.empty_like(X)
+        maxpool_backward(dX, dout, argmax, bounds, pooled, n_pw)
+        return (dX,)
+
+    return out, pooled, backward
+
+
+def blstm(
+    X: Array, bounds: Array, W_fw: Array, R_fw: Array, b_fw: Array, W_bw: Array, R_bw: Array, b_bw: Array
+) -> tuple[Array, Backward]:
+    """Section 4.2.2. X (N, C), W (C, 4H), R (H, 4H), b (4H,) for each direction -> (N, 2H), forward | backward.
+
+    i, f, o = sigmoid(x W + h R + b), g = tanh(the same); c = f c + i g; h = o tanh(c). Gate order i f g o.
+    """
+    N, H = len(X), len(R_fw)
+    W = np.concatenate([W_fw, W_bw], axis=1)  # (C, 8H): one product serves both directions
+    R = np.zeros((2, -(-H // 4) * 4, 4 * H), X.dtype)  # rows of zeros up to a multiple of four
+    R[0, :H], R[1, :H] = R_fw, R_bw
+    order = np.argsort(-np.diff(bounds), kind="stable")  # the kernel's tiles hold utterances of similar length
+
+    Z = (X @ W).reshape(N, 2, 4 * H)
+    out, cell, gates = np.empty((N, 2, H), X.dtype), np.empty((N, 2, H), X.dtype), np.empty_like(Z)
+    lstm_forward(out, cell, gates, Z, np.stack([b_fw, b_bw]), R, bounds, order)
+
+    def backward(dout: Array) -> tuple[Array, ...]:
+        dZ = np.empty_like(gates)
+        lstm_backward(dZ, dout.reshape(N, 2, H), cell, gates, R, bounds, order)
+        first, end = bounds[:-1][np.diff(bounds) > 0], bounds[1:][np.diff(bounds) > 0]
+        before = np.empty_like(out)  # the h that each step started from
+        before[1:, 0], before[:-1, 1] = out[:-1, 0], out[1:, 1]
+        before[first, 0] = before[end - 1, 1] = 0
+        dR_fw, dR_bw = before[:, 0].T @ dZ[:, 0], before[:, 1].T @ dZ[:, 1]
+        db_fw, db_bw = dZ.sum(axis=0)
+        dZ = dZ.reshape(N, 8 * H)
+        dW = X.T @ dZ
+        return dZ @ W.T, dW[:, : 4 * H], dR_fw, db_fw, dW[:, 4 * H :], dR_bw, db_bw
+
+    return out.reshape(N, 2 * H), backward
+
+
+def dropout(X: Array, p: float, rng: np.random.Generator | None) -> tuple[Array, Backward]:
+    """Each element is zero with probability p, else divided by 1 - p; without rng, X itself."""
+    if rng is None or p == 0:
+        return X, lambda dout: (dout,)
+    mask = (rng.random(X.shape, np.float32) >= p).astype(X.dtype) / X.dtype.type(1 - p)
+    return X * mask, lambda dout: (dout * mask,)
+
+
+def attention(X: Array, bounds: Array, W_s1: Array, w_s2: Array) -> tuple[Array, Backward]:
+    """Equations (5)-(9). X (N, D), W_s1 (D, d_attn), w_s2 (d_attn, n_attn) -> z (B, n_attn D); an empty utterance gives 0."""
+    A = np.tanh(X @ W_s1)
+    E = A @ w_s2
+    a, z = np.empty_like(E), np.empty((len(bounds) - 1, E.shape[1] * X.shape[1]), X.dtype)
+    attention_forward(a, z, E, X, bounds)
+
+    def backward(dz: Array) -> tuple[Array, ...]:
+        dE, dX = np.empty_like(a), np.empty_like(X)
+        attention_backward(dE, dX, dz, a, X, bounds)
+        dpre = dE @ w_s2.T
+        dpre *= 1 - A * A
+        return dX + dpre @ W_s1.T, X.T @ dpre, A.T @ dE
+
+    return z, backward
+
+
+def mean_over_time(X: Array, bounds: Array) -> tuple[Array, Backward]:
+    """The ablation of equations (5)-(9). X (N, D) -> (B, D); an empty utterance gives 0."""
+    lengths = np.diff(bounds)
+    share = (1 / np.maximum(lengths, 1)).astype(X.dtype)[:, None]
+    z = np.stack([X[start:end].sum(axis=0) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]) * share
+    return z, lambda dz: (np.repeat(dz * share, lengths, axis=0),)
+
+
+def linear(X: Array, W: Array, b: Array) -> tuple[Array, Backward]:
+    """Section 4.3. X (B, D), W (D, classes), b (classes,) -> logits (B, classes)."""
+    return X @ W + b, lambda dout: (dout @ W.T, X.T @ dout, dout.sum(axis=0))
+
+
+def cross_entropy(logits: Array, y: Array, weight: Array) -> tuple[float, Array]:
+    """Sum of weighted losses and its gradient. logits (B, classes), y (B,) class or -1 for unknown, weight (B,).
+
+    weight is divided by the size of the whole batch already, so the losses of its shards just add up.
+    """
+    known = np.flatnonzero(y >= 0)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    dlogits = np.exp(log_p) * (weight * (y >= 0))[:, None]
+    dlogits[known, y[known]] -= weight[known]
+    return float(-(weight[known] * log_p[known, y[known]]).sum()), dlogits

@@ -1,0 +1,26 @@
+"""Adam over one flat vector, section 5.1 of the paper, with the formulas of Keras 2.2.4."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from npser_kernels.adam import adam_step
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
+
+
+class Adam:
+    """Moments m, v (P,) and the number of updates made. The only state that training carries besides theta."""
+
+    def __init__(self, size: int, learning_rate: float, decay: float, clip: float, dtype: type = np.float32) -> None:
+        self.m, self.v, self.updates = np.zeros(size, dtype), np.zeros(size, dtype), 0
+        self.learning_rate, self.decay, self.clip = learning_rate, decay, clip
+
+    def step(self, theta: np.ndarray, grad: np.ndarray) -> None:
+        """Update theta (P,) in place by the gradient of the mean loss, grad (P,), clipped to [-clip, clip]."""
+        t = self.updates + 1
+        rate = self.learning_rate / (1 + self.decay * self.updates)
+        rate *= math.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)
+        adam_step(theta, self.m, self.v, grad, rate, BETA_1, BETA_2, EPSILON, self.clip)
+        self.updates = t

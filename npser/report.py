@@ -1,0 +1,155 @@
+"""What a run found: as text for the terminal, Markdown, JSON, and pictures where matplotlib is installed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def confusion_text(confusion: list[list[int]], labels: list[str]) -> str:
+    """Rows the truth, columns the prediction, recall at the end of each row."""
+    width = max(len("truth"), *map(len, labels)) + 2
+    columns = [max(len(label), 5) + 2 for label in labels]
+    lines = [" " * width + "".join(f"{label:>{w}}" for label, w in zip(labels, columns, strict=True)) + "   recall"]
+    for label, row in zip(labels, confusion, strict=True):
+        cells = "".join(f"{n:>{w}}" for n, w in zip(row, columns, strict=True))
+        recall = f"{row[labels.index(label)] / sum(row):9.3f}" if sum(row) else "        -"
+        lines.append(f"{label:<{width}}{cells}{recall}")
+    return "\n".join(lines)
+
+
+def score_line(scores: dict[str, Any]) -> str:
+    """WA, UA, macro-F1 and gender accuracy in one line."""
+    gender = scores["gender_accuracy"]
+    return f"WA {scores['wa']:.3f}  UA {scores['ua']:.3f}  macro-F1 {scores['macro_f1']:.3f}" + (
+        f"  gender {gender:.3f}" if gender is not None else ""
+    )
+
+
+def oracle_line(oracle: dict[str, Any]) -> str:
+    """The flattering figure, marked as such."""
+    return f"oracle, not comparable: best test UA of any epoch {oracle['ua']:.3f} (WA {oracle['wa']:.3f}, epoch {oracle['epoch']})"
+
+
+def terminal(report: dict[str, Any]) -> str:
+    """The end of a run as the terminal shows it."""
+    lines = []
+    if report["wa"] is None:
+        lines.append(f"trained on everything for {report['epochs']} epochs; without a test session there is no score")
+    else:
+        session = report["split"]["test_session"]
+        lines += [
+            f"test {f'session {session}' if session else 'part'}, epoch {report['selected_epoch']}: {score_line(report)}",
+            "",
+            confusion_text(report["confusion"], report["labels"]),
+            "",
+        ]
+    if report["oracle"]:
+        lines.append(oracle_line(report["oracle"]))
+    return "\n".join(lines + report["notices"])
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report for people: scores, confusion matrix, how it was split, every setting and version."""
+    split, labels = report["split"], report["labels"]
+    lines = ["# npser training report", "", *(f"> **{notice}**\n" for notice in report["notices"])]
+    lines += [f"Corpora: {', '.join(report['corpora'])}. Preset: {report['preset']}. Parameters: {report['parameters']:,}.", ""]
+    if report["wa"] is not None:
+        lines += [
+            f"## Test: {split['test_session'] or 'test part'}, scored once, with epoch {report['selected_epoch']}",
+            "",
+            _table(["WA", "UA", "macro-F1", "gender accuracy"], [[report["wa"], report["ua"], report["macro_f1"], report["gender_accuracy"]]]),
+            _table(["truth \\ prediction", *labels, "recall"], [
+                [label, *row, recall]
+                for label, row, recall in zip(labels, report["confusion"], report["recall"].values(), strict=True)
+            ]),
+        ]  # fmt: skip
+    if report["oracle"]:
+        lines += [f"*{oracle_line(report['oracle'])}.* Choosing the epoch on the test session would have shown this.", ""]
+    if report["validation"]:
+        v = report["validation"]
+        lines += [f"Validation ({split['validation_session'] or split['method']}), which chose the epoch: {score_line(v)}.", ""]
+    lines += ["## Split", "", f"By {split['method']}; hash `{split['hash']}`.", ""]
+    lines.append(_table(["part", "utterances", "minutes", "speakers"], [
+        [part, split[part]["utterances"], round(split[part]["seconds"] / 60, 1), ", ".join(split[part]["speakers"]) or "unknown"]
+        for part in ("train", "validation", "test")
+    ]))  # fmt: skip
+    if report["dropped"]:
+        dropped = ", ".join(f"{count} {emotion}" for emotion, count in report["dropped"].items())
+        lines += [f"Left out, being of other classes: {dropped}.", ""]
+    if report["bad_files"]:
+        lines += [f"Left out, being unusable: {len(report['bad_files'])} files, named in report.json.", ""]
+    lines += ["## Settings", "", _table(["setting", "value"], list(report["config"].items()))]
+    lines += ["## Versions", "", _table(["package", "version"], list(report["versions"].items()))]
+    return "\n".join(lines)
+
+
+def _table(head: list[str], rows: list[Any]) -> str:
+    """A Markdown table; fractions to three digits."""
+
+    def cell(value: Any) -> str:
+        if value is None:
+            return "-"
+        return f"{value:.3f}" if isinstance(value, float) and abs(value) <= 1 and round(value, 3) else str(value)
+
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows]) + "\n"
+
+
+def toml(settings: dict[str, Any]) -> str:
+    """key = value lines: JSON texts of strings, numbers and truth values are TOML as well."""
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items() if value is not None)
+
+
+def draw(report: dict[str, Any], out: Path) -> list[Path]:
+    """curves.png and confusion.png beside metrics.jsonl; nothing where matplotlib is not installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        return []
+    if "matplotlib.pyplot" not in sys.modules:
+        matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    epochs = [row["epoch"] for row in rows]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    losses, accuracy = figure.subplots(1, 2)
+    losses.plot(epochs, [row["train_loss"] for row in rows], label="training")
+    if report["validation"]:
+        losses.plot(epochs, [row["validation"]["loss"] for row in rows], label="validation")
+        accuracy.plot(epochs, [row["validation"]["wa"] for row in rows], label="validation WA")
+        accuracy.plot(epochs, [row["validation"]["ua"] for row in rows], label="validation UA")
+        accuracy.axvline(report["selected_epoch"], color="gray", linestyle=":", label="selected epoch")
+        accuracy.set(xlabel="epoch", ylim=(0, 1.02))
+        accuracy.legend(loc="lower right")
+    else:
+        accuracy.set_axis_off()
+    losses.set(xlabel="epoch", ylabel="loss, equation (10)", ylim=(0, None))
+    losses.legend()
+    if report["notices"]:
+        figure.suptitle(report["notices"][0], fontsize=8)
+    # no metadata: the same run draws the same bytes
+    figure.savefig(out / "curves.png", dpi=120, metadata={"Software": None})
+    if report["confusion"] is None:
+        return [out / "curves.png"]
+
+    confusion, labels = np.array(report["confusion"]), report["labels"]
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    size = 2.2 + 0.75 * len(labels)
+    figure = Figure(figsize=(size + 0.6, size), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xticks=range(len(labels)), yticks=range(len(labels)), xlabel="prediction", ylabel="truth")
+    axes.set_xticklabels(labels, rotation=30, ha="right")
+    axes.set_yticklabels(labels)
+    axes.set_title(f"WA {report['wa']:.3f}  UA {report['ua']:.3f}")
+    for (row, column), count in np.ndenumerate(confusion):
+        axes.text(column, row, str(count), ha="center", va="center", color="white" if share[row, column] > 0.5 else "black")
+    figure.colorbar(image, label="share of the class", shrink=0.8)
+    figure.savefig(out / "confusion.png", dpi=120, metadata={"Software": None})
+    return [out / "curves.png", out / "confusion.png"]

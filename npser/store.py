@@ -1,0 +1,199 @@
+"""Features on disk, and batches of them: rows and bounds.
+
+A store holds the static log-mel bands of a list of recordings, memory-mapped. It lies in the cache under a key made of the
+recordings' content and the settings, so a second run starts at once. Deltas and normalisation are computed when a batch is assembled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from npser_kernels.assemble import assemble
+
+from npser import features
+from npser.features import FLOOR_DB, HOP, N_MELS
+
+FORMAT = 1  # of the files in the cache; another number computes them anew
+NEGLIGIBLE_DB = 1e-3  # a feature that varies less than this is constant: its standard deviation counts as 1
+
+Progress = Callable[..., Iterable[Any]]  # tqdm, or what looks like it
+
+
+@dataclass(frozen=True)
+class Store:
+    """Static bands of recordings, each cut into one or more windows.
+
+    rows (N, 128) dB; window w is rows bounds[w]:bounds[w+1] and samples[w] samples of 16 kHz long; recording r is windows
+    recordings[r]:recordings[r+1]. errors: why recording r has no windows. pad_frames: windows are zero-padded to so many frames
+    (only the rows that touch sound are stored), or 0.
+    """
+
+    rows: np.ndarray
+    bounds: np.ndarray
+    samples: np.ndarray
+    recordings: np.ndarray
+    errors: dict[int, str]
+    pad_frames: int
+
+    def frames(self, window: np.ndarray) -> np.ndarray:
+        """Frames that the network sees of each window, (W,)."""
+        stored = self.bounds[window + 1] - self.bounds[window]
+        return np.full_like(stored, self.pad_frames) if self.pad_frames else stored
+
+    def batch(self, window: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Network input of some windows: X (N, 384), bounds (W+1,). mean, scale (384,): X = (value - mean) * scale."""
+        bounds = np.concatenate([[0], np.cumsum(self.frames(window))])
+        X = np.empty((bounds[-1], 3 * N_MELS), np.float32)
+        starts = self.bounds[window]
+        counts = self.bounds[window + 1] - starts
+        assemble(X, bounds, self.rows, starts, counts, np.float32(FLOOR_DB), mean, scale)
+        return X, bounds
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/npser, or ~/.cache/npser."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "npser"
+
+
+def digests(paths: Sequence[Path], pool: ThreadPoolExecutor) -> list[str | None]:
+    """SHA-256 of each file's content; None where it cannot be read."""
+
+    def digest(path: Path) -> str | None:
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return None
+
+    return list(pool.map(digest, paths))
+
+
+def open_store(
+    paths: Sequence[Path],
+    content: Sequence[str],
+    seconds: float,
+    pad: bool,
+    cache: Path,
+    pool: ThreadPoolExecutor,
+    progress: Progress = lambda items, **_: items,
+) -> Store:
+    """Features of recordings, from the cache or computed now.
+
+    Parameters
+    ----------
+    paths, content : sequences
+        The recordings and the SHA-256 of each.
+    seconds : float
+        Window length: longer recordings have several windows, half overlapping.
+    pad : bool
+        Zero-pad to the window length, and cut there: one window a recording, as the paper has it.
+    cache : Path
+        Where the stores lie. Several processes may ask for the same store: one computes it, the others wait.
+    progress : callable
+        Wraps an iterable, as tqdm does.
+
+    Raises
+    ------
+    ValueError
+        Where the cache cannot be written.
+    """
+    settings = [FORMAT, features.SETTINGS, seconds, pad, list(content)]
+    folder = cache / f"features-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]}"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _lock(folder.with_suffix(".lock")):
+            if not (folder / "index.json").exists():
+                _build(folder, paths, seconds, pad, pool, progress)
+            return _open(folder, features.window_samples(seconds) // HOP + 1 if pad else 0)
+    except OSError as error:
+        raise ValueError(
+            f"{cache}: the features cannot be kept there ({error.strerror}); free some space or name another place with --cache"
+        ) from None
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process at a time."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build(
+    folder: Path, paths: Sequence[Path], seconds: float, pad: bool, pool: ThreadPoolExecutor, progress: Progress
+) -> None:
+    """Compute every recording and move the finished folder into place."""
+
+    def compute(path: Path) -> tuple[list[np.ndarray], list[int]] | str:
+        try:
+            waves = list(features.read_windows(path, seconds, cut=pad))
+        except ValueError as error:
+            return str(error)
+        pad_to = features.window_samples(seconds) if pad else None
+        return [features.log_mel(x, pad_to) for x in waves], [len(x) for x in waves]
+
+    bounds, samples, recordings, errors = [0], [], [0], {}
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+    try:
+        with (partial / "rows.f32").open("wb") as file:
+            results = progress(pool.map(compute, paths), total=len(paths), desc="features", unit="file")
+            for r, result in enumerate(results):
+                if isinstance(result, str):
+                    errors[r] = result
+                else:
+                    for bands, n in zip(*result, strict=True):
+                        file.write(bands.tobytes())
+                        bounds.append(bounds[-1] + len(bands))
+                        samples.append(n)
+                recordings.append(len(samples))
+        index = {"bounds": bounds, "samples": samples, "recordings": recordings, "errors": errors}
+        (partial / "index.json").write_text(json.dumps(index))
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _open(folder: Path, pad_frames: int) -> Store:
+    """The store in folder, its rows mapped copy-on-write: nothing is read before it is used, nothing ever written."""
+    index = json.loads((folder / "index.json").read_text())
+    shape = (index["bounds"][-1], N_MELS)
+    rows = np.memmap(folder / "rows.f32", np.float32, "c", shape=shape) if shape[0] else np.empty(shape, np.float32)
+    bounds, samples, recordings = (np.array(index[name], np.int64) for name in ("bounds", "samples", "recordings"))
+    errors = {int(r): text for r, text in index["errors"].items()}
+    return Store(rows.view(np.ndarray), bounds, samples, recordings, errors, pad_frames)
+
+
+def normaliser(store: Store, window: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of every feature, (384,) float32, over the frames of some windows that lie in real audio.
+
+    Frame t is real if it is centred on a sample that exists: 400 t < n. The padding does not count.
+    """
+    zero, one = np.zeros(3 * N_MELS, np.float32), np.ones(3 * N_MELS, np.float32)
+
+    def sums(part: np.ndarray) -> np.ndarray:
+        X, bounds = store.batch(part, zero, one)
+        real = np.arange(len(X)) - np.repeat(bounds[:-1], np.diff(bounds)) < np.repeat(
+            -(-store.samples[part] // HOP), np.diff(bounds)
+        )
+        Y = X[real].astype(np.float64)
+        return np.stack([np.full(3 * N_MELS, len(Y)), Y.sum(axis=0), (Y * Y).sum(axis=0)])
+
+    parts = [window[i : i + 16] for i in range(0, len(window), 16)]
+    count, total, squares = sum(pool.map(sums, parts), np.zeros((3, 3 * N_MELS)))  # added in order: threads do not show
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    std[std < NEGLIGIBLE_DB] = 1
+    return mean.astype(np.float32), std.astype(np.float32)

@@ -1,0 +1,286 @@
+"""Training: one loop, read top to bottom, section 5.1 of the paper."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npser import checkpoint, model
+from npser.checkpoint import Checkpoint
+from npser.config import Config, param_shapes
+from npser.dataset import GENDERS, Dataset
+from npser.metrics import confusion_matrix, scores
+from npser.optim import Adam
+from npser.split import Split
+from npser.store import Progress, Store, normaliser
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class State:
+    """Where a run stands; together with the settings and the data it decides everything that follows."""
+
+    theta: np.ndarray
+    adam: Adam
+    epoch: int = 0  # epochs done
+    best: dict[str, Any] | None = None  # scores on the validation session of the epoch whose weights are kept
+    oracle: dict[str, Any] | None = None  # the highest test UA of any epoch: never used, only shown
+
+
+@dataclass(frozen=True)
+class Network:
+    """Parameters and normaliser, ready to be run over a store in shards."""
+
+    theta: np.ndarray
+    shapes: model.Shapes
+    config: Config
+    mean: np.ndarray
+    std: np.ndarray
+
+    def gradient(
+        self, store: Store, window: np.ndarray, y: tuple[np.ndarray, ...], rng: np.random.Generator
+    ) -> tuple[float, np.ndarray]:
+        """Loss and gradient, (P,), of one shard. y: emotion, gender, and the weights of both, each (B,)."""
+        X, bounds = store.batch(window, self.mean, 1 / self.std)
+        return model.loss(model.views(self.theta, self.shapes), self.config, X, bounds, *y, rng)
+
+    def log_probabilities(
+        self, store: Store, recordings: np.ndarray, pool: ThreadPoolExecutor
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities of recordings, emotion (R, classes) and gender (R, 2 or 0): their windows' mean."""
+        counts = store.recordings[recordings + 1] - store.recordings[recordings]
+        window = np.concatenate([np.arange(n) + first for n, first in zip(counts, store.recordings[recordings], strict=True)])
+        order = np.argsort(-store.frames(window), kind="stable")  # shards of similar length
+        p = model.views(self.theta, self.shapes)
+
+        def run(shard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            X, bounds = store.batch(window[shard], self.mean, 1 / self.std)
+            emotion, gender, _ = model.forward(p, self.config, X, bounds)
+            return emotion, np.empty((len(shard), 0)) if gender is None else gender
+
+        shards = [order[i : i + self.config.shard] for i in range(0, len(order), self.config.shard)]
+        owner = np.repeat(np.arange(len(recordings)), counts)
+        means = []
+        for logits in map(np.concatenate, zip(*pool.map(run, shards), strict=True)):
+            total = np.zeros((len(recordings), logits.shape[1]))
+            if logits.shape[1]:
+                logits = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+                np.add.at(total, owner[order], logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+            means.append(total / counts[:, None])
+        return means[0], means[1]
+
+
+def evaluate(network: Network, data: Dataset, part: list[int], pool: ThreadPoolExecutor) -> dict[str, Any]:
+    """Scores on some utterances: those of metrics.scores, ``loss``, ``confusion``, ``gender_accuracy`` (None where unknown)."""
+    recordings, c = np.array(part), network.config
+    emotion, gender = network.log_probabilities(data.store, recordings, pool)
+    y, gender_y = data.emotion_y[recordings], data.gender_y[recordings]
+    confusion = confusion_matrix(y, emotion.argmax(axis=1), len(data.labels))
+    loss, accuracy = -c.alpha * emotion[np.arange(len(y)), y].mean(), None
+    known = np.flatnonzero(gender_y >= 0)
+    if gender.shape[1] and len(known):
+        loss -= c.beta * gender[known, gender_y[known]].sum() / len(y)
+        accuracy = float((gender[known].argmax(axis=1) == gender_y[known]).mean())
+    return {"loss": float(loss), **scores(confusion), "gender_accuracy": accuracy, "confusion": confusion.tolist()}
+
+
+def class_weights(y: np.ndarray, classes: int, kind: str) -> np.ndarray:
+    """Weight of each class in the loss, (classes,); their mean over the utterances is 1."""
+    counts = np.bincount(y, minlength=classes)
+    if kind == "none":
+        return np.ones(classes)
+    return len(y) / np.maximum(counts, 1) / np.count_nonzero(counts)
+
+
+def fit(
+    data: Dataset,
+    split: Split,
+    config: Config,
+    out: Path,
+    about: dict[str, Any],
+    pool: ThreadPoolExecutor,
+    *,
+    resume: bool = False,
+    oracle: bool = True,
+    say: Say = print,
+    progress: Progress = lambda items, **_: items,
+) -> dict[str, Any]:
+    """Train the network and score it once on the test part.
+
+    Parameters
+    ----------
+    data, split, config
+        What to train on, and how. The gender head is left out where beta is 0 or the training part lacks one of the genders.
+    out : Path
+        Folder of model.safetensors, last.safetensors and metrics.jsonl; it exists.
+    about : dict
+        Goes into the model file, with the scores.
+    resume : bool
+        Go on from last.safetensors, where there is one.
+    oracle : bool
+        Score the test part after every epoch as well, to show how far selection on it would have flattered.
+    say, progress : callables
+        Receive a line an epoch; wrap an iterable of batches.
+
+    Returns
+    -------
+    dict
+        ``selected_epoch``, ``validation``, ``test`` and ``oracle`` scores (None where there is no such part), ``parameters``.
+
+    Raises
+    ------
+    ValueError
+        When the loss is not finite, a file cannot be written, or last.safetensors belongs to other data or settings.
+    """
+    train = np.array(split.train)
+    emotion_y, gender_y = data.emotion_y, data.gender_y
+    genders = GENDERS if config.beta > 0 and set(gender_y[train]) >= {0, 1} else []
+    if not genders:
+        config = dataclasses.replace(config, beta=0.0)
+    shapes = param_shapes(config, len(data.labels), len(genders))
+    mean, std = normaliser(data.store, data.first_windows(train), pool)
+    weight = class_weights(emotion_y[train], len(data.labels), config.class_weight)[emotion_y].astype(np.float32)
+
+    theta = model.init(shapes, config.seed)
+    state = State(theta, Adam(theta.size, config.learning_rate, config.decay, config.clip))
+    identity = _identity(data, split, config, oracle)
+    if resume and (out / "last.safetensors").exists():
+        _resume(out, state, identity, say)
+    else:
+        checkpoint.write(out / "metrics.jsonl", b"")
+    network = Network(state.theta, shapes, config, mean, std)
+
+    def save_model(theta: np.ndarray, scores: dict[str, Any]) -> None:
+        tensors = {f"{layer}.{name}": v for layer, p in model.views(theta, shapes).items() for name, v in p.items()}
+        tensors |= {"norm.mean": mean, "norm.std": std}
+        labels = {"emotion": data.labels, "gender": genders or None}
+        checkpoint.save(out / "model.safetensors", Checkpoint(tensors, config, labels, 1.0, {**about, "scores": scores}))
+
+    for epoch in range(state.epoch + 1, config.epochs + 1):
+        started = time.perf_counter()
+        rng = np.random.default_rng(np.random.SeedSequence([config.seed, epoch]))
+        shuffled = rng.permutation(train)
+        losses = []
+        starts = range(0, len(train), config.batch)
+        for start in progress(starts, desc=f"epoch {epoch}", unit="batch", leave=False):
+            batch = shuffled[start : start + config.batch]
+            batch = batch[np.argsort(-data.store.frames(data.first_windows(batch)), kind="stable")]  # similar lengths together
+            share = np.float32(1 / len(batch))
+            step = state.adam.updates
+
+            def run(i: int, batch: np.ndarray = batch, share: np.float32 = share, step: int = step):
+                shard = batch[i : i + config.shard]
+                y = (emotion_y[shard], gender_y[shard], weight[shard] * share, np.full(len(shard), share))
+                dropout = np.random.default_rng(np.random.SeedSequence([config.seed, step, i // config.shard]))
+                return network.gradient(data.store, data.first_windows(shard), y, dropout)
+
+            batch_loss, grad = 0.0, np.zeros_like(state.theta)
+            for shard_loss, shard_grad in pool.map(run, range(0, len(batch), config.shard)):
+                batch_loss += shard_loss
+                grad += shard_grad
+            if not (np.isfinite(batch_loss) and np.isfinite(grad).all()):
+                raise ValueError(
+                    f"the loss is not finite in epoch {epoch}, batch {start // config.batch + 1}; the files of the epochs before "
+                    f"are kept in {out}; try a lower rate, e.g. --set learning_rate={config.learning_rate / 3:.1g}"
+                )
+            state.adam.step(state.theta, grad)
+            losses.append(batch_loss * len(batch))
+
+        row: dict[str, Any] = {"epoch": epoch, "train_loss": sum(losses) / len(train)}
+        if split.validation:
+            row["validation"] = evaluate(network, data, split.validation, pool)
+        row["best"] = _is_better(row.get("validation"), state.best, config.select)
+        if row["best"]:
+            state.best = {"epoch": epoch, **row.get("validation", {})}
+            save_model(state.theta, {"validation": row.get("validation")})
+        if oracle and split.test:
+            test = evaluate(network, data, split.test, pool)
+            if state.oracle is None or test["ua"] > state.oracle["ua"]:
+                state.oracle = {"wa": test["wa"], "ua": test["ua"], "epoch": epoch, "confusion": test["confusion"]}
+        state.epoch = epoch
+        with (out / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        _save_state(out, state, identity)
+        say(_epoch_line(row, state.best, config.epochs, time.perf_counter() - started))
+
+    if state.best is None:
+        raise ValueError(f"no epoch was trained; expected --epochs of at least {state.epoch + 1}")
+    kept = checkpoint.load(out / "model.safetensors").tensors
+    network.theta[:] = np.concatenate([kept[name].ravel() for name in shapes])
+    test = evaluate(network, data, split.test, pool) if split.test else None
+    validation = {k: v for k, v in state.best.items() if k != "epoch"} or None
+    save_model(network.theta, {"epoch": state.best["epoch"], "validation": validation, "test": test})
+    return {
+        "selected_epoch": state.best["epoch"],
+        "validation": validation,
+        "test": test,
+        "oracle": state.oracle,
+        "parameters": network.theta.size,
+        "config": config,
+        "genders": genders,
+    }
+
+
+def _is_better(validation: dict[str, Any] | None, best: dict[str, Any] | None, select: str) -> bool:
+    """Higher UA, then lower loss, then the earlier epoch; without a validation part always the latest epoch."""
+    if validation is None or best is None:
+        return True
+
+    def rank(s: dict[str, Any]) -> tuple[float, float]:
+        return (s["ua"] if select == "ua" else 0.0, -s["loss"])
+
+    return rank(validation) > rank(best)
+
+
+def _epoch_line(row: dict[str, Any], best: dict[str, Any] | None, epochs: int, seconds: float) -> str:
+    """What the terminal shows of an epoch."""
+    line = f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  train loss {row['train_loss']:.3f}"
+    if "validation" in row and best is not None:
+        v = row["validation"]
+        line += f"  validation loss {v['loss']:.3f}  WA {v['wa']:.3f}  UA {v['ua']:.3f}"
+        line += "  *" if row["best"] else f"  (best {best['ua']:.3f}, epoch {best['epoch']})"
+    return f"{line}  {seconds:.1f} s"
+
+
+def _identity(data: Dataset, split: Split, config: Config, oracle: bool) -> str:
+    """Hash of all that a run's result depends on, but for the number of epochs."""
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "epochs"}
+    utterances = [(digest, u.emotion, u.gender) for digest, u in zip(data.content, data.utterances, strict=True)]
+    parts = [split.train, split.validation, split.test]
+    return hashlib.sha256(json.dumps([settings, utterances, parts, data.labels, oracle]).encode()).hexdigest()
+
+
+def _save_state(out: Path, state: State, identity: str) -> None:
+    """All that --resume needs, once an epoch."""
+    tensors = {"theta": state.theta, "m": state.adam.m, "v": state.adam.v}
+    about = {
+        "epoch": state.epoch,
+        "updates": state.adam.updates,
+        "best": state.best,
+        "oracle": state.oracle,
+        "identity": identity,
+    }
+    checkpoint.write_tensors(out / "last.safetensors", tensors, about)
+
+
+def _resume(out: Path, state: State, identity: str, say: Say) -> None:
+    """Load the state of an interrupted run and cut its metrics back to the last epoch that was saved."""
+    tensors, about = checkpoint.read_tensors(out / "last.safetensors")
+    if about.get("identity") != identity:
+        raise ValueError(f"{out}: its run had other data or settings; give the same ones (--epochs may grow) or another --out")
+    state.theta[:], state.adam.m[:], state.adam.v[:] = tensors["theta"], tensors["m"], tensors["v"]
+    state.adam.updates, state.epoch = about["updates"], about["epoch"]
+    state.best, state.oracle = about["best"], about["oracle"]
+    lines = (out / "metrics.jsonl").read_text().splitlines(keepends=True)[: state.epoch]
+    checkpoint.write(out / "metrics.jsonl", "".join(lines).encode())
+    say(f"going on behind epoch {state.epoch}")
