@@ -22,7 +22,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained network: tensors by name (parameters and norm.mean, norm.std), its Config, labels in output order, and the rest.
+    """A trained network: tensors by name (parameters, norm.mean, norm.std), its Config, labels in output order, and the rest.
 
     labels: {"emotion": [...], "gender": [...] or None}. temperature divides the logits before the softmax.
     """
@@ -59,7 +59,8 @@ def write(path: Path, content: bytes) -> None:
     except OSError as error:
         os.unlink(name)
         raise ValueError(
-            f"{path}: cannot be written ({error.strerror}); what was there before is untouched: make room and run again with --resume"
+            f"{path}: cannot be written ({error.strerror}); what was there before is untouched: "
+            "make room and run again with --resume"
         ) from None
     except BaseException:
         os.unlink(name)
@@ -82,7 +83,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Tensors and metadata of a file that write_tensors made; ValueError for any other."""
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
             about = json.loads((file.metadata() or {})["npser"])
     except OSError as error:
         reason = error.strerror or "there is no such file" if isinstance(error, FileNotFoundError) else str(error)

@@ -74,9 +74,7 @@ def prepare(
         key=lambda pair: (pair[0], pair[1].path.name),
     )
     kept = [digest for digest, _ in usable]
-    features = store.open_store(
-        [u.path for _, u in usable], kept, config.max_seconds, config.pad, cache, pool, progress
-    )
+    features = store.open_store([u.path for _, u in usable], kept, config.max_seconds, config.pad, cache, pool, progress)
     bad |= {str(usable[r][1].path): text for r, text in features.errors.items()}
     bad |= dict.fromkeys(corpus.missing, "does not exist")
     for path, reason in bad.items():
@@ -93,7 +91,7 @@ def prepare(
     lost = [label for label in corpus.labels if label not in emotions]
     if lost:
         raise ValueError(f"no usable file is left of class {lost[0]!r}; mend its files or leave it out with --labels")
-    starts = features.recordings  # a recording without windows takes no place: dropping it leaves the others' windows as they are
+    starts = features.recordings  # a recording without windows takes no place: dropping it moves no other's windows
     kept_store = dataclasses.replace(features, recordings=np.append(starts[good], starts[-1]))
     return Dataset(
         [usable[r][1] for r in good],

@@ -8,7 +8,7 @@ import json
 import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,12 @@ def run(
     dict
         The report. Dates and durations stand under its key ``run`` only.
     """
-    started, clock = datetime.now(timezone.utc), time.perf_counter()
+    started, clock = datetime.now(UTC), time.perf_counter()
     checkpoint.write(out / "config.toml", report.toml(dataclasses.asdict(config)).encode())
-    notices = [*notices, *(["SPEAKER-DEPENDENT: scores say little about speakers that are not in the training data."] * split.speaker_dependent)]
+    notices = [
+        *notices,
+        *(["SPEAKER-DEPENDENT: scores say little about speakers that are not in the training data."] * split.speaker_dependent),
+    ]
     about = {
         "preset": preset,
         "corpora": data.names,

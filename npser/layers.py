@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+
 from npser_kernels.attention import attention_backward, attention_forward
 from npser_kernels.conv1d import conv1d_backward, conv1d_forward
 from npser_kernels.lstm import lstm_backward, lstm_forward

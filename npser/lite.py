@@ -23,9 +23,9 @@ Array = np.ndarray
 class Prediction:
     """What the network says of one recording.
 
-    probabilities and gender_probabilities: by label. gender: None for a network without the gender head. seconds: length of the
-    recording, as far as it was heard. attention (n_attn, T): weights of the first window, which end at times (T,) in seconds after
-    its start; None for a network without attention.
+    probabilities and gender_probabilities: by label. gender: None for a network without the gender head. seconds: length of
+    the recording, as far as it was heard. attention (n_attn, T): weights of the first window, which end at times (T,) in
+    seconds after its start; None for a network without attention.
     """
 
     emotion: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+
 from npser_kernels.adam import adam_step
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7

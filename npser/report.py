@@ -32,7 +32,8 @@ def score_line(scores: dict[str, Any]) -> str:
 
 def oracle_line(oracle: dict[str, Any]) -> str:
     """The flattering figure, marked as such."""
-    return f"oracle, not comparable: best test UA of any epoch {oracle['ua']:.3f} (WA {oracle['wa']:.3f}, epoch {oracle['epoch']})"
+    best = f"{oracle['ua']:.3f} (WA {oracle['wa']:.3f}, epoch {oracle['epoch']})"
+    return f"oracle, not comparable: best test UA of any epoch {best}"
 
 
 def terminal(report: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Features on disk, and batches of them: rows and bounds.
 
 A store holds the static log-mel bands of a list of recordings, memory-mapped. It lies in the cache under a key made of the
-recordings' content and the settings, so a second run starts at once. Deltas and normalisation are computed when a batch is assembled.
+recordings' content and the settings, so a second run starts at once. Deltas and normalisation are computed when a batch is
+assembled.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from npser_kernels.assemble import assemble
 
 from npser import features
 from npser.features import FLOOR_DB, HOP, N_MELS
+from npser_kernels.assemble import assemble
 
 FORMAT = 1  # of the files in the cache; another number computes them anew
 NEGLIGIBLE_DB = 1e-3  # a feature that varies less than this is constant: its standard deviation counts as 1

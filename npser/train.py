@@ -190,8 +190,8 @@ def fit(
                 grad += shard_grad
             if not (np.isfinite(batch_loss) and np.isfinite(grad).all()):
                 raise ValueError(
-                    f"the loss is not finite in epoch {epoch}, batch {start // config.batch + 1}; the files of the epochs before "
-                    f"are kept in {out}; try a lower rate, e.g. --set learning_rate={config.learning_rate / 3:.1g}"
+                    f"the loss is not finite in epoch {epoch}, batch {start // config.batch + 1}; the files of the epochs "
+                    f"before are kept in {out}; try a lower rate, e.g. --set learning_rate={config.learning_rate / 3:.1g}"
                 )
             state.adam.step(state.theta, grad)
             losses.append(batch_loss * len(batch))

@@ -154,9 +154,7 @@ def convolution(X: Matrix, W: list[Matrix], b: Vector) -> Matrix:
     """Equation (1). X (L, d_in), W (d_in, n_cw, d_cnn), b (d_cnn,) -> H_cnn (L, d_cnn)."""
     n_cw, d_cnn = len(W[0]), len(b)
     filters = [[[W_d[tap][j] for W_d in W] for tap in range(n_cw)] for j in range(d_cnn)]  # W_j (n_cw, d_in)
-    return [
-        [relu(b[j] + inner_product(filters[j], win(X, i, n_cw))) for j in range(d_cnn)] for i in range(1, len(X) + 1)
-    ]
+    return [[relu(b[j] + inner_product(filters[j], win(X, i, n_cw))) for j in range(d_cnn)] for i in range(1, len(X) + 1)]
 
 
 def max_pooling(H: Matrix, n_pw: int) -> Matrix:

@@ -12,9 +12,10 @@ TWO, THREE, FOUR, SEVEN, EIGHT, SEVENTEEN, TWENTY, TWENTY_EIGHT = (np.float32(c)
 def assemble(X, bounds, rows, starts, counts, floor, mean, scale):
     """X (N, 3 C), statics | deltas | delta-deltas, normalised, from static bands rows (any, C).
 
-    Utterance u is ``counts[u]`` stored rows from ``starts[u]`` on; frames behind them lie in the zero padding and are ``floor``.
-    Deltas are Savitzky-Golay derivatives of nine frames: a line for the first order, a parabola for the second. Within four frames
-    of an end the polynomial of the outermost nine frames serves; its derivative is constant, so the value of the fifth frame does.
+    Utterance u is ``counts[u]`` stored rows from ``starts[u]`` on; frames behind them lie in the zero padding and are
+    ``floor``. Deltas are Savitzky-Golay derivatives of nine frames: a line for the first order, a parabola for the second.
+    Within four frames of an end the polynomial of the outermost nine frames serves; its derivative is constant, so the value
+    of the fifth frame does.
     An utterance of fewer than nine frames repeats its first and last frame instead.
     mean, scale (3 C,): X = (value - mean) * scale.
     """

@@ -1,8 +1,8 @@
 """The recurrence of a bidirectional LSTM layer, without its input products.
 
-The kernels work on tiles of four utterances, so that each load of the recurrent matrix serves four rows. The inner loops are
-unrolled by hand to four rows or four units: so the sums stay in registers. Arrays carry the direction as an axis of two: forward,
-backward. Gates stand in the order i f g o.
+The kernels work on tiles of four utterances, so that each load of the recurrent matrix serves four rows. The inner loops
+are unrolled by hand to four rows or four units: so the sums stay in registers. Arrays carry the direction as an axis of two:
+forward, backward. Gates stand in the order i f g o.
 """
 
 import math

@@ -84,9 +84,7 @@ def load(
     """
     found, missing = read(data, corpus, skip_missing)
     mapping = choose((utterance.emotion for utterance in found), labels)
-    kept = [
-        replace(utterance, emotion=mapping[utterance.emotion]) for utterance in found if utterance.emotion in mapping
-    ]
+    kept = [replace(utterance, emotion=mapping[utterance.emotion]) for utterance in found if utterance.emotion in mapping]
     dropped = Counter(utterance.emotion for utterance in found if utterance.emotion not in mapping)
     names = list(dict.fromkeys(utterance.corpus for utterance in found))
     return Corpus(kept, sorted(set(mapping.values())), dict(sorted(dropped.items())), names, missing)
@@ -140,9 +138,7 @@ def read(
     return utterances, missing
 
 
-def _read_place(
-    place: Path, corpus: str | None, skip_missing: bool, taken: set[str]
-) -> tuple[list[Utterance], list[str]]:
+def _read_place(place: Path, corpus: str | None, skip_missing: bool, taken: set[str]) -> tuple[list[Utterance], list[str]]:
     """One of DATA -> its utterances and its missing files; `taken` are the corpus names of the earlier ones."""
     # Imported here because the readers import Utterance from this file.
     from npser.corpora import emodb, folder, manifest, ravdess

@@ -47,9 +47,7 @@ def audio_files(folder: Path) -> list[Path]:
     if empty:
         raise ValueError(f"{folder} is empty; name the folder that holds the corpus")
     if not found:
-        raise ValueError(
-            f"{folder} holds no audio files ({' '.join(sorted(AUDIO))}); name another folder or a manifest"
-        )
+        raise ValueError(f"{folder} holds no audio files ({' '.join(sorted(AUDIO))}); name another folder or a manifest")
     return sorted(found)
 
 

@@ -11,7 +11,7 @@ DEFAULT = ["angry", "happy", "neutral", "sad"]
 _WORDS = {
     "angry": "anger ang wut zorn ärger aerger",
     "bored": "boredom boring bor langeweile",
-    "calm": "calmness",
+    "calm": "calmness cal",
     "disgusted": "disgust disgusting dis ekel",
     "excited": "excitement excite exc",
     "fearful": "fear fea afraid scared anxious anxiety angst",

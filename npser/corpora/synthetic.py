@@ -1,7 +1,8 @@
 """A corpus of speech-like sounds, made by a source and a filter, for a run of the whole program without any data.
 
-An utterance is a random string of syllables. Each glottal cycle is one pulse, made in the frequency domain: the causal-anticausal
-source of Doval, d'Alessandro & Henrich (2003) times the formant resonances of that instant. Noise is shaped frame by frame.
+An utterance is a random string of syllables. Each glottal cycle is one pulse, made in the frequency domain: the
+causal-anticausal source of Doval, d'Alessandro & Henrich (2003) times the formant resonances of that instant. Noise is
+shaped frame by frame.
 """
 
 import csv
@@ -81,7 +82,7 @@ VOWELS = np.array([
 ], float)
 SCHWA = np.array((500, 1500, 2500, 3500), float)
 BANDWIDTHS = (70, 95, 140, 220)  # Hz
-UPPER = np.arange(4300, 30_000, 1000, np.float32)  # Hz: the resonances that do not move; bandwidth 8 %
+UPPER = np.arange(4300, 30_000, 1000).astype(np.float32)  # Hz: the resonances that do not move; bandwidth 8 %
 
 # kind of consonant: its parts in time, each (seconds, voice, aspiration, noise, dullness in dB at 3 kHz)
 KINDS = {
@@ -125,8 +126,9 @@ def generate(
 ) -> Path:
     """Write the synthetic corpus: 16 kHz mono 16-bit files of 1-4 s, and a manifest of them.
 
-    Five sessions of one female and one male voice each; the emotions angry, happy, neutral and sad are balanced in each voice as
-    well as the number allows. The sounds depend on `seed` and their own number only, and are the same, byte for byte, every time.
+    Five sessions of one female and one male voice each; the emotions angry, happy, neutral and sad are balanced in each
+    voice as well as the number allows. The sounds depend on `seed` and their own number only, and are the same, byte for
+    byte, every time.
 
     Parameters
     ----------
@@ -193,7 +195,7 @@ def _utterance(rng: np.random.Generator, voice: Voice, emotion: Style) -> np.nda
 
 
 def _syllables(rng: np.random.Generator, voice: Voice, style: Style) -> tuple[np.ndarray, list[tuple[int, float]]]:
-    """Parts (S, 11): seconds, F1..F4, voice, aspiration, noise, its centre and width, dullness; and (part, accent) of the vowels."""
+    """Parts (S, 11): seconds, F1..F4, voice, aspiration, noise, its centre, width, dullness; (part, accent) of the vowels."""
     pace = max(voice.rate * (1 + style.rate / 100), 0.65)
     pause_chance = 0.06 * max(1 + style.pauses / 100, 0.2)
     total, before = rng.uniform(1.3, 3.0), rng.uniform(0.08, 0.2)
@@ -240,7 +242,13 @@ def _contour(
 
 
 def _voice(
-    rng: np.random.Generator, voice: Voice, style: Style, f0: np.ndarray, loudness: np.ndarray, formants: np.ndarray, tilt: np.ndarray
+    rng: np.random.Generator,
+    voice: Voice,
+    style: Style,
+    f0: np.ndarray,
+    loudness: np.ndarray,
+    formants: np.ndarray,
+    tilt: np.ndarray,
 ) -> tuple[np.ndarray, float]:
     """Tracks (T,), formants (T, 4) -> sound (T * HOP,) of the glottal pulses, and its RMS where there is voice."""
     cycles = np.cumsum(f0) * HOP / RATE
