@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -81,6 +84,32 @@ def override(config: Config, settings: dict[str, Any]) -> Config:
         if name not in known:
             raise ValueError(f"there is no setting {name!r}; the settings are {', '.join(sorted(known))}")
     return dataclasses.replace(config, **settings)
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """``"KEY=VALUE"`` of the command line; VALUE is TOML, or a bare word. ValueError where there is no ``=``."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not name:
+        raise ValueError(f"--set {text}: expected KEY=VALUE, such as --set learning_rate=3e-4")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Settings of a TOML file; ValueError where it cannot be read or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); expected a TOML file of settings") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is not TOML ({error}); expected lines such as: learning_rate = 3e-4") from None
+
+
+def to_toml(config: Config) -> str:
+    """key = value lines: JSON texts of strings, numbers and truth values are TOML as well."""
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in dataclasses.asdict(config).items())
 
 
 def param_shapes(c: Config, emotions: int, genders: int) -> dict[str, tuple[int, ...]]:

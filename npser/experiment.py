@@ -22,6 +22,7 @@ from npser.split import Split, split_hash
 from npser.store import Progress
 from npser.train import Say, fit
 
+SPEAKER_DEPENDENT = "SPEAKER-DEPENDENT: scores say little about speakers that are not in the training data."
 PACKAGES = ("npser", "numpy", "numba", "scipy", "soundfile", "safetensors")
 
 
@@ -59,11 +60,7 @@ def run(
         The report. Dates and durations stand under its key ``run`` only.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    checkpoint.write(out / "config.toml", report.toml(dataclasses.asdict(config)).encode())
-    notices = [
-        *notices,
-        *(["SPEAKER-DEPENDENT: scores say little about speakers that are not in the training data."] * split.speaker_dependent),
-    ]
+    notices = [*notices, *([SPEAKER_DEPENDENT] if split.speaker_dependent else []), *split.warnings]
     about = {
         "preset": preset,
         "corpora": data.names,

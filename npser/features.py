@@ -14,6 +14,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import numpy as np
 import scipy.fft
@@ -143,13 +144,13 @@ def resample(x: np.ndarray, rate: int) -> np.ndarray:
         return np.ascontiguousarray(x, np.float32)
     up, down = SAMPLE_RATE // math.gcd(SAMPLE_RATE, rate), rate // math.gcd(SAMPLE_RATE, rate)
     margin = -(-rate // 20 // down) + 1
-    units = scipy.fft.next_fast_len(-(-len(x) // down) + 2 * margin)
+    units = cast(int, scipy.fft.next_fast_len(-(-len(x) // down) + 2 * margin))
     padded = np.pad(x, (margin * down, (units - margin) * down - len(x)), mode="reflect")
-    spectrum = np.asarray(scipy.fft.rfft(padded))
+    spectrum = cast(np.ndarray, scipy.fft.rfft(padded))
     kept = np.zeros(units * up // 2 + 1, spectrum.dtype)
     shared = min((units * up + 1) // 2, (units * down + 1) // 2)  # below both Nyquist frequencies
     kept[:shared] = spectrum[:shared]
-    y = np.asarray(scipy.fft.irfft(kept, units * up)) * np.float32(up / down)
+    y = cast(np.ndarray, scipy.fft.irfft(kept, units * up)) * np.float32(up / down)
     length = max(1, (2 * len(x) * up + down) // (2 * down))
     return np.ascontiguousarray(y[margin * up : margin * up + length], np.float32)
 
@@ -190,6 +191,6 @@ def log_mel(x: np.ndarray, pad_to: int | None = None) -> np.ndarray:
     x = np.pad(x, N_FFT // 2, mode="reflect")
     hann = 0.5 - 0.5 * np.cos(2 * np.pi / N_FFT * np.arange(N_FFT))
     cut_up = np.lib.stride_tricks.sliding_window_view(x, N_FFT)[::HOP][:frames]
-    spectrum = np.asarray(scipy.fft.rfft(cut_up * hann))  # float64: rounding would show in bands 80 dB below the others
+    spectrum = cast(np.ndarray, scipy.fft.rfft(cut_up * hann))  # float64: rounding would show in bands 80 dB below the others
     power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
     return 10 * np.log10(np.maximum(power @ mel_filters(), np.float32(10 ** (FLOOR_DB / 10))))

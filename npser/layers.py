@@ -9,6 +9,7 @@ rows ``bounds[u]:bounds[u+1]``. ``dX`` is the gradient of ``X``. Dropout acts ex
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -115,7 +116,7 @@ def mean_over_time(X: Array, bounds: Array) -> tuple[Array, Backward]:
     """The ablation of equations (5)-(9). X (N, D) -> (B, D); an empty utterance gives 0."""
     lengths = np.diff(bounds)
     share = (1 / np.maximum(lengths, 1)).astype(X.dtype)[:, None]
-    z = np.stack([X[start:end].sum(axis=0) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]) * share
+    z = np.stack([X[start:end].sum(axis=0) for start, end in itertools.pairwise(bounds)]) * share
     return z, lambda dz: (np.repeat(dz * share, lengths, axis=0),)
 
 

@@ -63,7 +63,7 @@ def markdown(report: dict[str, Any]) -> str:
         lines += [
             f"## Test: {split['test_session'] or 'test part'}, scored once, with epoch {report['selected_epoch']}",
             "",
-            _table(["WA", "UA", "macro-F1", "gender accuracy"], [[report["wa"], report["ua"], report["macro_f1"], report["gender_accuracy"]]]),
+            _table(["WA", "UA", "macro-F1", "gender accuracy"], [[report[k] for k in ("wa", "ua", "macro_f1", "gender_accuracy")]]),
             _table(["truth \\ prediction", *labels, "recall"], [
                 [label, *row, recall]
                 for label, row, recall in zip(labels, report["confusion"], report["recall"].values(), strict=True)
@@ -76,8 +76,8 @@ def markdown(report: dict[str, Any]) -> str:
         lines += [f"Validation ({split['validation_session'] or split['method']}), which chose the epoch: {score_line(v)}.", ""]
     lines += ["## Split", "", f"By {split['method']}; hash `{split['hash']}`.", ""]
     lines.append(_table(["part", "utterances", "minutes", "speakers"], [
-        [part, split[part]["utterances"], round(split[part]["seconds"] / 60, 1), ", ".join(split[part]["speakers"]) or "unknown"]
-        for part in ("train", "validation", "test")
+        [name, part["utterances"], round(part["seconds"] / 60, 1), ", ".join(part["speakers"]) or "unknown"]
+        for name, part in ((name, split[name]) for name in ("train", "validation", "test"))
     ]))  # fmt: skip
     if report["dropped"]:
         dropped = ", ".join(f"{count} {emotion}" for emotion, count in report["dropped"].items())
@@ -99,11 +99,6 @@ def _table(head: list[str], rows: list[Any]) -> str:
 
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows]) + "\n"
-
-
-def toml(settings: dict[str, Any]) -> str:
-    """key = value lines: JSON texts of strings, numbers and truth values are TOML as well."""
-    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items() if value is not None)
 
 
 def draw(report: dict[str, Any], out: Path) -> list[Path]:

@@ -70,7 +70,7 @@ def sessions_of(utterances: Utterances) -> list[str | None]:
 
 
 def session_order(utterances: Utterances) -> list[str]:
-    """List the sessions: corpora as they first appear, inside one by natural order (2 before 10).
+    """List the sessions by natural order (2 before 10), corpus by corpus.
 
     Parameters
     ----------
@@ -80,8 +80,7 @@ def session_order(utterances: Utterances) -> list[str]:
     -------
     list of str
     """
-    corpora = {corpus: place for place, corpus in enumerate(dict.fromkeys(u.corpus for u in utterances))}
-    keys = {s: (corpora[u.corpus], _natural(s)) for u, s in zip(utterances, sessions_of(utterances), strict=True) if s}
+    keys = {s: (u.corpus, _natural(s)) for u, s in zip(utterances, sessions_of(utterances), strict=True) if s}
     return sorted(keys, key=lambda session: keys[session])
 
 

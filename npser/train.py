@@ -16,7 +16,7 @@ import numpy as np
 
 from npser import checkpoint, model
 from npser.checkpoint import Checkpoint
-from npser.config import Config, param_shapes
+from npser.config import Config, param_shapes, to_toml
 from npser.dataset import GENDERS, Dataset
 from npser.metrics import confusion_matrix, scores
 from npser.optim import Adam
@@ -24,6 +24,7 @@ from npser.split import Split
 from npser.store import Progress, Store, normaliser
 
 Say = Callable[[str], None]
+Targets = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass
@@ -47,9 +48,7 @@ class Network:
     mean: np.ndarray
     std: np.ndarray
 
-    def gradient(
-        self, store: Store, window: np.ndarray, y: tuple[np.ndarray, ...], rng: np.random.Generator
-    ) -> tuple[float, np.ndarray]:
+    def gradient(self, store: Store, window: np.ndarray, y: Targets, rng: np.random.Generator) -> tuple[float, np.ndarray]:
         """Loss and gradient, (P,), of one shard. y: emotion, gender, and the weights of both, each (B,)."""
         X, bounds = store.batch(window, self.mean, 1 / self.std)
         return model.loss(model.views(self.theta, self.shapes), self.config, X, bounds, *y, rng)
@@ -158,6 +157,7 @@ def fit(
         _resume(out, state, identity, say)
     else:
         checkpoint.write(out / "metrics.jsonl", b"")
+    checkpoint.write(out / "config.toml", to_toml(config).encode())
     network = Network(state.theta, shapes, config, mean, std)
 
     def save_model(theta: np.ndarray, scores: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+NAME = "npser-synthetic"
 NOTICE = "The synthetic corpus shows that the program works; scores on it mean nothing about real speech."
 
 
@@ -144,8 +145,8 @@ def generate(
     Returns
     -------
     Path
-        `folder/manifest.csv`, with the columns path, emotion, speaker, gender and session. It is written last: while it is not
-        there, the corpus is not complete.
+        `folder/manifest.csv`, with the columns path, emotion, speaker, gender, session and corpus. It is written last: while
+        it is not there, the corpus is not complete.
 
     Raises
     ------
@@ -165,9 +166,9 @@ def generate(
         rng = np.random.default_rng(np.random.SeedSequence([seed, k]))
         name = f"{speaker}_{k:05d}_{emotion}.wav"
         soundfile.write(folder / name, _utterance(rng, VOICES[speaker], STYLES[emotion]), RATE, subtype="PCM_16")
-        rows.append((name, emotion, speaker, VOICES[speaker].gender, speaker[0]))
+        rows.append((name, emotion, speaker, VOICES[speaker].gender, speaker[0], NAME))
     with open(unfinished, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("path", "emotion", "speaker", "gender", "session"), *rows])
+        csv.writer(file, lineterminator="\n").writerows([("path", "emotion", "speaker", "gender", "session", "corpus"), *rows])
     os.replace(unfinished, manifest)
     return manifest
 
