@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from npser import checkpoint, report
+from npser import __version__, checkpoint, report
 from npser.config import Config
 from npser.dataset import Dataset
 from npser.split import Split, split_hash
@@ -23,7 +23,7 @@ from npser.store import Progress
 from npser.train import Say, fit
 
 SPEAKER_DEPENDENT = "SPEAKER-DEPENDENT: scores say little about speakers that are not in the training data."
-PACKAGES = ("npser", "numpy", "numba", "scipy", "soundfile", "safetensors")
+PACKAGES = ("numpy", "numba", "scipy", "soundfile", "safetensors")
 
 
 def run(
@@ -74,7 +74,7 @@ def run(
         "speakers": _speakers(data, split.train),
         "audio": hashlib.sha256("".join(data.content[r] for r in split.train).encode()).hexdigest(),
         "seed": config.seed,
-        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "versions": {"npser": __version__, "python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "licence": "that of the training recordings",
         "notices": notices,
     }

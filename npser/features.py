@@ -192,5 +192,5 @@ def log_mel(x: np.ndarray, pad_to: int | None = None) -> np.ndarray:
     hann = 0.5 - 0.5 * np.cos(2 * np.pi / N_FFT * np.arange(N_FFT))
     cut_up = np.lib.stride_tricks.sliding_window_view(x, N_FFT)[::HOP][:frames]
     spectrum = cast(np.ndarray, scipy.fft.rfft(cut_up * hann))  # float64: rounding would show in bands 80 dB below the others
-    power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
+    power = (np.real(spectrum) ** 2 + np.imag(spectrum) ** 2).astype(np.float32)
     return 10 * np.log10(np.maximum(power @ mel_filters(), np.float32(10 ** (FLOOR_DB / 10))))

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from npser.config import Config, param_shapes
 from npser.layers import Array, attention, blstm, conv1d, cross_entropy, dropout, linear, maxpool, mean_over_time
@@ -28,7 +29,7 @@ def views(theta: Array, shapes: Shapes) -> Views:
     return p
 
 
-def init(shapes: Shapes, seed: int, dtype: type = np.float32) -> Array:
+def init(shapes: Shapes, seed: int, dtype: DTypeLike = np.float32) -> Array:
     """theta (P,) as Keras 2.2.4 starts it: Glorot uniform, orthogonal recurrences, biases 0, forget gates' 1."""
     rng = np.random.default_rng(np.random.SeedSequence([seed]))
     theta = np.zeros(sum(math.prod(shape) for shape in shapes.values()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from npser_kernels.adam import adam_step
 
@@ -14,7 +15,7 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 class Adam:
     """Moments m, v (P,) and the number of updates made. The only state that training carries besides theta."""
 
-    def __init__(self, size: int, learning_rate: float, decay: float, clip: float, dtype: type = np.float32) -> None:
+    def __init__(self, size: int, learning_rate: float, decay: float, clip: float, dtype: DTypeLike = np.float32) -> None:
         self.m, self.v, self.updates = np.zeros(size, dtype), np.zeros(size, dtype), 0
         self.learning_rate, self.decay, self.clip = learning_rate, decay, clip
 

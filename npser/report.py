@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+SCORES = ("wa", "ua", "macro_f1", "gender_accuracy")
+
 
 def confusion_text(confusion: list[list[int]], labels: list[str]) -> str:
     """Rows the truth, columns the prediction, recall at the end of each row."""
@@ -63,7 +65,7 @@ def markdown(report: dict[str, Any]) -> str:
         lines += [
             f"## Test: {split['test_session'] or 'test part'}, scored once, with epoch {report['selected_epoch']}",
             "",
-            _table(["WA", "UA", "macro-F1", "gender accuracy"], [[report[k] for k in ("wa", "ua", "macro_f1", "gender_accuracy")]]),
+            _table(["WA", "UA", "macro-F1", "gender accuracy"], [[report[k] for k in SCORES]]),
             _table(["truth \\ prediction", *labels, "recall"], [
                 [label, *row, recall]
                 for label, row, recall in zip(labels, report["confusion"], report["recall"].values(), strict=True)

@@ -18,6 +18,7 @@ from npser import checkpoint, model
 from npser.checkpoint import Checkpoint
 from npser.config import Config, param_shapes, to_toml
 from npser.dataset import GENDERS, Dataset
+from npser.features import HOP, N_MELS
 from npser.metrics import confusion_matrix, scores
 from npser.optim import Adam
 from npser.split import Split
@@ -47,6 +48,13 @@ class Network:
     config: Config
     mean: np.ndarray
     std: np.ndarray
+
+    @classmethod
+    def of(cls, trained: Checkpoint) -> Network:
+        """The network of a model file."""
+        tensors, shapes = trained.tensors, trained.shapes
+        theta = np.concatenate([tensors[name].ravel() for name in shapes])
+        return cls(theta, shapes, trained.config, tensors["norm.mean"], tensors["norm.std"])
 
     def gradient(self, store: Store, window: np.ndarray, y: Targets, rng: np.random.Generator) -> tuple[float, np.ndarray]:
         """Loss and gradient, (P,), of one shard. y: emotion, gender, and the weights of both, each (B,)."""
@@ -79,10 +87,16 @@ class Network:
         return means[0], means[1]
 
 
-def evaluate(network: Network, data: Dataset, part: list[int], pool: ThreadPoolExecutor) -> dict[str, Any]:
-    """Scores on some utterances: those of metrics.scores, ``loss``, ``confusion``, ``gender_accuracy`` (None where unknown)."""
+def evaluate(
+    network: Network, data: Dataset, part: list[int], pool: ThreadPoolExecutor, choices: list[int] | None = None
+) -> dict[str, Any]:
+    """Scores on some utterances: those of metrics.scores, ``loss``, ``confusion``, ``gender_accuracy`` (None where unknown).
+
+    choices: the network's outputs that stand for data.labels, where these are not all of them in the same order.
+    """
     recordings, c = np.array(part), network.config
     emotion, gender = network.log_probabilities(data.store, recordings, pool)
+    emotion = emotion if choices is None else emotion[:, choices]
     y, gender_y = data.emotion_y[recordings], data.gender_y[recordings]
     confusion = confusion_matrix(y, emotion.argmax(axis=1), len(data.labels))
     loss, accuracy = -c.alpha * emotion[np.arange(len(y)), y].mean(), None
@@ -91,6 +105,19 @@ def evaluate(network: Network, data: Dataset, part: list[int], pool: ThreadPoolE
         loss -= c.beta * gender[known, gender_y[known]].sum() / len(y)
         accuracy = float((gender[known].argmax(axis=1) == gender_y[known]).mean())
     return {"loss": float(loss), **scores(confusion), "gender_accuracy": accuracy, "confusion": confusion.tolist()}
+
+
+def compile_kernels() -> None:
+    """Run every kernel once on a few frames: threads that met an uncompiled one would compile it at the same time."""
+    c = Config(d_cnn=4, d_lstm=4, d_attn=4, n_attn=2)
+    shapes = param_shapes(c, 2, 2)
+    rows, window = np.zeros((12, N_MELS), np.float32), np.zeros(1, np.int64)
+    few = Store(rows, np.array([0, 12]), np.array([12 * HOP]), np.array([0, 1]), {}, 0)
+    zeros, ones = np.zeros(c.d_spec, np.float32), np.ones(c.d_spec, np.float32)
+    network = Network(model.init(shapes, 0), shapes, c, zeros, ones)
+    targets = (window, window, ones[:1], ones[:1])
+    _, grad = network.gradient(few, window, targets, np.random.default_rng(0))
+    Adam(grad.size, c.learning_rate, c.decay, c.clip).step(network.theta, grad)
 
 
 def class_weights(y: np.ndarray, classes: int, kind: str) -> np.ndarray:
@@ -215,8 +242,7 @@ def fit(
 
     if state.best is None:
         raise ValueError(f"no epoch was trained; expected --epochs of at least {state.epoch + 1}")
-    kept = checkpoint.load(out / "model.safetensors").tensors
-    network.theta[:] = np.concatenate([kept[name].ravel() for name in shapes])
+    network = Network.of(checkpoint.load(out / "model.safetensors"))
     test = evaluate(network, data, split.test, pool) if split.test else None
     validation = {k: v for k, v in state.best.items() if k != "epoch"} or None
     save_model(network.theta, {"epoch": state.best["epoch"], "validation": validation, "test": test})
@@ -237,7 +263,8 @@ def _is_better(validation: dict[str, Any] | None, best: dict[str, Any] | None, s
         return True
 
     def rank(s: dict[str, Any]) -> tuple[float, float]:
-        return (s["ua"] if select == "ua" else 0.0, -s["loss"])
+        ua = round(s["ua"], 9)  # the same recalls in another order may differ in the last bit
+        return (ua if select == "ua" else 0.0, -s["loss"])
 
     return rank(validation) > rank(best)
 

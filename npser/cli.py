@@ -1,0 +1,376 @@
+"""The commands: parse, call, print.
+
+Modules are imported by the command that needs them, so that `npser predict` and `npser --help` start at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from npser import __version__
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from npser.config import Config
+    from npser.lite import Prediction
+
+SYNTHETIC_UTTERANCES, SYNTHETIC_SEED = 400, 0
+INTERRUPTED = 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    os.environ.setdefault("VECLIB_MAXIMUM_THREADS", "1")  # before NumPy: nothing can limit Accelerate's threads later
+    warnings.showwarning = _show_warning
+    args = _parser().parse_args(argv)
+    try:
+        return args.command(args)
+    except KeyboardInterrupt:
+        print("npser: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # what reads our output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, MemoryError) as error:
+        return _fail(error)
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        return _fail(f"internal error ({type(error).__name__}: {error}); python -X dev -m npser shows where; please report it")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="npser", description="Speech emotion recognition with hand-written gradients.")
+    parser.add_argument("--version", action="version", version=f"npser {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text[0].lower() + text[1:], description=f"{text}.")
+        sub.set_defaults(command=run)
+        sub.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+        return sub
+
+    train = command("train", _train, "Train on a corpus, and score once on a session that training never saw")
+    _add_data(train, "*", "; without any: a synthetic corpus, to see that all works")
+    train.add_argument("--labels", metavar="A,B,C", help="classes to tell apart, or all (default: angry,happy,neutral,sad)")
+    train.add_argument("--preset", choices=("paper", "default"), default="default", help="settings to start from")
+    train.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings, over the preset's")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, over --config; repeatable")
+    train.add_argument("--test-session", metavar="S", help="session to test on, or none (default: the last)")
+    train.add_argument("--val-session", metavar="V", help="session that chooses the epoch, or none (default: the next one)")
+    train.add_argument("--epochs", type=int, metavar="N", help="epochs to train (default: the preset's 100)")
+    train.add_argument("--seed", type=int, metavar="N", help="of weights, dropout and shuffling (default: the preset's 0)")
+    train.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/CORPUS-PRESET-testS-seedN)")
+    train.add_argument("--resume", action="store_true", help="go on with an interrupted run, given the same settings and data")
+    train.add_argument("--no-oracle", action="store_true", help="do not score the test session after every epoch")
+    train.add_argument("--allow-speaker-overlap", action="store_true", help="let a speaker be in two parts; brands the report")
+    train.add_argument("--synthetic-utterances", type=int, metavar="N", help="size of the synthetic corpus (default: 400)")
+
+    evaluate = command("evaluate", _evaluate, "Score a trained model on labelled recordings")
+    evaluate.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
+    _add_data(evaluate, "+", "")
+
+    predict = command("predict", _predict, "Name the emotion of recordings")
+    predict.add_argument("audio", nargs="+", metavar="AUDIO", help="audio file")
+    predict.add_argument("--model", type=Path, metavar="FILE", help="model.safetensors of a run")
+    predict.add_argument("--format", choices=("text", "jsonl", "csv"), default="text", help="(default: text; --json is jsonl)")
+
+    info = command("info", _info, "Show what a model file holds")
+    info.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
+
+    command("gradcheck", _gradcheck, "Check every hand-written gradient against finite differences, on this machine")
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser, nargs: str, otherwise: str) -> None:
+    """What train and evaluate share."""
+    parser.add_argument("data", nargs=nargs, metavar="DATA", type=Path, help=f"corpus folder or manifest CSV{otherwise}")
+    parser.add_argument("--corpus", metavar="NAME", help="layout: emodb, ravdess, folder, manifest (default: recognised)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads; results do not depend on them (default: all cores)")
+    parser.add_argument("--skip-bad", action="store_true", help="go on when more than 5 %% of the files cannot be used")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: $XDG_CACHE_HOME/npser)")
+
+
+def _train(args: argparse.Namespace) -> int:
+    from npser import corpora, dataset, experiment, split
+    from npser.train import compile_kernels
+
+    config = _config(args)
+    say = _say_to(sys.stderr if args.json else sys.stdout)
+    folder = None
+    try:
+        with _pool(args) as pool:
+            labels = args.labels.split(",") if args.labels else None
+            places, cache = args.data or [_synthetic(args)], _cache(args)
+            corpus = corpora.load(places, args.corpus, labels, args.skip_bad)
+            counts = ", ".join(f"{sum(u.emotion == label for u in corpus.utterances)} {label}" for label in corpus.labels)
+            say(f"data      {', '.join(map(str, places))}")
+            say(f"          {len(corpus.utterances)} utterances: {counts}")
+            if corpus.dropped:
+                dropped = ", ".join(f"{count} {emotion}" for emotion, count in corpus.dropped.items())
+                say(f"          left out, being of other classes: {dropped}; --labels chooses the classes")
+            with _compiling(say):
+                compile_kernels()
+            data = dataset.prepare(corpus, config, cache, pool, _progress, args.skip_bad)
+            say(f"features  kept in {cache}")
+            parts = split.make_split(
+                data.utterances, args.test_session, args.val_session, config.seed, args.allow_speaker_overlap
+            )
+            say(f"split     {_split_text(data, parts)}")
+            for text in parts.warnings:
+                warnings.warn(text, stacklevel=1)
+            folder = _run_folder(
+                args, f"{'+'.join(data.names)}-{args.preset}-test{_short(parts.test_session)}-seed{config.seed}"
+            )
+            say(f"run       {folder}, preset {args.preset}, {config.epochs} epochs, seed {config.seed}")
+            report = experiment.run(
+                data,
+                parts,
+                config,
+                args.preset,
+                folder,
+                pool,
+                notices=_notices(data.names),
+                resume=args.resume,
+                oracle=not args.no_oracle,
+                say=say,
+                progress=_progress,
+            )
+    except KeyboardInterrupt:
+        again = [word for word in sys.argv[1:] if word != "--resume"]
+        out = ["--out", str(folder)] if folder is not None and args.out is None else []
+        print(f"npser: interrupted; go on with: npser {shlex.join([*again, *out, '--resume'])}", file=sys.stderr)
+        return INTERRUPTED
+    from npser.report import terminal
+
+    say(f"\n{terminal(report)}")
+    say(f"\nreport    {folder / 'report.md'}\nmodel     {folder / 'model.safetensors'}")
+    if args.json:
+        print(json.dumps(report, indent=2))
+    return 0
+
+
+def _config(args: argparse.Namespace) -> Config:
+    """Preset, then --config, then --set, then flags of their own: each over the one before."""
+    from npser.config import PRESETS, override, parse_setting, read_toml
+
+    config = PRESETS[args.preset]
+    if args.config:
+        config = override(config, read_toml(args.config))
+    config = override(config, dict(parse_setting(text) for text in args.set))
+    return override(config, {name: getattr(args, name) for name in ("epochs", "seed") if getattr(args, name) is not None})
+
+
+def _synthetic(args: argparse.Namespace) -> Path:
+    """The synthetic corpus in the cache, made now if it is not there. It is the same for every training seed."""
+    from npser.corpora import synthetic
+
+    utterances = SYNTHETIC_UTTERANCES if args.synthetic_utterances is None else args.synthetic_utterances
+    folder = _cache(args) / f"synthetic-{SYNTHETIC_SEED}-{utterances}"
+    if not (folder / "manifest.csv").exists():
+
+        def progress(numbers: Any) -> Any:
+            return _progress(numbers, desc="synthetic corpus", unit="file")
+
+        synthetic.generate(folder, utterances, SYNTHETIC_SEED, progress)
+    return folder
+
+
+def _notices(corpora: list[str]) -> list[str]:
+    """What every output about these corpora has to say."""
+    from npser.corpora import synthetic
+
+    return [synthetic.NOTICE] if synthetic.NAME in corpora else []
+
+
+def _split_text(data: Any, parts: Any) -> str:
+    """Sizes of the parts, and the sessions that are held out."""
+    named = ((parts.validation, "validation", parts.validation_session), (parts.test, "test", parts.test_session))
+    texts = [f"train {len(parts.train)}"]
+    texts += [f"{part} {len(members)}" + (f" (session {session})" if session else "") for members, part, session in named]
+    return f"{', '.join(texts)} utterances, by {parts.method}" if data.utterances and parts.method != "none" else texts[0]
+
+
+def _short(session: str | None) -> str:
+    """The session as part of a folder's name."""
+    return session.partition("/")[2].replace("/", "-") if session else "none"
+
+
+def _run_folder(args: argparse.Namespace, name: str) -> Path:
+    """The folder of a new run, or of the one to resume; made if it is not there."""
+    if args.out is not None:
+        folder = args.out
+        if not args.resume and (folder / "report.json").exists():
+            raise ValueError(f"--out {folder}: holds a finished run; name another folder, or train on with --resume --epochs N")
+        if not args.resume and (folder / "metrics.jsonl").exists():
+            raise ValueError(f"--out {folder}: holds an unfinished run; go on with it with --resume, or name another folder")
+    else:
+        folder, number = Path("runs", name), 1
+        while folder.exists():
+            following = Path("runs", f"{name}-{number + 1}")
+            if args.resume and not following.exists():
+                break
+            folder, number = following, number + 1
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {folder}: cannot be made ({error.strerror}); name another folder") from None
+    return folder
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from npser.evaluation import evaluate, text
+    from npser.train import compile_kernels
+
+    with _pool(args) as pool:
+        with _compiling(_say_to(sys.stderr)):
+            compile_kernels()
+        result = evaluate(args.model, args.data, args.corpus, _cache(args), pool, _progress, args.skip_bad)
+    result["notices"] = list(dict.fromkeys([*_notices(result["corpora"]), *result["notices"]]))
+    print(json.dumps(result, indent=2) if args.json else text(result))
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> int:
+    if args.model is None:
+        print(
+            "npser: predict needs --model FILE: no model comes with npser; train one, npser train CORPUS, and name the "
+            "model.safetensors of its run folder",
+            file=sys.stderr,
+        )
+        return 2
+    from npser.lite import Model
+
+    model = Model(args.model)
+    for notice in model.checkpoint.training.get("notices", []):
+        print(f"npser: note: {notice}", file=sys.stderr)
+    form = "jsonl" if args.json else args.format
+    width = max(map(len, args.audio))
+    failed = False
+    if form == "csv":
+        columns = [f"p_{label}" for label in model.emotions] + [f"p_{label}" for label in model.genders]
+        _print_csv(["path", "emotion", "gender", "seconds", *columns, "error"])
+    for path in _progress(args.audio, desc="predict", unit="file", disable=None if len(args.audio) > 1 else True):
+        try:
+            prediction, error = model.predict(path), None
+        except ValueError as problem:
+            prediction, error, failed = None, str(problem), True
+        if form == "jsonl":
+            print(json.dumps({"path": path, "error": error} if prediction is None else _row(path, prediction)), flush=True)
+        elif form == "csv" and prediction is None:
+            _print_csv([path, *[""] * (3 + len(model.emotions) + len(model.genders)), error])
+        elif form == "csv" and prediction is not None:
+            p = [*prediction.probabilities.values(), *(prediction.gender_probabilities or {}).values()]
+            _print_csv([path, prediction.emotion, prediction.gender, f"{prediction.seconds:.3f}", *map("{:.6f}".format, p), ""])
+        elif prediction is None:
+            print(f"npser: {error}", file=sys.stderr)
+        else:
+            print(f"{path:<{width}}  {_prediction_text(prediction)}", flush=True)
+    return 1 if failed else 0
+
+
+def _row(path: str, prediction: Prediction) -> dict[str, Any]:
+    """A line of jsonl."""
+    names = ("emotion", "probabilities", "gender", "gender_probabilities", "seconds")
+    return {"path": path, **{name: getattr(prediction, name) for name in names}}
+
+
+def _prediction_text(prediction: Prediction) -> str:
+    """A line for people."""
+    width = max(map(len, prediction.probabilities))
+    each = "  ".join(f"{label} {p:.2f}" for label, p in prediction.probabilities.items())
+    gender = ""
+    if prediction.gender is not None and prediction.gender_probabilities is not None:
+        gender = f"  {prediction.gender} {prediction.gender_probabilities[prediction.gender]:.2f}"
+    return f"{prediction.emotion:<{width}}  ({each}){gender}  {prediction.seconds:.1f} s"
+
+
+def _print_csv(cells: list[Any]) -> None:
+    import csv
+
+    csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
+
+
+def _info(args: argparse.Namespace) -> int:
+    from npser.card import card, text
+
+    found = card(args.model)
+    print(json.dumps(found, indent=2) if args.json else text(found))
+    return 0
+
+
+def _gradcheck(args: argparse.Namespace) -> int:
+    from npser.gradcheck import check, text
+
+    with _compiling(_say_to(sys.stderr)):
+        rows = check()
+    print(json.dumps(rows, indent=2) if args.json else text(rows))
+    return 0 if all(row["ok"] for row in rows) else 1
+
+
+def _cache(args: argparse.Namespace) -> Path:
+    from npser.store import default_cache
+
+    return args.cache or default_cache()
+
+
+@contextlib.contextmanager
+def _pool(args: argparse.Namespace) -> Iterator[ThreadPoolExecutor]:
+    """The threads of a run; inside, BLAS keeps to the thread that calls it."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from npser.threads import available_cores, single_threaded_blas
+
+    if args.threads is not None and args.threads < 1:
+        raise ValueError(f"--threads {args.threads}: expected at least 1")
+    with single_threaded_blas(), ThreadPoolExecutor(args.threads or available_cores()) as pool:
+        yield pool
+
+
+@contextlib.contextmanager
+def _compiling(say: Any) -> Iterator[None]:
+    """Around the first use of the kernels: tells why it takes long, where it does."""
+    import threading
+
+    timer = threading.Timer(3, say, ["kernels   compiling them for this machine, once: some 20 seconds"])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _progress(items: Any, **options: Any) -> Any:
+    """tqdm on standard error, and on a terminal only."""
+    from tqdm import tqdm
+
+    return tqdm(items, **{"disable": None, "dynamic_ncols": True, **options})
+
+
+def _say_to(file: Any) -> Any:
+    """print, to file, at once."""
+    return lambda text: print(text, file=file, flush=True)
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    """A warning is one line."""
+    print(f"npser: warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+
+
+def _fail(error: Exception | str) -> int:
+    """One line that says what is wrong; exit status 1."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    print(f"npser: {' '.join(text.split())}", file=sys.stderr)
+    return 1

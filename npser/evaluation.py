@@ -1,0 +1,86 @@
+"""A trained model on labelled recordings: what `npser evaluate` does."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from npser import checkpoint, corpora, dataset, train
+from npser.report import confusion_text, score_line
+from npser.store import Progress
+
+
+def evaluate(
+    model: Path,
+    places: list[Path],
+    layout: str | None,
+    cache: Path,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+    skip_bad: bool = False,
+) -> dict[str, Any]:
+    """Score a model file.
+
+    Parameters
+    ----------
+    model, places, layout
+        The model file, corpora, and how to read them; see corpora.load.
+    cache, pool, progress, skip_bad
+        See dataset.prepare.
+
+    Returns
+    -------
+    dict
+        The scores of train.evaluate over the labels that model and corpora share; the model chooses among these only.
+        ``utterances``; how many of them are by ``training_speakers``; ``dropped``, counts of emotions that the model does not
+        know; ``absent``, labels of the model that do not occur; ``notices`` that the scores must carry.
+
+    Raises
+    ------
+    ValueError
+        For a file that is no model, unusable corpora, or fewer than two shared labels.
+    """
+    trained = checkpoint.load(model)
+    present = {utterance.emotion for utterance in corpora.read(places, layout, skip_bad)[0]}
+    if "happy" in trained.emotions and "excited" in present and "excited" not in trained.emotions:
+        present.add("happy")  # corpora.load counts excited as happy
+    shared = [label for label in trained.emotions if label in present]
+    if len(shared) < 2:
+        known, there = ", ".join(trained.emotions), ", ".join(sorted(present))
+        raise ValueError(f"{model}: tells {known} apart and the data holds {there}; two of them must be the same to be scored")
+    corpus = corpora.load(places, layout, shared, skip_bad)
+    data = dataset.prepare(corpus, trained.config, cache, pool, progress, skip_bad)
+    choices = [trained.emotions.index(label) for label in data.labels]
+    members = list(range(len(data.utterances)))
+    scores = train.evaluate(train.Network.of(trained), data, members, pool, choices)
+    del scores["loss"]  # of a choice among fewer labels it means little
+    speakers = set(trained.training["speakers"])
+    return {
+        **scores,
+        "labels": data.labels,
+        "utterances": len(members),
+        "training_speakers": sum(u.speaker in speakers for u in data.utterances),
+        "corpora": data.names,
+        "dropped": data.dropped,
+        "absent": [label for label in trained.emotions if label not in shared],
+        "bad_files": data.bad,
+        "notices": trained.training.get("notices", []),
+    }
+
+
+def text(result: dict[str, Any]) -> str:
+    """The result as the terminal shows it."""
+    lines = [
+        f"{result['utterances']} utterances of {', '.join(result['corpora'])}: {score_line(result)}",
+        "",
+        confusion_text(result["confusion"], result["labels"]),
+        "",
+        f"{result['training_speakers']} of {result['utterances']} utterances are by speakers that the model was trained on",
+    ]
+    if result["dropped"]:
+        dropped = ", ".join(f"{count} {emotion}" for emotion, count in result["dropped"].items())
+        lines.append(f"left out, being of classes that the model does not know: {dropped}")
+    if result["absent"]:
+        lines.append(f"not among the choices, because the data has none: {', '.join(result['absent'])}")
+    return "\n".join([*lines, *result["notices"]])

@@ -1,0 +1,303 @@
+"""The compiled loops called directly: they assign all that they should, from nothing but their inputs, and let no NaN vanish."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from helpers import Array, bounds_of
+
+from npser_kernels.adam import adam_step
+from npser_kernels.assemble import assemble
+from npser_kernels.attention import attention_backward, attention_forward
+from npser_kernels.conv1d import conv1d_backward, conv1d_forward
+from npser_kernels.lstm import add_product, lstm_backward, lstm_forward, product_transposed, squash
+from npser_kernels.maxpool import maxpool_backward, maxpool_forward
+
+ROOT = Path(__file__).parent.parent
+LENGTHS = [7, 0, 1, 10, 2, 3]  # an empty one as well
+BOUNDS, POOLED = bounds_of(LENGTHS), bounds_of(np.array(LENGTHS) // 3)
+ORDER = np.argsort(-np.diff(BOUNDS), kind="stable")
+N, M, B = BOUNDS[-1], POOLED[-1], len(LENGTHS)
+KINDS = [np.float64, np.float32]
+
+Shapes = list[tuple[int, ...]]
+Case = tuple[Callable[..., None], Shapes, list[Any]]
+
+
+def cases(kind: type) -> dict[str, Case]:
+    """Each kernel with the shapes of its outputs and its inputs: C = 5 channels, H = 3 units, 2 heads."""
+    rng = np.random.default_rng(0)
+
+    def random(*shape: int) -> Array:
+        return rng.uniform(-1, 1, shape).astype(kind)
+
+    R = np.concatenate([random(2, 3, 12), np.zeros((2, 1, 12), kind)], axis=1)
+    argmax = rng.integers(3, size=(M, 5)).astype(np.int32)
+    static, counts, lengths = random(30, 2), np.array([12, 0, 1, 9, 4]), [12, 2, 1, 15, 6]
+    starts = np.array([0, 12, 12, 13, 22])
+    return {
+        "conv1d_forward": (conv1d_forward, [(N, 5)], [random(N, 15), random(5), BOUNDS]),
+        "conv1d_backward": (conv1d_backward, [(N, 15), (5,)], [random(N, 5), random(N, 5), BOUNDS]),
+        "maxpool_forward": (maxpool_forward, [(M, 5), (M, 5)], [random(N, 5), BOUNDS, POOLED, 3]),
+        "maxpool_backward": (maxpool_backward, [(N, 5)], [random(M, 5), argmax, BOUNDS, POOLED, 3]),
+        "attention_forward": (attention_forward, [(N, 2), (B, 10)], [random(N, 2), random(N, 5), BOUNDS]),
+        "attention_backward": (
+            attention_backward,
+            [(N, 2), (N, 5)],
+            [random(B, 10), random(N, 2), random(N, 5), BOUNDS],
+        ),
+        "lstm_forward": (
+            lstm_forward,
+            [(N, 2, 3), (N, 2, 3), (N, 2, 12)],
+            [random(N, 2, 12), random(2, 12), R, BOUNDS, ORDER],
+        ),
+        "lstm_backward": (
+            lstm_backward,
+            [(N, 2, 12)],
+            [random(N, 2, 3), random(N, 2, 3), random(N, 2, 12), R, BOUNDS, ORDER],
+        ),
+        "squash": (squash, [(7,)], [random(7), random(7), random(7)]),
+        "product_transposed": (product_transposed, [(4, 8)], [random(4, 6), random(8, 6)]),
+        "assemble": (
+            assemble,
+            [(sum(lengths), 6)],
+            [bounds_of(lengths), static, starts, counts, kind(-3), random(6), random(6)],
+        ),
+    }
+
+
+def outputs(case: Case, kind: type, fill: float) -> list[Array]:
+    """What a kernel leaves in outputs that held `fill` before; an argmax (the only integers) held the largest number for NaN."""
+    kernel, shapes, inputs = case
+    outs = [np.full(shape, fill, kind) for shape in shapes]
+    if kernel is maxpool_forward:
+        outs[1] = np.full(shapes[1], np.iinfo(np.int32).max if np.isnan(fill) else 0, np.int32)
+    kernel(*outs, *inputs)
+    return outs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", cases(np.float64))
+def test_a_kernel_assigns_every_element_of_its_outputs_and_reads_none(name: str, kind: type):
+    case = cases(kind)[name]
+    from_zero, from_nan = outputs(case, kind, 0), outputs(case, kind, np.nan)
+    for zero, nan in zip(from_zero, from_nan, strict=True):
+        assert np.isfinite(nan).all()
+        np.testing.assert_array_equal(nan, zero)
+
+
+@pytest.mark.parametrize("name", cases(np.float64))
+def test_a_kernel_leaves_its_inputs_alone(name: str):
+    case, before = cases(np.float64)[name], cases(np.float64)[name]
+    outputs(case, np.float64, 0)
+    for after, original in zip(case[2], before[2], strict=True):
+        np.testing.assert_array_equal(after, original)
+
+
+def test_every_kernel_is_among_these_cases():
+    """But adam_step and add_product, which change their first arguments in place: they have tests of their own."""
+    defined = {
+        line.split("(")[0].removeprefix("def ")
+        for file in (ROOT / "kernels/npser_kernels").glob("*.py")
+        if file.name != "__init__.py"
+        for line in file.read_text().splitlines()
+        if line.startswith("def ")
+    }
+    assert defined == {*cases(np.float64), "adam_step", "add_product"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tile_products_are_matrix_products(kind: type):
+    rng = np.random.default_rng(0)
+    x, R, y = (rng.standard_normal(shape).astype(kind) for shape in [(4, 8), (8, 6), (4, 6)])
+    rtol = 1e-12 if kind is np.float64 else 1e-5
+    total = y.copy()
+    add_product(total, x, R)
+    np.testing.assert_allclose(total, y + x @ R, rtol, rtol)
+    product = np.empty((4, 8), kind)
+    product_transposed(product, y, R)
+    np.testing.assert_allclose(product, y @ R.T, rtol, rtol)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gates_are_sigmoids_and_tanh(kind: type):
+    x = np.concatenate([np.linspace(-12, 12, 2001), [-1e30, 1e30]]).astype(kind)
+    y, one, half = np.empty_like(x), np.ones_like(x), np.full_like(x, 0.5)
+    error = 1e-15 if kind is np.float64 else 5e-7
+    squash(y, x, one, np.zeros_like(x))
+    assert np.abs(y - np.tanh(x.astype(np.float64))).max() < error
+    squash(y, x, half, half)
+    assert np.abs(y - (0.5 + 0.5 * np.tanh(0.5 * x.astype(np.float64)))).max() < error
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adam_clips_averages_and_moves_each_parameter_on_its_own(kind: type):
+    """The first step of any parameter is the rate in the direction against its gradient; the clip shows in the moments."""
+    theta, m, v = np.ones(4, kind), np.zeros(4, kind), np.zeros(4, kind)
+    adam_step(theta, m, v, np.array([5, -0.5, 0, -3], kind), kind(0.1), 0.9, 0.99, 1e-12, 1.0)
+    np.testing.assert_allclose(m, [0.1, -0.05, 0, -0.1], rtol=1e-6)
+    np.testing.assert_allclose(v, [0.01, 0.0025, 0, 0.01], rtol=1e-6)
+    np.testing.assert_allclose(theta, [0.9, 1.1, 1, 1.1], rtol=1e-6)
+
+
+# NaN
+
+
+def nan_at(a: Array, *where: tuple[int, ...]) -> Array:
+    a = a.copy()
+    for index in where:
+        a[index] = np.nan
+    return a
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adam_makes_nan_of_the_parameter_whose_gradient_is_nan(kind: type):
+    theta, m, v = np.ones(9, kind), np.zeros(9, kind), np.zeros(9, kind)
+    adam_step(theta, m, v, nan_at(np.ones(9, kind), (4,)), kind(0.1), 0.9, 0.99, 1e-7, 1.0)
+    for a in (theta, m, v):
+        np.testing.assert_array_equal(np.isnan(a), np.arange(9) == 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gates_of_nan_are_nan(kind: type):
+    x, y = nan_at(np.zeros(9, kind), (4,)), np.empty(9, kind)
+    squash(y, x, np.ones(9, kind), np.zeros(9, kind))
+    np.testing.assert_array_equal(np.isnan(y), np.arange(9) == 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_relu_of_nan_is_nan(kind: type):
+    out, bounds = np.empty((9, 2), kind), bounds_of([9])
+    conv1d_forward(out, nan_at(np.zeros((9, 6), kind), (4, 2), (4, 5)), np.zeros(2, kind), bounds)  # k = 0, 1 of taps 1, 2
+    np.testing.assert_array_equal(np.argwhere(np.isnan(out)), [[3, 1], [4, 0]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_convolutions_backward_pass_keeps_nan(kind: type):
+    dP, db, ones = np.empty((9, 6), kind), np.empty(2, kind), np.ones((9, 2), kind)
+    conv1d_backward(dP, db, nan_at(ones, (4, 1)), ones, bounds_of([9]))
+    np.testing.assert_array_equal(np.argwhere(np.isnan(dP)), [[3, 1], [4, 3], [5, 5]])
+    np.testing.assert_array_equal(np.isnan(db), [False, True])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("frame", [0, 1, 2])
+def test_the_largest_of_a_window_with_nan_is_nan(frame: int, kind: type):
+    out, argmax = np.empty((2, 2), kind), np.empty((2, 2), np.int32)
+    maxpool_forward(out, argmax, nan_at(np.zeros((6, 2), kind), (3 + frame, 1)), bounds_of([6]), bounds_of([2]), 3)
+    np.testing.assert_array_equal(np.isnan(out), [[False, False], [False, True]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_recurrence_keeps_nan_to_its_end(kind: type):
+    """NaN for one gate in frame 4 of 7 spreads over all units, in the direction of each; the other utterances are as before."""
+    bounds, order = bounds_of([3, 7, 2]), np.array([1, 0, 2])
+    Z, b, R = np.zeros((12, 2, 16), kind), np.zeros((2, 16), kind), np.ones((2, 4, 16), kind)
+    out, cell, gates = np.empty((12, 2, 4), kind), np.empty((12, 2, 4), kind), np.empty((12, 2, 16), kind)
+    lstm_forward(out, cell, gates, nan_at(Z, (7, 0, 5), (7, 1, 5)), b, R, bounds, order)
+    frame = np.arange(12)
+    np.testing.assert_array_equal(np.isnan(out).any(axis=2)[:, 0], (frame >= 7) & (frame < 10))
+    np.testing.assert_array_equal(np.isnan(out).any(axis=2)[:, 1], (frame >= 3) & (frame <= 7))
+    assert np.isnan(out[8, 0]).all()
+
+    dZ, gates = np.empty_like(gates), np.full_like(gates, 0.5)
+    cell = np.full_like(cell, 0.5)
+    lstm_backward(dZ, nan_at(np.ones_like(out), (7, 0, 1), (7, 1, 1)), cell, gates, R, bounds, order)
+    np.testing.assert_array_equal(np.isnan(dZ).any(axis=2)[:, 0], (frame >= 3) & (frame <= 7))
+    np.testing.assert_array_equal(np.isnan(dZ).any(axis=2)[:, 1], (frame >= 7) & (frame < 10))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("frame", [3, 5, 9])
+def test_attention_with_nan_anywhere_in_an_utterance_is_nan_for_that_utterance(frame: int, kind: type):
+    bounds, ones = bounds_of([3, 7, 2]), np.ones
+    a, z = np.empty((12, 2), kind), np.empty((3, 8), kind)
+    attention_forward(a, z, nan_at(ones((12, 2), kind), (frame, 1)), ones((12, 4), kind), bounds)
+    np.testing.assert_array_equal(np.isnan(z), [[False] * 8, [False] * 4 + [True] * 4, [False] * 8])
+    attention_forward(a, z, ones((12, 2), kind), nan_at(ones((12, 4), kind), (frame, 3)), bounds)
+    np.testing.assert_array_equal(np.isnan(z), [[False] * 8, [False, False, False, True] * 2, [False] * 8])
+    dE, dX = np.empty((12, 2), kind), np.empty((12, 4), kind)
+    attention_backward(dE, dX, nan_at(ones((3, 8), kind), (1, 2)), np.full((12, 2), 0.5, kind), ones((12, 4), kind), bounds)
+    np.testing.assert_array_equal(np.isnan(dE[:, 0]), (np.arange(12) >= 3) & (np.arange(12) < 10))
+    np.testing.assert_array_equal(np.isnan(dX[:, 2]), (np.arange(12) >= 3) & (np.arange(12) < 10))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_in_the_features_is_nan_in_the_input(kind: type):
+    rows, counts = nan_at(np.ones((20, 2), kind), (5, 1)), np.array([10, 10])
+    X, ones = np.empty((20, 6), kind), np.ones(6, kind)
+    assemble(X, bounds_of(counts), rows, np.array([0, 10]), counts, kind(0), np.zeros(6, kind), ones)
+    np.testing.assert_array_equal(np.argwhere(np.isnan(X[:, 1])), [[5]])
+    assert np.isnan(X[:10, [3, 5]]).sum() > 10
+    assert np.isfinite(X[:, ::2]).all()
+    assert np.isfinite(X[10:]).all()
+
+
+# The compiler
+
+
+def run_python(code: str, cache: Path | None, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter with the compiler on."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")} | env
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels")]) if "PYTHONPATH" not in env else env["PYTHONPATH"]
+    if cache is not None:
+        env["NUMBA_CACHE_DIR"] = str(cache)
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def read_out_of_range() -> None:
+    """Pool six frames of an array of five; its memory goes on behind them, so that nothing is harmed where checks are off."""
+    inp = np.zeros((6, 2))[:5]
+    maxpool_forward(np.empty((2, 2)), np.empty((2, 2), np.int32), inp, bounds_of([6]), bounds_of([2]), 3)
+
+
+@pytest.mark.skipif(
+    not (numba.config.BOUNDSCHECK or numba.config.DISABLE_JIT), reason="NUMBA_BOUNDSCHECK is not 1: kernels do not check"
+)
+def test_in_this_run_kernels_check_their_bounds():
+    """Fails as well where kernels come out of a cache that was filled without checks."""
+    with pytest.raises(IndexError):
+        read_out_of_range()
+
+
+OUT_OF_RANGE = """
+import numpy as np
+from npser_kernels.adam import adam_step
+a = np.zeros(4)
+try:
+    adam_step(a, a.copy(), a.copy(), a[:3], 0.1, 0.9, 0.99, 1e-7, 1.0)
+except IndexError:
+    print("caught")
+"""
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_numba_boundscheck_makes_kernels_check_their_bounds(tmp_path: Path, on: bool):
+    """One read behind the end of a view, whose memory goes on."""
+    run = run_python(OUT_OF_RANGE, tmp_path, **({"NUMBA_BOUNDSCHECK": "1"} if on else {}))
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == ("caught\n" if on else "")
+    assert list(tmp_path.rglob("*.nbi"))  # compiled here, not found elsewhere
+
+
+def test_where_no_cache_can_be_written_kernels_compile_in_a_temporary_one(tmp_path: Path):
+    """__pycache__ and the home's cache are files: no folder can be made there, not even by root."""
+    package, blocked, temporary = tmp_path / "npser_kernels", tmp_path / "file", tmp_path / "tmp"
+    package.mkdir()
+    temporary.mkdir()
+    blocked.touch()
+    for file in (ROOT / "kernels/npser_kernels").glob("*.py"):
+        (package / file.name).write_bytes(file.read_bytes())
+    (package / "__pycache__").touch()
+    places = {"XDG_CACHE_HOME": str(blocked), "HOME": str(blocked), "TMPDIR": str(temporary), "PYTHONPATH": str(tmp_path)}
+    code = OUT_OF_RANGE.replace("[:3]", "").replace("except IndexError", "finally") + "print(adam_step.__module__, a)"
+    run = run_python(code, None, **places)
+    assert run.returncode == 0, run.stderr
+    assert "npser_kernels.adam [0. 0. 0. 0.]" in run.stdout
+    assert list(temporary.glob("npser-kernels-*/**/*.nbi"))
