@@ -57,14 +57,12 @@ def write(path: Path, content: bytes) -> None:
         os.chmod(name, 0o644)
         os.replace(name, path)
     except OSError as error:
-        os.unlink(name)
         raise ValueError(
             f"{path}: cannot be written ({error.strerror}); what was there before is untouched: "
             "make room and run again with --resume"
         ) from None
-    except BaseException:
-        os.unlink(name)
-        raise
+    finally:
+        Path(name).unlink(missing_ok=True)  # where it did not take its place
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -105,6 +105,8 @@ def _train(args: argparse.Namespace) -> int:
     from npser import corpora, dataset, experiment, split
     from npser.train import compile_kernels
 
+    if args.data and args.synthetic_utterances is not None:
+        raise ValueError("--synthetic-utterances is the size of the corpus that serves without DATA; leave one of the two out")
     config = _config(args)
     say = _say_to(sys.stderr if args.json else sys.stdout)
     folder = None

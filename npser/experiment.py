@@ -104,7 +104,7 @@ def run(
         "validation": result["validation"],
         "oracle": result["oracle"],
         "parameters": result["parameters"],
-        "seconds": round(sum(part["seconds"] for part in parts.values()), 3),  # of audio
+        "seconds": round(data.seconds(list(range(len(data.utterances)))), 3),  # of audio
         "split": about["split"] | parts,
         "preset": preset,
         "corpora": data.names,

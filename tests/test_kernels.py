@@ -1,4 +1,4 @@
-"""The compiled loops called directly: they assign all that they should, from nothing but their inputs, and let no NaN vanish."""
+"""The compiled loops called directly: they assign all that they should, from their inputs alone, and let no NaN vanish."""
 
 import os
 import subprocess
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 from helpers import Array, bounds_of
@@ -73,7 +72,7 @@ def cases(kind: type) -> dict[str, Case]:
 
 
 def outputs(case: Case, kind: type, fill: float) -> list[Array]:
-    """What a kernel leaves in outputs that held `fill` before; an argmax (the only integers) held the largest number for NaN."""
+    """What a kernel leaves in outputs that held `fill` before; an argmax, the only integers, the largest number for NaN."""
     kernel, shapes, inputs = case
     outs = [np.full(shape, fill, kind) for shape in shapes]
     if kernel is maxpool_forward:
@@ -134,6 +133,15 @@ def test_gates_are_sigmoids_and_tanh(kind: type):
     assert np.abs(y - np.tanh(x.astype(np.float64))).max() < error
     squash(y, x, half, half)
     assert np.abs(y - (0.5 + 0.5 * np.tanh(0.5 * x.astype(np.float64)))).max() < error
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_bears_large_energies(kind: type):
+    a, z, E = np.empty((2, 2), kind), np.empty((1, 4), kind), np.array([[1000, -1000], [999, -1001]], kind)
+    attention_forward(a, z, E, np.array([[1, 0], [0, 1]], kind), bounds_of([2]))
+    share = 1 / (1 + np.exp(-1))
+    np.testing.assert_allclose(a, [[share, share], [1 - share, 1 - share]], rtol=1e-6)
+    np.testing.assert_allclose(z, [[share, 1 - share] * 2], rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -202,15 +210,19 @@ def test_a_recurrence_keeps_nan_to_its_end(kind: type):
     out, cell, gates = np.empty((12, 2, 4), kind), np.empty((12, 2, 4), kind), np.empty((12, 2, 16), kind)
     lstm_forward(out, cell, gates, nan_at(Z, (7, 0, 5), (7, 1, 5)), b, R, bounds, order)
     frame = np.arange(12)
-    np.testing.assert_array_equal(np.isnan(out).any(axis=2)[:, 0], (frame >= 7) & (frame < 10))
-    np.testing.assert_array_equal(np.isnan(out).any(axis=2)[:, 1], (frame >= 3) & (frame <= 7))
+
+    def frames(a: Array, direction: int) -> list[bool]:
+        return [bool(np.isnan(row).any()) for row in a[:, direction]]
+
+    np.testing.assert_array_equal(frames(out, 0), (frame >= 7) & (frame < 10))
+    np.testing.assert_array_equal(frames(out, 1), (frame >= 3) & (frame <= 7))
     assert np.isnan(out[8, 0]).all()
 
     dZ, gates = np.empty_like(gates), np.full_like(gates, 0.5)
     cell = np.full_like(cell, 0.5)
     lstm_backward(dZ, nan_at(np.ones_like(out), (7, 0, 1), (7, 1, 1)), cell, gates, R, bounds, order)
-    np.testing.assert_array_equal(np.isnan(dZ).any(axis=2)[:, 0], (frame >= 3) & (frame <= 7))
-    np.testing.assert_array_equal(np.isnan(dZ).any(axis=2)[:, 1], (frame >= 7) & (frame < 10))
+    np.testing.assert_array_equal(frames(dZ, 0), (frame >= 3) & (frame <= 7))
+    np.testing.assert_array_equal(frames(dZ, 1), (frame >= 7) & (frame < 10))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -242,52 +254,46 @@ def test_nan_in_the_features_is_nan_in_the_input(kind: type):
 # The compiler
 
 
-def run_python(code: str, cache: Path | None, **env: str) -> subprocess.CompletedProcess[str]:
+def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter with the compiler on."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")} | env
-    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels")]) if "PYTHONPATH" not in env else env["PYTHONPATH"]
-    if cache is not None:
-        env["NUMBA_CACHE_DIR"] = str(cache)
-    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120, check=False)
-
-
-def read_out_of_range() -> None:
-    """Pool six frames of an array of five; its memory goes on behind them, so that nothing is harmed where checks are off."""
-    inp = np.zeros((6, 2))[:5]
-    maxpool_forward(np.empty((2, 2)), np.empty((2, 2), np.int32), inp, bounds_of([6]), bounds_of([2]), 3)
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")}
+    inherited["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    return subprocess.run([sys.executable, "-c", code], env=inherited | env, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.skipif(
-    not (numba.config.BOUNDSCHECK or numba.config.DISABLE_JIT), reason="NUMBA_BOUNDSCHECK is not 1: kernels do not check"
+    "1" not in (os.environ.get("NUMBA_BOUNDSCHECK"), os.environ.get("NUMBA_DISABLE_JIT")),
+    reason="NUMBA_BOUNDSCHECK is not 1: kernels do not check",
 )
 def test_in_this_run_kernels_check_their_bounds():
-    """Fails as well where kernels come out of a cache that was filled without checks."""
+    """Pooling six frames of a view of five, whose memory goes on. A cache filled without checks shows here as well."""
+    inp = np.zeros((6, 2))[:5]
     with pytest.raises(IndexError):
-        read_out_of_range()
+        maxpool_forward(np.empty((2, 2)), np.empty((2, 2), np.int32), inp, bounds_of([6]), bounds_of([2]), 3)
 
 
-OUT_OF_RANGE = """
+STEP = """
 import numpy as np
 from npser_kernels.adam import adam_step
-a = np.zeros(4)
+theta, m, v, memory = np.ones((4, 4))
 try:
-    adam_step(a, a.copy(), a.copy(), a[:3], 0.1, 0.9, 0.99, 1e-7, 1.0)
+    adam_step(theta, m, v, memory[:{elements}], 0.1, 0.9, 0.99, 1e-7, 1.0)
+    print("done")
 except IndexError:
     print("caught")
 """
 
 
-@pytest.mark.parametrize("on", [True, False])
-def test_numba_boundscheck_makes_kernels_check_their_bounds(tmp_path: Path, on: bool):
-    """One read behind the end of a view, whose memory goes on."""
-    run = run_python(OUT_OF_RANGE, tmp_path, **({"NUMBA_BOUNDSCHECK": "1"} if on else {}))
-    assert run.returncode == 0, run.stderr
-    assert run.stdout == ("caught\n" if on else "")
-    assert list(tmp_path.rglob("*.nbi"))  # compiled here, not found elsewhere
+@pytest.mark.parametrize(("check", "says"), [("1", "caught"), ("0", "done")])
+def test_numba_boundscheck_decides_whether_kernels_check_their_bounds(tmp_path: Path, check: str, says: str):
+    """A fourth element of a view of three, whose memory goes on."""
+    run = run_python(STEP.format(elements=3), NUMBA_CACHE_DIR=str(tmp_path), NUMBA_BOUNDSCHECK=check)
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"{says}\n", "")
+    assert any(tmp_path.rglob("*.nbi"))  # compiled here, not found elsewhere
 
 
-def test_where_no_cache_can_be_written_kernels_compile_in_a_temporary_one(tmp_path: Path):
-    """__pycache__ and the home's cache are files: no folder can be made there, not even by root."""
+def test_where_no_cache_can_be_written_kernels_compile_into_a_temporary_one(tmp_path: Path):
+    """__pycache__ and the home's cache are files here: nobody, not even root, can make a folder there."""
     package, blocked, temporary = tmp_path / "npser_kernels", tmp_path / "file", tmp_path / "tmp"
     package.mkdir()
     temporary.mkdir()
@@ -295,9 +301,12 @@ def test_where_no_cache_can_be_written_kernels_compile_in_a_temporary_one(tmp_pa
     for file in (ROOT / "kernels/npser_kernels").glob("*.py"):
         (package / file.name).write_bytes(file.read_bytes())
     (package / "__pycache__").touch()
-    places = {"XDG_CACHE_HOME": str(blocked), "HOME": str(blocked), "TMPDIR": str(temporary), "PYTHONPATH": str(tmp_path)}
-    code = OUT_OF_RANGE.replace("[:3]", "").replace("except IndexError", "finally") + "print(adam_step.__module__, a)"
-    run = run_python(code, None, **places)
-    assert run.returncode == 0, run.stderr
-    assert "npser_kernels.adam [0. 0. 0. 0.]" in run.stdout
+    run = run_python(
+        STEP.format(elements=4),
+        PYTHONPATH=str(tmp_path),
+        HOME=str(blocked),
+        XDG_CACHE_HOME=str(blocked),
+        TMPDIR=str(temporary),
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "done\n", "")
     assert list(temporary.glob("npser-kernels-*/**/*.nbi"))

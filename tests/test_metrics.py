@@ -14,7 +14,7 @@ def labels(seed: int) -> tuple[np.ndarray, np.ndarray, int]:
     n = int(rng.integers(1, 60))
     allowed = [np.flatnonzero(rng.random(classes) < (0.6 if seed % 2 else 1.0)) for _ in range(2)]
     truth, predicted = (rng.choice(some if len(some) else np.arange(classes), n) for some in allowed)
-    return np.where(rng.random(n) < 0.3, truth, predicted), predicted, classes
+    return truth, np.where(rng.random(n) < 0.3, truth, predicted), classes
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -24,8 +24,7 @@ def test_scores_are_those_of_scikit_learn(seed: int):
     result = scores(confusion)
     every = np.arange(classes)
     occurring = np.unique(truth)
-    # The first row of balanced_accuracy_score's warning is about predictions of classes that do not occur: recall over the
-    # classes that do occur is what it computes, and what recall_score computes without a word.
+    # balanced_accuracy_score, without its warning where a class that does not occur is predicted
     ua = sklearn_metrics.recall_score(truth, predicted, labels=occurring, average="macro", zero_division=0)
     f1 = sklearn_metrics.f1_score(truth, predicted, labels=every, average="macro", zero_division=0)
     np.testing.assert_array_equal(confusion, sklearn_metrics.confusion_matrix(truth, predicted, labels=every))
@@ -39,9 +38,9 @@ def test_scores_are_those_of_scikit_learn(seed: int):
 
 def test_the_random_label_sets_lack_classes_in_truth_and_in_prediction():
     sets = [labels(seed) for seed in range(100)]
-    assert sum(len(np.unique(truth)) < classes for truth, _, classes in sets) > 20
-    assert sum(not np.isin(predicted, truth).all() for truth, predicted, _ in sets) > 20
-    assert sum(not np.isin(truth, predicted).all() for truth, predicted, _ in sets) > 20
+    assert sum(len(np.unique(truth)) < classes for truth, _, classes in sets) > 15
+    assert sum(not np.isin(predicted, truth).all() for truth, predicted, _ in sets) > 15
+    assert sum(not np.isin(truth, predicted).all() for truth, predicted, _ in sets) > 15
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")

@@ -4,6 +4,7 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def single(batch: Batch) -> Batch:
 
 def reverse_time(X: Array, bounds: Array) -> Array:
     """The rows of each utterance in reverse order."""
-    return np.concatenate([X[start:end][::-1] for start, end in zip(bounds[:-1], bounds[1:], strict=True)])
+    return np.concatenate([X[start:end][::-1] for start, end in pairwise(bounds)])
 
 
 def swap_halves(a: Array) -> Array:
@@ -175,6 +176,17 @@ def test_frames_behind_the_last_whole_window_count_for_nothing_but_through_the_c
         theta, shapes = make_network(c)
         ours, theirs = (logits_of(theta, shapes, c, batch._replace(X=X)) for X in (batch.X, changed))
         assert np.array_equal(ours, theirs) == (n_cw == 1)
+
+
+@pytest.mark.parametrize("frame", range(7))
+def test_nan_in_a_feature_is_nan_in_the_logits_of_its_utterance_and_of_no_other(frame: int):
+    """Also in the seventh frame, which no window holds: it reaches the second window over the convolutions."""
+    theta, shapes = make_network(SMALL)
+    batch = make_batch(SMALL, [5, 7, 3])
+    batch.X[5 + frame, 2] = np.nan
+    np.testing.assert_array_equal(np.isnan(logits_of(theta, shapes, SMALL, batch)).all(axis=1), [False, True, False])
+    loss, _ = model.loss(model.views(theta, shapes), SMALL, *batch)
+    assert math.isnan(loss)
 
 
 # Sizes and starting values

@@ -154,7 +154,8 @@ def generate(
         When there are fewer than 40 utterances.
     """
     if utterances < len(VOICES) * len(STYLES):
-        raise ValueError(f"utterances is {utterances}; the synthetic corpus needs at least {len(VOICES) * len(STYLES)}")
+        least = len(VOICES) * len(STYLES)
+        raise ValueError(f"--synthetic-utterances {utterances}: the synthetic corpus needs at least {least}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     manifest, unfinished = folder / "manifest.csv", folder / "manifest.csv.part"

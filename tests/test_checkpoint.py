@@ -1,0 +1,319 @@
+"""A model file comes back as it was written, is written whole or not at all, and is refused in one sentence where damaged."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+
+from npser import checkpoint
+from npser.checkpoint import Checkpoint
+from npser.config import Config, param_shapes
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = Config(d_cnn=4, d_lstm=4, d_attn=8, n_attn=2, pad=False)
+EMOTIONS, GENDERS = ["angry", "happy", "neutral", "sad"], ["female", "male"]
+
+
+def made(config: Config = SMALL, emotions: list[str] | None = None, genders: list[str] | None = None) -> Checkpoint:
+    """A network of random numbers."""
+    emotions = EMOTIONS if emotions is None else emotions
+    rng = np.random.default_rng(0)
+    shapes = param_shapes(config, len(emotions), len(genders or []))
+    tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    tensors["norm.mean"] = rng.normal(-40, 9, config.d_spec).astype(np.float32)
+    tensors["norm.std"] = rng.uniform(1, 9, config.d_spec).astype(np.float32)
+    return Checkpoint(tensors, config, {"emotion": emotions, "gender": genders}, 1.25, {"seed": 3, "corpora": ["ä"]})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A model file."""
+    checkpoint.save(tmp_path / "model.safetensors", made(genders=GENDERS))
+    return tmp_path / "model.safetensors"
+
+
+def refusal(path: Path) -> str:
+    """The sentence by which a file is refused."""
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
+        checkpoint.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    return str(caught.value)
+
+
+# Round trip
+
+
+@pytest.mark.parametrize("genders", [None, GENDERS])
+@pytest.mark.parametrize("attention", [True, False])
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path, genders: list[str] | None, attention: bool):
+    saved = made(dataclasses.replace(SMALL, attention=attention), genders=genders)
+    checkpoint.save(tmp_path / "a", saved)
+    loaded = checkpoint.load(tmp_path / "a")
+    assert loaded.tensors.keys() == saved.tensors.keys()
+    for name, value in saved.tensors.items():
+        assert loaded.tensors[name].dtype == np.float32
+        np.testing.assert_array_equal(loaded.tensors[name], value)
+    for field in ("config", "labels", "temperature", "training", "emotions", "genders", "shapes"):
+        assert getattr(loaded, field) == getattr(saved, field)
+    assert loaded.genders == (genders or [])
+
+
+def test_the_same_network_gives_the_same_bytes_whatever_the_order_of_its_parts(tmp_path: Path):
+    first = made(genders=GENDERS)
+    tensors, training = (dict(reversed(part.items())) for part in (first.tensors, first.training))
+    checkpoint.save(tmp_path / "a", first)
+    checkpoint.save(tmp_path / "b", dataclasses.replace(first, tensors=tensors, training=training))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_loading_and_saving_gives_the_same_bytes(path: Path, tmp_path: Path):
+    checkpoint.save(tmp_path / "again", checkpoint.load(path))
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_the_metadata_has_one_key_and_says_no_path_and_no_date(path: Path):
+    with safetensors.safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    assert list(metadata) == ["npser"]
+    about = json.loads(metadata["npser"])
+    assert list(about) == sorted(about) == ["config", "features", "format", "labels", "temperature", "training"]
+    assert str(path.parent) not in metadata["npser"]
+
+
+def test_arrays_that_are_not_contiguous_are_stored_rightly(tmp_path: Path):
+    saved = made()
+    strided = {name: np.repeat(value, 2, axis=-1)[..., ::2] for name, value in saved.tensors.items()}
+    strided |= {name: np.asfortranarray(value) for name, value in saved.tensors.items() if name.startswith("lstm1")}
+    assert not any(value.flags.c_contiguous for value in strided.values() if value.ndim > 1)
+    checkpoint.save(tmp_path / "a", dataclasses.replace(saved, tensors=strided))
+    for name, value in checkpoint.load(tmp_path / "a").tensors.items():
+        np.testing.assert_array_equal(value, saved.tensors[name])
+
+
+# Files that are no model files
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.5, 0.99999])
+def test_a_truncated_file_is_refused(path: Path, share: float):
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    assert "damaged or no model file" in refusal(path)
+
+
+def test_a_file_with_something_behind_it_is_refused(path: Path):
+    path.write_bytes(path.read_bytes() + b"more")
+    refusal(path)
+
+
+@pytest.mark.parametrize("content", ["", "a letter\n" * 99, "{}", "\0" * 99])
+def test_another_kind_of_file_is_refused(tmp_path: Path, content: str):
+    (tmp_path / "a").write_text(content)
+    assert "damaged or no model file" in refusal(tmp_path / "a")
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path):
+    assert "there is no such file" in refusal(tmp_path / "a")
+    assert "cannot be opened" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"npser": "{"}, {"npser": ""}])
+def test_other_safetensors_are_refused(tmp_path: Path, metadata: dict[str, str] | None):
+    (tmp_path / "a").write_bytes(safetensors.numpy.save({"w": np.zeros(3)}, metadata))
+    assert "not one of npser's" in refusal(tmp_path / "a")
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("BF16", 2), ("F8_E4M3", 1)])
+def test_safetensors_of_types_that_numpy_lacks_are_refused(tmp_path: Path, dtype: str, size: int):
+    header = {"__metadata__": {"npser": "{}"}, "w": {"dtype": dtype, "shape": [1], "data_offsets": [0, size]}}
+    text = json.dumps(header).encode()
+    (tmp_path / "a").write_bytes(len(text).to_bytes(8, "little") + text + bytes(size))
+    refusal(tmp_path / "a")
+
+
+# Tensors that do not fit
+
+
+def with_tensor(name: str, value: np.ndarray | None) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        tensors, about = checkpoint.read_tensors(path)
+        changed = {key: old for key, old in (tensors | {name: value}).items() if old is not None}
+        checkpoint.write_tensors(path, changed, about)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("cnn1.b", None, "tensor cnn1.b is missing"),
+        ("norm.std", None, "tensor norm.std is missing"),
+        ("gender.W", None, "tensor gender.W is missing"),
+        ("cnn3.b", np.zeros(4, np.float32), "tensor cnn3.b is not one of this network's"),
+        ("cnn1.b", np.zeros(5, np.float32), "tensor cnn1.b has shape (5,); its config says (4,)"),
+        ("cnn2.W", np.zeros((4, 4, 3), np.float32), "tensor cnn2.W has shape (4, 4, 3)"),
+        ("norm.mean", np.zeros(128, np.float32), "tensor norm.mean has shape (128,)"),
+        ("cnn1.b", np.array([0, 0, np.nan, 0], np.float32), "tensor cnn1.b is not all finite"),
+        ("norm.mean", np.full(384, np.inf, np.float32), "tensor norm.mean is not all finite"),
+        ("cnn1.b", np.zeros(4, np.float64), "tensor cnn1.b is not all finite float32"),
+        ("cnn1.b", np.zeros(4, np.float16), "tensor cnn1.b is not all finite float32"),
+        ("cnn1.b", np.zeros(4, np.int32), "tensor cnn1.b is not all finite float32"),
+        ("norm.std", np.zeros(384, np.float32), "norm.std"),
+        ("norm.std", np.full(384, -1, np.float32), "norm.std"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named(path: Path, name: str, value: np.ndarray | None, words: str):
+    with_tensor(name, value)(path)
+    assert words in refusal(path)
+
+
+# Metadata that are damaged
+
+
+def rewrite(path: Path, about: Any) -> None:
+    tensors, _ = checkpoint.read_tensors(path)
+    path.write_bytes(safetensors.numpy.save(tensors, {"npser": json.dumps(about)}))
+
+
+@pytest.mark.parametrize("about", [[], {}, None, 3, "text", [1, 2]])
+def test_metadata_of_another_form_are_refused(path: Path, about: Any):
+    rewrite(path, about)
+    refusal(path)
+
+
+@pytest.mark.parametrize("key", ["config", "features", "format", "labels", "temperature", "training"])
+def test_metadata_that_lack_something_are_refused(path: Path, key: str):
+    _, about = checkpoint.read_tensors(path)
+    del about[key]
+    rewrite(path, about)
+    refusal(path)
+
+
+CONFIG = dataclasses.asdict(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("format", 2),
+        ("format", "1"),
+        ("features", {"sample_rate": 8000}),
+        ("config", []),
+        ("config", None),
+        ("config", CONFIG | {"unknown": 1}),
+        ("config", CONFIG | {"d_lstm": "4"}),
+        ("config", CONFIG | {"d_lstm": 0}),
+        ("config", CONFIG | {"d_lstm": 5}),
+        ("config", CONFIG | {"d_lstm": 10**15}),
+        ("labels", None),
+        ("labels", []),
+        ("labels", EMOTIONS),
+        ("labels", "angry"),
+        ("labels", {}),
+        ("labels", {"emotion": EMOTIONS}),
+        ("labels", {"emotion": [], "gender": GENDERS}),
+        ("labels", {"emotion": None, "gender": GENDERS}),
+        ("labels", {"emotion": ["angry"], "gender": GENDERS}),
+        ("labels", {"emotion": "four", "gender": GENDERS}),
+        ("labels", {"emotion": 4, "gender": GENDERS}),
+        ("labels", {"emotion": [1, 2, 3, 4], "gender": GENDERS}),
+        ("labels", {"emotion": [["a"], ["b"], ["c"], ["d"]], "gender": GENDERS}),
+        ("labels", {"emotion": {"a": 0, "b": 1, "c": 2, "d": 3}, "gender": GENDERS}),
+        ("labels", {"emotion": ["sad", "sad", "sad", "sad"], "gender": GENDERS}),
+        ("labels", {"emotion": EMOTIONS, "gender": "fm"}),
+        ("labels", {"emotion": EMOTIONS, "gender": None}),
+        ("temperature", "warm"),
+        ("temperature", None),
+        ("temperature", 0),
+        ("temperature", -1.0),
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+    ],
+)
+def test_metadata_that_make_no_sense_are_refused(path: Path, key: str, value: Any):
+    _, about = checkpoint.read_tensors(path)
+    rewrite(path, about | {key: value})
+    refusal(path)
+
+
+@pytest.mark.parametrize("emotions", [[], ["sad"]])
+def test_a_network_of_fewer_than_two_classes_is_refused_though_its_shapes_agree(tmp_path: Path, emotions: list[str]):
+    checkpoint.save(tmp_path / "a", made(emotions=emotions))
+    refusal(tmp_path / "a")
+
+
+def test_a_network_for_other_features_is_refused_though_its_shapes_agree(tmp_path: Path):
+    checkpoint.save(tmp_path / "a", made(dataclasses.replace(SMALL, d_spec=9)))
+    assert "d_spec" in refusal(tmp_path / "a")
+
+
+# Writing
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from npser import checkpoint
+
+path = Path(sys.argv[1])
+saved = checkpoint.load(path)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write then fails with EFBIG instead of ending the process
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    checkpoint.save(path, saved)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_leaves_the_old_file_whole_and_no_other(path: Path):
+    before = path.read_bytes()
+    assert len(before) > 5000
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
+    command = [sys.executable, "-c", FULL_DISK, str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{path}: cannot be written (File too large)")
+    assert done.stdout.count("\n") == 1
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_interrupted_write_leaves_the_old_file_whole_and_no_other(path: Path, monkeypatch: pytest.MonkeyPatch):
+    before = path.read_bytes()
+
+    def interrupted(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(path, made())
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["nowhere/model.safetensors", "file/model.safetensors", "folder"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, name: str):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
+        checkpoint.save(tmp_path / name, made())
+    assert str(caught.value).startswith(f"{tmp_path / name}: cannot be written (")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_the_umask_says_who_may_read_a_file(tmp_path: Path, umask: int, mode: int):
+    before = os.umask(umask)
+    try:
+        checkpoint.save(tmp_path / "a", made())
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == mode

@@ -1,0 +1,288 @@
+"""The two statements of the network agree: plain NumPy for one utterance, and the engine for batches."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import pytest
+import soundfile
+
+import npser
+from npser import checkpoint, features, lite, model
+from npser.checkpoint import Checkpoint
+from npser.config import PRESETS, Config, param_shapes
+from npser.store import Store, digests, open_store
+from npser.train import Network
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = Config(d_cnn=4, d_lstm=4, d_attn=8, n_attn=2, pad=False, max_seconds=1.0)
+EMOTIONS, GENDERS = ["angry", "happy", "neutral", "sad"], ["female", "male"]
+paper_size = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="paper-size networks take minutes without the compiler")
+
+
+class Trained(NamedTuple):
+    """One network of random parameters, as a file and for the engine."""
+
+    path: Path
+    lite: lite.Model
+    engine: Network
+
+    def store(self, paths: list[Path]) -> Store:
+        c = self.engine.config
+        with ThreadPoolExecutor(1) as pool:
+            content = [digest or "" for digest in digests(paths, pool)]
+            return open_store(paths, content, c.max_seconds, c.pad, self.path.parent / "cache", pool)
+
+
+def network(folder: Path, config: Config = SMALL, genders: list[str] | None = GENDERS, temperature: float = 1.0) -> Trained:
+    """Random parameters, biases too."""
+    shapes = param_shapes(config, len(EMOTIONS), len(genders or []))
+    rng = np.random.default_rng(2)
+    theta = model.init(shapes, seed=1)
+    theta += 0.05 * rng.standard_normal(theta.size).astype(np.float32)
+    mean = np.concatenate([rng.uniform(-60, -40, 128), rng.normal(0, 0.1, 256)]).astype(np.float32)
+    std = np.concatenate([rng.uniform(10, 20, 128), rng.uniform(1, 2, 256)]).astype(np.float32)
+    tensors = {f"{layer}.{name}": v for layer, p in model.views(theta, shapes).items() for name, v in p.items()}
+    tensors |= {"norm.mean": mean, "norm.std": std}
+    path = folder / "model.safetensors"
+    checkpoint.save(path, Checkpoint(tensors, config, {"emotion": EMOTIONS, "gender": genders}, temperature, {}))
+    return Trained(path, lite.Model(path), Network(theta, shapes, config, mean, std))
+
+
+def sound(n: int, seed: int = 0, rate: int = 16_000) -> np.ndarray:
+    """Gliding harmonics and noise, (n,) float32."""
+    t = np.arange(n) / rate
+    rng = np.random.default_rng(seed)
+    cycles = (110 + 30 * seed) * t + 3 * np.sin(4 * t + seed)
+    harmonics = sum(np.sin(2 * np.pi * k * cycles) / k for k in range(1, 12))
+    return (0.2 * np.sin(5 * t) ** 2 * harmonics + 0.003 * rng.standard_normal(n)).astype(np.float32)
+
+
+def recording(path: Path, x: np.ndarray, rate: int = 16_000) -> Path:
+    soundfile.write(path, x, rate, subtype="FLOAT")
+    return path
+
+
+# The engine
+
+
+SIZES = [
+    pytest.param(SMALL, id="small"),
+    pytest.param(dataclasses.replace(SMALL, pad=True), id="small, padded"),
+    pytest.param(Config(d_cnn=3, d_lstm=5, d_attn=7, n_attn=3, n_cw=5, n_pw=2, pad=False, max_seconds=0.7), id="odd"),
+    pytest.param(PRESETS["paper"], marks=paper_size, id="paper"),
+    pytest.param(PRESETS["default"], marks=paper_size, id="default"),
+]
+
+
+@pytest.mark.parametrize("config", SIZES)
+@pytest.mark.parametrize("attention", [True, False])
+@pytest.mark.parametrize("genders", [None, GENDERS])
+def test_logits_are_those_of_the_engine(tmp_path: Path, config: Config, attention: bool, genders: list[str] | None):
+    trained = network(tmp_path, dataclasses.replace(config, attention=attention), genders)
+    lengths = [1, 399, 400, 799, 800, 1199, 1200, 3600, 11_000, 24_000]  # up to 799 samples are fewer than three frames
+    paths = [recording(tmp_path / f"{n}.wav", sound(n, seed)) for seed, n in enumerate(lengths)]
+    store = trained.store(paths)
+    c, first = trained.engine.config, store.recordings[:-1]
+    X, bounds = store.batch(first, trained.engine.mean, 1 / trained.engine.std)
+    emotion, gender, _ = model.forward(model.views(trained.engine.theta, trained.engine.shapes), c, X, bounds)
+    assert np.ptp(emotion[lengths.index(3600) :], axis=0).max() > 0.02  # the sounds are told apart
+    for u, path in enumerate(paths):
+        x = trained.lite.network_input(next(features.read_windows(path, c.max_seconds, c.pad)))
+        np.testing.assert_allclose(x, X[bounds[u] : bounds[u + 1]], atol=1e-4)
+        lite_emotion, lite_gender, _ = trained.lite.forward(x)
+        np.testing.assert_allclose(lite_emotion, emotion[u], atol=1e-5)
+        np.testing.assert_allclose(lite_gender, [] if gender is None else gender[u], atol=1e-5)
+
+
+@pytest.mark.parametrize("config", SIZES[::2][:2])
+@pytest.mark.parametrize("attention", [True, False])
+def test_logits_are_those_of_the_engine_in_double_precision(tmp_path: Path, config: Config, attention: bool):
+    c = dataclasses.replace(config, attention=attention)
+    trained, rng = network(tmp_path, c), np.random.default_rng(0)
+    theta = 3 * trained.engine.theta.astype(np.float64)
+    for layer, p in model.views(theta, trained.engine.shapes).items():
+        trained.lite.checkpoint.tensors.update({f"{layer}.{name}": value for name, value in p.items()})
+    lengths = [1, c.n_pw - 1, c.n_pw, c.n_pw + 1, 20, 7]
+    X, bounds = rng.standard_normal((sum(lengths), 384)), np.concatenate([[0], np.cumsum(lengths)])
+    emotion, gender, _ = model.forward(model.views(theta, trained.engine.shapes), c, X, bounds)
+    assert gender is not None
+    for u in range(len(lengths)):
+        lite_emotion, lite_gender, _ = trained.lite.forward(X[bounds[u] : bounds[u + 1]])
+        np.testing.assert_allclose(lite_emotion, emotion[u], atol=1e-10)
+        np.testing.assert_allclose(lite_gender, gender[u], atol=1e-10)
+
+
+@pytest.mark.parametrize("genders", [None, GENDERS])
+@pytest.mark.parametrize("pad", [False, True])
+def test_a_long_recording_is_scored_as_in_evaluation(tmp_path: Path, genders: list[str] | None, pad: bool):
+    trained = network(tmp_path, dataclasses.replace(SMALL, pad=pad), genders)
+    paths = [recording(tmp_path / f"{i}.wav", sound(n, i)) for i, n in enumerate([5000, 16_000, 16_001, 37_000])]
+    store = trained.store(paths)
+    assert np.diff(store.recordings).tolist() == ([1, 1, 1, 1] if pad else [1, 1, 2, 4])
+    with ThreadPoolExecutor(1) as pool:
+        emotion, gender = trained.engine.log_probabilities(store, np.arange(4), pool)
+    for r, path in enumerate(paths):
+        p = trained.lite.predict(path)
+        expected = np.exp(emotion[r]) / np.exp(emotion[r]).sum()
+        np.testing.assert_allclose(list(p.probabilities.values()), expected, atol=1e-5)
+        assert p.emotion == EMOTIONS[emotion[r].argmax()]
+        if genders is None:
+            assert p.gender is p.gender_probabilities is None
+        else:
+            assert p.gender_probabilities is not None
+            expected = np.exp(gender[r]) / np.exp(gender[r]).sum()
+            np.testing.assert_allclose(list(p.gender_probabilities.values()), expected, atol=1e-5)
+            assert p.gender == GENDERS[gender[r].argmax()]
+
+
+def test_a_long_recording_is_the_mean_log_probability_of_its_windows(tmp_path: Path):
+    trained, x = network(tmp_path), sound(37_000)
+    parts = [x[start : start + 16_000] for start in (0, 8000, 16_000, 24_000)]
+    log_p = [np.log(list(trained.lite.predict(part, 16_000).probabilities.values())) for part in parts]
+    assert np.ptp(log_p, axis=0).max() > 0.01
+    expected = np.exp(np.mean(log_p, axis=0))
+    found = trained.lite.predict(x, 16_000)
+    np.testing.assert_allclose(list(found.probabilities.values()), expected / expected.sum(), atol=1e-5)
+    first = trained.lite.predict(parts[0], 16_000)
+    assert found.attention is not None
+    assert first.attention is not None
+    np.testing.assert_array_equal(found.attention, first.attention)
+
+
+# Predictions
+
+
+def test_load_gives_the_model_and_predict_its_answer(tmp_path: Path):
+    trained = network(tmp_path)
+    p = npser.load(trained.path).predict(recording(tmp_path / "a.wav", sound(9000)))
+    assert list(p.probabilities) == EMOTIONS
+    assert sum(p.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert p.emotion == max(p.probabilities, key=p.probabilities.__getitem__)
+    assert all(type(value) is float for value in p.probabilities.values())
+    assert p.gender_probabilities is not None
+    assert list(p.gender_probabilities) == GENDERS
+    assert npser.load(str(trained.path)).predict(str(tmp_path / "a.wav")).probabilities == p.probabilities
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000, 22_050, 48_000])
+@pytest.mark.parametrize("pad", [False, True])
+def test_a_waveform_gives_what_its_file_gives(tmp_path: Path, rate: int, pad: bool):
+    trained = network(tmp_path, dataclasses.replace(SMALL, pad=pad))
+    x = sound(round(2.2 * rate), rate=rate)
+    from_file = trained.lite.predict(recording(tmp_path / "a.wav", x, rate))
+    for samples in (x, x.astype(np.float64), np.repeat(x, 2)[::2]):
+        p = trained.lite.predict(samples, sample_rate=rate)
+        assert p.probabilities == from_file.probabilities
+        assert p.seconds == from_file.seconds == pytest.approx(1.0 if pad else 2.2, abs=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 400, 799])
+def test_less_than_a_pooling_window_is_answered_too(tmp_path: Path, n: int):
+    p = network(tmp_path).lite.predict(sound(n), 16_000)
+    assert sum(p.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert p.attention is not None
+    assert p.times is not None
+    assert p.attention.shape == (2, 0)
+    assert p.times.shape == (0,)
+
+
+@pytest.mark.parametrize(("pad", "n", "steps"), [(False, 800, 1), (False, 9000, 7), (False, 16_000, 13), (True, 800, 13)])
+def test_attention_sums_to_one_over_the_times(tmp_path: Path, pad: bool, n: int, steps: int):
+    p = network(tmp_path, dataclasses.replace(SMALL, pad=pad)).lite.predict(sound(n), 16_000)
+    assert p.attention is not None
+    assert p.times is not None
+    assert p.attention.shape == (2, steps)
+    np.testing.assert_allclose(p.attention.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(p.times, 0.075 * np.arange(1, steps + 1))  # three frames of 25 ms each
+
+
+def test_without_attention_there_is_none(tmp_path: Path):
+    p = network(tmp_path, dataclasses.replace(SMALL, attention=False)).lite.predict(sound(9000), 16_000)
+    assert p.attention is p.times is None
+
+
+def test_temperature_divides_the_logits(tmp_path: Path):
+    for genders in (None, GENDERS):
+        (tmp_path / "warm").mkdir(exist_ok=True)
+        cold, warm = network(tmp_path, genders=genders), network(tmp_path / "warm", genders=genders, temperature=2.5)
+        log_p = np.log(list(cold.lite.predict(sound(9000), 16_000).probabilities.values()))
+        expected = np.exp(log_p / 2.5)
+        found = warm.lite.predict(sound(9000), 16_000)
+        np.testing.assert_allclose(list(found.probabilities.values()), expected / expected.sum(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("audio", "rate", "words"),
+    [
+        (np.zeros((2, 100)), 16_000, r"audio has shape \(2, 100\)"),
+        (np.zeros(0), 16_000, r"audio has shape \(0,\)"),
+        (np.array(0.5), 16_000, r"audio has shape \(\)"),
+        (np.array([0.1, np.nan]), 16_000, "finite"),
+        (np.array([0.1, -np.inf]), 16_000, "finite"),
+        (np.full(900, 1e300), 16_000, ""),
+        (np.full(900, 1e30), 16_000, ""),
+        (np.zeros(900, np.int16), 16_000, "int16"),
+        (np.zeros(900, complex), 16_000, "complex"),
+        (np.array(["a", "b"]), 16_000, ""),
+        (np.zeros(900), None, "sample_rate is None"),
+        (np.zeros(900), 0, "sample_rate is 0"),
+        (np.zeros(900), -16_000, "sample_rate is -16000"),
+        (np.zeros(900), 3999, "sample_rate is 3999"),
+        (np.zeros(900), 192_001, "sample_rate is 192001"),
+        (np.zeros(900), 22_050.5, "sample_rate is 22050.5"),
+    ],
+)
+def test_arrays_that_are_no_sound_are_refused(tmp_path: Path, audio: np.ndarray, rate: int | None, words: str):
+    with pytest.raises(ValueError, match=rf"^[^\n]*{words}[^\n]*$"):
+        network(tmp_path).lite.predict(audio, rate)
+
+
+def test_files_that_are_no_sound_and_no_model_are_refused_by_name(tmp_path: Path):
+    trained = network(tmp_path)
+    (tmp_path / "a.wav").write_text("no sound")
+    with pytest.raises(ValueError, match=r"a\.wav: is no audio file"):
+        trained.lite.predict(tmp_path / "a.wav")
+    with pytest.raises(ValueError, match=r"b\.wav: cannot be opened"):
+        trained.lite.predict(tmp_path / "b.wav")
+    with pytest.raises(ValueError, match=r"a\.wav: is damaged or no model file"):
+        npser.load(tmp_path / "a.wav")
+
+
+# What it costs to import
+
+
+PREDICT = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name in sys.argv[3:]:
+            raise ImportError(f"{name} is not to be imported")
+
+sys.meta_path.insert(0, Refuse())
+import npser, npser.lite
+p = npser.load(sys.argv[1]).predict(sys.argv[2])
+assert not set(sys.modules) & {"numba", "npser_kernels", "scipy.signal", "llvmlite"}, sorted(sys.modules)
+print(p.emotion, *p.probabilities.values())
+"""
+
+
+@pytest.mark.parametrize("refused", [[], ["numba", "llvmlite", "npser_kernels", "scipy.signal", "tqdm", "threadpoolctl"]])
+def test_prediction_needs_neither_numba_nor_the_kernels_nor_scipy_signal(tmp_path: Path, refused: list[str]):
+    trained = network(tmp_path)
+    path = recording(tmp_path / "a.wav", sound(9000, rate=22_050), 22_050)
+    command = [sys.executable, "-W", "error", "-c", PREDICT, str(trained.path), str(path), *refused]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    emotion, *values = done.stdout.split()
+    expected = trained.lite.predict(path)
+    assert emotion == expected.emotion
+    assert [float(value) for value in values] == pytest.approx(list(expected.probabilities.values()))
