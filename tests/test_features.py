@@ -1,5 +1,6 @@
 """Audio of any kind becomes 16 kHz windows, and these become librosa's log-mel bands and deltas."""
 
+import itertools
 import os
 import tracemalloc
 import warnings
@@ -64,7 +65,7 @@ def npsers(paths: list[Path], cache: Path, seconds: float, pad: bool) -> list[np
     assert store.errors == {}
     zero, one = np.zeros(384, np.float32), np.ones(384, np.float32)
     X, bounds = store.batch(store.recordings[:-1], zero, one)
-    return [X[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [X[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 LENGTHS = [1, 2, 399, 400, 401, 799, 800, 801, 3199, 3200, 3600, 4001, 24000, 40003]  # 3200 samples are nine frames
@@ -316,9 +317,7 @@ def mpeg4(path: Path) -> None:
         ("truncated.flac", truncated_flac, "cannot be decoded"),
     ],
 )
-def test_what_cannot_be_used_is_refused_in_one_sentence(
-    tmp_path: Path, name: str, make: Callable[[Path], object], words: str
-):
+def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path, name: str, make: Callable[[Path], object], words: str):
     make(tmp_path / name)
     with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
         read(tmp_path / name)

@@ -1,5 +1,7 @@
 """The scores are scikit-learn's."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
@@ -25,14 +27,15 @@ def test_scores_are_those_of_scikit_learn(seed: int):
     every = np.arange(classes)
     occurring = np.unique(truth)
     # balanced_accuracy_score, without its warning where a class that does not occur is predicted
-    ua = sklearn_metrics.recall_score(truth, predicted, labels=occurring, average="macro", zero_division=0)
-    f1 = sklearn_metrics.f1_score(truth, predicted, labels=every, average="macro", zero_division=0)
+    zero: dict[str, Any] = {"zero_division": 0}
+    ua = sklearn_metrics.recall_score(truth, predicted, labels=occurring, average="macro", **zero)
+    f1 = sklearn_metrics.f1_score(truth, predicted, labels=every, average="macro", **zero)
     np.testing.assert_array_equal(confusion, sklearn_metrics.confusion_matrix(truth, predicted, labels=every))
     assert result["wa"] == pytest.approx(sklearn_metrics.accuracy_score(truth, predicted))
     assert result["ua"] == pytest.approx(ua)
     assert result["macro_f1"] == pytest.approx(f1)
     assert [r is None for r in result["recall"]] == [c not in occurring for c in every]
-    recall = sklearn_metrics.recall_score(truth, predicted, labels=every, average=None, zero_division=0)
+    recall = np.diag(sklearn_metrics.confusion_matrix(truth, predicted, labels=every, normalize="true"))
     np.testing.assert_allclose([r or 0.0 for r in result["recall"]], recall)
 
 

@@ -76,7 +76,7 @@ def test_windows_and_recordings_are_rows_between_bounds(tmp_path: Path, pool: Th
     np.testing.assert_array_equal(store.rows, np.concatenate([features.log_mel(x) for x in waves]))
 
 
-def test_a_padded_store_keeps_one_window_a_recording_and_only_the_rows_that_touch_sound(tmp_path: Path, pool: ThreadPoolExecutor):
+def test_a_padded_store_keeps_one_window_a_recording_and_the_rows_that_touch_sound(tmp_path: Path, pool: ThreadPoolExecutor):
     store = opened(recordings(tmp_path / "wav", 1, 400, 401, 8000, 20_000), tmp_path / "cache", pool, pad=True)
     assert store.recordings.tolist() == [0, 1, 2, 3, 4, 5]
     assert store.samples.tolist() == [1, 400, 401, 8000, 8000]
