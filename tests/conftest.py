@@ -1,16 +1,19 @@
 """What several files of tests share: a small corpus, and the command as a user runs it."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
+UNCOMPILED = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 ROOT = Path(__file__).parent.parent
 RATE = 16000
 SMALL = """
@@ -99,3 +102,31 @@ def trained(corpus: Path, small: Path, environment: dict[str, str], tmp_path_fac
     command = [sys.executable, "-m", "npser", "train", str(corpus), "--config", str(small), "--out", str(out)]
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
     return out
+
+
+def report_of(run: Path) -> dict[str, Any]:
+    """The report without what may differ from one run to the next."""
+    report = json.loads((run / "report.json").read_text())
+    del report["run"]
+    return report
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert {path.name for path in a.iterdir()} == {path.name for path in b.iterdir()}
+    for name in ("model.safetensors", "last.safetensors", "metrics.jsonl", "config.toml", "report.md"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    assert report_of(a) == report_of(b)
+
+
+def one_sentence(shown: subprocess.CompletedProcess[str], *words: str) -> None:
+    """The last line of standard error names what is wrong; nothing but warnings stands before it."""
+    *warnings, line = shown.stderr.splitlines()
+    assert line.startswith("npser: "), shown.stderr
+    assert all(text.startswith("npser: warning: ") for text in warnings), shown.stderr
+    for word in words:
+        assert word in line
+
+
+def manifest_of(folder: Path, /, **others: str) -> list[dict[str, str]]:
+    with (folder / "manifest.csv").open(newline="") as file:
+        return [{**row, "path": str(folder / row["path"]), **others} for row in csv.DictReader(file)]

@@ -11,6 +11,7 @@ import os
 import tempfile
 
 import numba
+from numba.core import config
 
 
 def jit(kernel):
@@ -28,5 +29,6 @@ def jit(kernel):
     try:
         return numba.njit(**options)(kernel)
     except RuntimeError:  # neither the package's folder nor the home can be written: compile anew in each process
-        numba.config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="npser-kernels-")
+        os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="npser-kernels-")
+        config.reload_config()
         return numba.njit(**options)(kernel)

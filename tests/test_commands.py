@@ -1,0 +1,121 @@
+"""`npser evaluate`, `predict`, `info` and `gradcheck` as a user runs them."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Command, manifest_of, one_sentence, report_of, write_manifest
+
+
+def test_evaluate_counts_what_it_scores(npser: Command, corpus: Path, trained: Path, tmp_path: Path) -> None:
+    model = trained / "model.safetensors"
+    result = json.loads(npser("evaluate", model, corpus, "--json").stdout)
+    assert result["utterances"] == 24
+    assert result["training_speakers"] == 8
+    assert np.trace(result["confusion"]) / 24 == pytest.approx(result["wa"])
+    assert "8 of 24 utterances are by speakers that the model was trained on" in npser("evaluate", model, corpus).stdout
+
+    test = [row for row in manifest_of(corpus, corpus="buzz") if row["session"] == "3"]
+    write_manifest(tmp_path / "test.csv", test)
+    scored = json.loads(npser("evaluate", model, "test.csv", "--json").stdout)
+    report = report_of(trained)
+    assert (scored["wa"], scored["confusion"]) == (report["wa"], report["confusion"])
+    assert scored["training_speakers"] == 0
+
+
+def test_evaluate_scores_labels_that_differ_on_their_intersection(
+    npser: Command, corpus: Path, small: Path, trained: Path, tmp_path: Path
+) -> None:
+    rows = manifest_of(corpus)
+    changed = [{**row, "emotion": "happy"} if row["path"].endswith("angry_1.wav") else row for row in rows]
+    write_manifest(tmp_path / "three.csv", changed)
+    result = json.loads(npser("evaluate", trained / "model.safetensors", "three.csv", "--json").stdout)
+    assert (result["labels"], result["dropped"], result["utterances"]) == (["angry", "sad"], {"happy": 6}, 18)
+
+    npser("train", "three.csv", "--config", small, "--out", "run")
+    result = json.loads(npser("evaluate", "run/model.safetensors", corpus, "--json").stdout)
+    assert (result["labels"], result["absent"], np.shape(result["confusion"])) == (["angry", "sad"], ["happy"], (2, 2))
+    write_manifest(tmp_path / "one.csv", manifest_of(corpus, emotion="happy"))
+    one_sentence(npser("evaluate", "run/model.safetensors", "one.csv", status=1), "happy")
+
+
+def test_predict_answers_in_the_form_that_is_asked_for(npser: Command, corpus: Path, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.wav").write_text("no sound")
+    model, files = trained / "model.safetensors", (corpus / "1f_angry_0.wav", "bad.wav", corpus / "2m_sad_1.wav")
+    rows = [json.loads(line) for line in npser("predict", *files, "--model", model, "--json", status=1).stdout.splitlines()]
+    assert [row["path"] for row in rows] == [str(path) for path in files]
+    assert set(rows[1]) == {"path", "error"}
+    assert set(rows[0]) == {"path", "emotion", "probabilities", "gender", "gender_probabilities", "seconds"}
+    assert sum(rows[0]["probabilities"].values()) == pytest.approx(1)
+    assert rows[0]["probabilities"][rows[0]["emotion"]] == max(rows[0]["probabilities"].values())
+    assert rows[0]["seconds"] == pytest.approx(0.25)
+
+    table = list(csv.DictReader(npser("predict", *files, "--model", model, "--format", "csv", status=1).stdout.splitlines()))
+    assert [row["emotion"] for row in table] == [rows[0]["emotion"], "", rows[2]["emotion"]]
+    assert float(table[2]["p_sad"]) == pytest.approx(rows[2]["probabilities"]["sad"], abs=1e-6)
+    assert "bad.wav" in table[1]["error"]
+
+    shown = npser("predict", *files, "--model", model, status=1)
+    assert len(shown.stdout.splitlines()) == 2
+    assert rows[0]["emotion"] in shown.stdout.splitlines()[0]
+    assert "bad.wav" in shown.stderr
+
+
+def test_predict_without_a_model_says_what_to_do(npser: Command, corpus: Path) -> None:
+    one_sentence(npser("predict", corpus / "1f_angry_0.wav", status=2), "--model", "npser train")
+
+
+def test_info_shows_the_card(npser: Command, trained: Path) -> None:
+    shown = npser("info", trained / "model.safetensors").stdout
+    report = report_of(trained)
+    for text in ("angry, sad", "female, male", "buzz", f"{report['parameters']:,}", report["split"]["hash"][:16]):
+        assert text in shown
+    card = json.loads(npser("info", trained / "model.safetensors", "--json").stdout)
+    assert card["labels"] == {"emotion": ["angry", "sad"], "gender": ["female", "male"]}
+    assert card["training"]["scores"]["test"]["wa"] == report["wa"]
+
+
+def test_gradcheck_prints_a_table_of_every_layer(npser: Command) -> None:
+    rows = json.loads(npser("gradcheck", "--json").stdout)
+    layers = {row["layer"] for row in rows}
+    assert {"conv1d", "maxpool", "blstm", "attention", "linear", "cross_entropy", "loss"} <= layers
+    assert all(row["ok"] and row["error"] < 1e-6 for row in rows)
+    assert "relative error" in npser("gradcheck").stdout
+
+
+def test_gradcheck_exits_with_1_when_a_gradient_is_off(environment: dict[str, str], tmp_path: Path) -> None:
+    plant = (
+        "import sys, npser.layers as layers; true = layers.linear\n"
+        "def wrong(X, W, b):\n"
+        "    out, backward = true(X, W, b)\n"
+        "    return out, lambda dout: (backward(dout)[0] * 1.001, *backward(dout)[1:])\n"
+        "layers.linear = wrong\n"
+        "from npser.cli import main; sys.exit(main(['gradcheck']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", plant], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    off = [line.split()[:2] for line in done.stdout.splitlines() if line.endswith("OFF")]
+    assert ["linear", "X"] in off
+    assert ["loss", "cnn1.W"] in off
+    assert ["linear", "W"] not in off
+
+
+def test_every_command_explains_itself(npser: Command) -> None:
+    for command in ("train", "evaluate", "predict", "info", "gradcheck"):
+        assert "usage: npser" in npser(command, "--help").stdout
+    assert npser("--version").stdout.startswith("npser ")
+
+
+def test_a_reader_that_closes_early_is_no_error(environment: dict[str, str], corpus: Path, trained: Path) -> None:
+    files = [str(path) for path in sorted(corpus.glob("*.wav"))]
+    command = [sys.executable, "-m", "npser", "predict", *files, "--model", str(trained / "model.safetensors")]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()

@@ -1,0 +1,158 @@
+"""`npser train` as a user runs it."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from conftest import UNCOMPILED, Command, assert_same_run, report_of, tone, write_manifest
+
+
+def test_a_run_folder_holds_what_a_run_found(trained: Path) -> None:
+    files = {path.name for path in trained.iterdir()}
+    texts = {"config.toml", "metrics.jsonl", "report.json", "report.md"}
+    assert files == texts | {"model.safetensors", "last.safetensors", "curves.png", "confusion.png"}
+    report = json.loads((trained / "report.json").read_text())
+    keys = "wa ua macro_f1 gender_accuracy confusion labels selected_epoch oracle parameters seconds split run"
+    assert set(keys.split()) <= set(report)
+    assert set(report["oracle"]) >= {"wa", "ua", "epoch"}
+    assert report["labels"] == ["angry", "sad"]
+    assert np.sum(report["confusion"]) == report["split"]["test"]["utterances"] == 8
+    assert report["split"]["test"]["speakers"] == ["buzz/3f", "buzz/3m"]
+    assert report["split"]["validation"]["speakers"] == ["buzz/1f", "buzz/1m"]
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert report["validation"]["ua"] == max(row["validation"]["ua"] for row in rows)
+
+
+def test_the_model_file_holds_no_dates_and_no_paths(trained: Path, corpus: Path) -> None:
+    text = (trained / "model.safetensors").read_bytes()
+    assert str(corpus).encode() not in text
+    assert str(trained).encode() not in text
+    assert json.loads((trained / "report.json").read_text())["run"]["started"][:10].encode() not in text
+
+
+def test_the_same_command_gives_the_same_files_on_any_number_of_threads(
+    npser: Command, corpus: Path, small: Path, trained: Path, tmp_path: Path
+) -> None:
+    for threads in "13":
+        npser("train", corpus, "--config", small, "--out", tmp_path / threads, "--threads", threads)
+        assert_same_run(trained, tmp_path / threads)
+
+
+def test_another_seed_gives_another_model(npser: Command, corpus: Path, small: Path, trained: Path, tmp_path: Path) -> None:
+    npser("train", corpus, "--config", small, "--seed", "1", "--out", tmp_path / "run")
+    assert (trained / "model.safetensors").read_bytes() != (tmp_path / "run" / "model.safetensors").read_bytes()
+
+
+def test_the_place_and_the_order_of_a_corpus_do_not_matter(
+    npser: Command, corpus: Path, small: Path, trained: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "elsewhere" / "buzz"
+    shutil.copytree(corpus, moved)
+    with (corpus / "manifest.csv").open(newline="") as file:
+        write_manifest(moved / "manifest.csv", list(csv.DictReader(file))[::-1])
+    npser("train", moved, "--config", small, "--out", tmp_path / "run")
+    assert_same_run(trained, tmp_path / "run")
+
+
+def test_terminal_shows_a_line_an_epoch_and_the_confusion_matrix(npser: Command, corpus: Path, small: Path) -> None:
+    shown = npser("train", corpus, "--config", small)
+    lines = shown.stdout.splitlines()
+    assert sum(line.startswith("epoch") for line in lines) == 3
+    assert any(line.split()[:3] == ["angry", "sad", "recall"] for line in lines)
+    assert sum("oracle, not comparable" in line for line in lines) == 1
+    assert not any("oracle" in line for line in lines if line.startswith("epoch"))
+    assert "runs/buzz-default-test3-seed0" in shown.stdout
+    assert shown.stderr == ""  # progress is for terminals
+
+
+def test_json_is_all_that_stands_on_standard_output(npser: Command, corpus: Path, small: Path, tmp_path: Path) -> None:
+    shown = npser("train", corpus, "--config", small, "--json", "--no-oracle", "--out", "run")
+    report = json.loads(shown.stdout)
+    assert report == json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["oracle"] is None
+
+
+def test_settings_override_each_other_preset_file_set_flag(npser: Command, corpus: Path, small: Path, tmp_path: Path) -> None:
+    words = ("--preset", "paper", "--config", small, "--set", "d_lstm=3", "--set", "epochs=5", "--epochs", "1", "--out", "run")
+    npser("train", corpus, *words, "--set", "max_seconds=0.3")
+    config = report_of(tmp_path / "run")["config"]
+    assert (config["pad"], config["d_attn"], config["d_lstm"], config["epochs"]) == (True, 8, 3, 1)
+    npser("train", corpus, "--config", tmp_path / "run" / "config.toml", "--preset", "paper", "--out", "again")
+    assert_same_run(tmp_path / "run", tmp_path / "again")
+
+
+def test_training_on_everything_for_a_number_of_epochs(npser: Command, corpus: Path, small: Path, tmp_path: Path) -> None:
+    npser("train", corpus, "--config", small, "--test-session", "none", "--val-session", "none", "--out", "run")
+    report = report_of(tmp_path / "run")
+    assert (report["wa"], report["oracle"], report["selected_epoch"]) == (None, None, 3)
+    assert report["split"]["train"]["utterances"] == 24
+
+
+def test_two_corpora_at_once(npser: Command, corpus: Path, small: Path, tmp_path: Path) -> None:
+    other = tmp_path / "hum"
+    shutil.copytree(corpus, other)
+    for path in other.glob("*.wav"):
+        tone(path, 170 if "angry" in path.name else 150, seed=len(path.name))
+    for path in other.glob("*_1.wav"):
+        tone(path, 175 if "angry" in path.name else 155)
+    npser("train", corpus, other, "--config", small, "--test-session", "buzz/2", "--out", "run")
+    report = report_of(tmp_path / "run")
+    assert report["corpora"] == ["buzz", "hum"]
+    assert report["split"]["test"]["speakers"] == ["buzz/2f", "buzz/2m"]
+    assert report["split"]["train"]["utterances"] == 32
+
+
+def test_ablations_and_an_unknown_gender(npser: Command, corpus: Path, small: Path, tmp_path: Path) -> None:
+    npser("train", corpus, "--config", small, "--set", "attention=false", "--set", "beta=0", "--out", "run")
+    report = report_of(tmp_path / "run")
+    assert (report["gender_accuracy"], report["genders"]) == (None, [])
+    model = safetensors.numpy.load_file(tmp_path / "run" / "model.safetensors")
+    assert not any(name.startswith(("attn", "gender")) for name in model)
+    shown = npser("predict", corpus / "1f_angry_0.wav", "--model", "run/model.safetensors", "--json")
+    assert json.loads(shown.stdout)["gender"] is None
+
+
+def test_without_sessions_groups_of_speakers_serve(npser: Command, corpus: Path, small: Path, tmp_path: Path) -> None:
+    with (corpus / "manifest.csv").open(newline="") as file:
+        rows = [{**row, "path": str(corpus / row["path"])} for row in csv.DictReader(file)]
+    for row in rows:
+        del row["session"]
+    npser("train", write_manifest(tmp_path / "speakers.csv", rows), "--config", small, "--out", "run")
+    split = report_of(tmp_path / "run")["split"]
+    assert split["method"] == "speaker groups"
+    assert not set(split["train"]["speakers"]) & set(split["test"]["speakers"])
+
+    for row in rows:
+        del row["speaker"]
+    shown = npser("train", write_manifest(tmp_path / "nobody.csv", rows), "--config", small, "--out", "random")
+    assert "no speaker is known" in shown.stderr
+    assert "SPEAKER-DEPENDENT" in shown.stdout
+    assert "SPEAKER-DEPENDENT" in (tmp_path / "random" / "report.md").read_text()
+
+
+def test_speakers_in_two_parts_are_refused_or_branded(npser: Command, corpus: Path, small: Path, tmp_path: Path) -> None:
+    with (corpus / "manifest.csv").open(newline="") as file:
+        rows = [{**row, "path": str(corpus / row["path"]), "speaker": row["speaker"][1]} for row in csv.DictReader(file)]
+    manifest = write_manifest(tmp_path / "two.csv", rows)
+    shown = npser("train", manifest, "--config", small, "--out", "run", status=1)
+    assert "two/f" in shown.stderr
+    assert "--allow-speaker-overlap" in shown.stderr
+    shown = npser("train", manifest, "--config", small, "--allow-speaker-overlap", "--out", "run")
+    assert "SPEAKER-DEPENDENT" in shown.stdout
+
+
+@pytest.mark.skipif(UNCOMPILED, reason="the network of the presets is too slow without compilation")
+def test_without_data_a_synthetic_corpus_serves_and_says_what_it_is_worth(npser: Command, tmp_path: Path) -> None:
+    shown = npser("train", "--synthetic-utterances", "40", "--epochs", "2", "--out", "run")
+    words = "mean nothing about real speech"
+    assert words in shown.stdout
+    assert words in (tmp_path / "run" / "report.md").read_text()
+    assert words in (tmp_path / "run" / "report.json").read_text()
+    assert report_of(tmp_path / "run")["parameters"] == 304_326
+    model = tmp_path / "run" / "model.safetensors"
+    assert words in npser("info", model).stdout
