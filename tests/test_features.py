@@ -145,6 +145,12 @@ def test_the_length_is_the_nearest_at_16_khz(rate: int):
         np.testing.assert_allclose(y, 0.25, atol=1e-5)  # what is constant stays so, up to both ends
 
 
+@pytest.mark.parametrize("rate", RATES)
+def test_the_end_does_not_wrap_around_to_the_start(rate: int):
+    y = resample(np.linspace(0, 1, rate, dtype=np.float32), rate)
+    np.testing.assert_allclose(y, np.linspace(0, 1, SAMPLE_RATE), atol=1e-3)
+
+
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000])
 def test_resampling_agrees_with_scipy_on_band_limited_sounds(rate: int):
     shares = (0.01, 0.06, 0.13, 0.21, 0.3, 0.35)

@@ -282,13 +282,6 @@ def test_dropout_acts_when_a_generator_is_passed_and_only_then():
     assert len({once, other, without}) == 3
 
 
-def test_the_two_dropouts_have_different_masks():
-    rng = np.random.default_rng(0)
-    X = np.ones((50, 8))
-    first, second = dropout(X, 0.5, rng)[0], dropout(X, 0.5, rng)[0]
-    assert 0.3 < (first == second).mean() < 0.7
-
-
 def test_cross_entropy_is_minus_the_weighted_log_probability_of_the_known_classes():
     logits = np.array([[1.0, 2.0, 0.5], [0.0, 0.0, 0.0], [3.0, -1.0, 0.0]])
     y, weight = np.array([1, -1, 0]), np.array([0.5, 7.0, 2.0])

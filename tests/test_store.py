@@ -274,6 +274,16 @@ def test_a_feature_that_does_not_vary_has_standard_deviation_one(tmp_path: Path,
     np.testing.assert_array_equal(std, 1)
 
 
+def test_a_feature_that_varies_less_than_a_thousandth_of_a_decibel_counts_as_constant(pool: ThreadPoolExecutor):
+    rows = np.full((20, 128), -40, np.float32)
+    rows[::2, :64] += np.float32(1e-4)
+    rows[::2, 64:] += np.float32(1e-2)
+    store = Store(rows, np.array([0, 20]), np.array([7900]), np.array([0, 1]), {}, 0)
+    _, std = normaliser(store, np.array([0]), pool)
+    np.testing.assert_array_equal(std[:64], 1)
+    np.testing.assert_allclose(std[64:128], 5e-3, rtol=1e-2)
+
+
 def test_the_normaliser_is_the_same_with_any_number_of_threads(tmp_path: Path, pool: ThreadPoolExecutor):
     store = opened(recordings(tmp_path / "wav", *range(1000, 1070)), tmp_path / "cache", pool)
     window = np.random.default_rng(0).permutation(70)

@@ -45,7 +45,7 @@ STYLES = {
     "sad":     Style(-2.0, -50, -4.0, -25, -6.0,  6.5, -20,  200, -20),
 }
 # Standard deviation of each around its value, from utterance to utterance.
-SPREAD =       Style(0.8,  11,  0.8,   6,  2.1,  1.7,  15,   30,   5)
+SPREAD =       Style(0.6,   9,  0.6,   5,  1.6,  1.3,  12,   25,   4)
 
 
 class Voice(NamedTuple):
