@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-import tempfile
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,21 +49,21 @@ class Checkpoint:
 
 def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: the old one stays until the new one is safely on disk."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    partial = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with partial.open("xb") as file:  # unlike mkstemp's, its mode follows the umask
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        os.replace(partial, path)
     except OSError as error:
         raise ValueError(
             f"{path}: cannot be written ({error.strerror}); what was there before is untouched: "
             "make room and run again with --resume"
         ) from None
     finally:
-        Path(name).unlink(missing_ok=True)  # where it did not take its place
+        with contextlib.suppress(OSError):  # it has become path, or never existed
+            partial.unlink()
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -88,8 +89,10 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise ValueError(f"{path}: cannot be opened ({reason}); expected a model file of npser train") from None
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: is damaged or no model file ({error}); expected one of npser train") from None
-    except (KeyError, json.JSONDecodeError):
+    except (KeyError, json.JSONDecodeError, TypeError, AttributeError):  # the last two: of types that NumPy lacks
         raise ValueError(f"{path}: is a safetensors file but not one of npser's; expected one of npser train") from None
+    if not isinstance(about, dict):
+        raise ValueError(f"{path}: its metadata is damaged (no JSON object); expected one of npser train")
     return tensors, about
 
 
@@ -124,6 +127,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         checkpoint = Checkpoint(
             tensors, Config(**about["config"]), about["labels"], float(about["temperature"]), about["training"]
         )
+        _check(checkpoint)
         norm = {"norm.mean": (checkpoint.config.d_spec,), "norm.std": (checkpoint.config.d_spec,)}
         expected = checkpoint.shapes | norm
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -136,4 +140,20 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             raise ValueError(f"{path}: tensor {name} has shape {tensors[name].shape}; its config says {expected[name]}")
         if tensors[name].dtype != np.float32 or not np.isfinite(tensors[name]).all():
             raise ValueError(f"{path}: tensor {name} is not all finite float32 numbers; expected a model file of npser train")
+    if not (tensors["norm.std"] > 0).all():
+        raise ValueError(f"{path}: tensor norm.std is not all positive; expected a model file of npser train")
     return checkpoint
+
+
+def _check(checkpoint: Checkpoint) -> None:
+    """ValueError where metadata of the right form make no sense."""
+    if checkpoint.config.d_spec != 3 * features.N_MELS:
+        raise ValueError(f"d_spec is {checkpoint.config.d_spec}; the features have {3 * features.N_MELS}")
+    for name, classes in checkpoint.labels.items():
+        if classes is None and name == "gender":
+            continue
+        words = classes if isinstance(classes, list) and all(isinstance(c, str) for c in classes) else []
+        if len(set(words)) < max(2, len(words)):
+            raise ValueError(f"labels of {name} are {classes!r}")
+    if not 0 < checkpoint.temperature < float("inf"):
+        raise ValueError(f"temperature is {checkpoint.temperature}")

@@ -60,7 +60,9 @@ class Config:
             raise ValueError(f"setting d_spec is {self.d_spec}; expected a multiple of 3: bands, deltas, delta-deltas")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"setting dropout is {self.dropout}; expected 0 <= dropout < 1")
-        for name in ("learning_rate", "clip", "max_seconds"):
+        if not 0.1 <= self.max_seconds < float("inf"):
+            raise ValueError(f"setting max_seconds is {self.max_seconds}; expected at least 0.1")
+        for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"setting {name} is {getattr(self, name)}; expected a positive number")
         for name in ("alpha", "beta", "decay", "seed"):

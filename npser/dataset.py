@@ -71,20 +71,20 @@ def prepare(
     bad = {str(u.path): "cannot be read" for u, digest in zip(corpus.utterances, content, strict=True) if digest is None}
     usable = sorted(
         ((digest, u) for digest, u in zip(content, corpus.utterances, strict=True) if digest is not None),
-        key=lambda pair: (pair[0], pair[1].path.name),
+        key=lambda pair: (pair[0], pair[1].path.name, str(pair[1].path)),
     )
     kept = [digest for digest, _ in usable]
     features = store.open_store([u.path for _, u in usable], kept, config.max_seconds, config.pad, cache, pool, progress)
     bad |= {str(usable[r][1].path): text for r, text in features.errors.items()}
     bad |= dict.fromkeys(corpus.missing, "does not exist")
     for path, reason in bad.items():
-        warnings.warn(f"left out: {reason if path in reason else f'{path}: {reason}'}", stacklevel=2)
+        warnings.warn(f"left out: {path}: {reason}", stacklevel=2)
     total = len(corpus.utterances) + len(corpus.missing)
     if len(bad) > MOST_LOST * total and not skip_bad:
         path, reason = next(iter(bad.items()))
         raise ValueError(
             f"{len(bad)} of {total} files cannot be used, more than {MOST_LOST:.0%}; the first: "
-            f"{reason if path in reason else f'{path}: {reason}'}; mend them, or go on without them with --skip-bad"
+            f"{path}: {reason}; mend them, or go on without them with --skip-bad"
         )
     good = [r for r in range(len(usable)) if r not in features.errors]
     emotions = {usable[r][1].emotion for r in good}

@@ -12,6 +12,8 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
+import shlex
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import cast
@@ -28,6 +30,14 @@ FLOOR_DB = -100.0  # 10 log10 of the smallest power that counts, 1e-10
 SETTINGS = {"sample_rate": SAMPLE_RATE, "n_fft": N_FFT, "hop": HOP, "n_mels": N_MELS, "floor_db": FLOOR_DB}  # of a model file
 
 RATES, MOST_CHANNELS, BLOCK = (4000, 192000), 32, 1 << 16
+LOUDEST = 1e12  # of a sample; the power of anything louder may not fit into float32
+
+
+class _Forward(soundfile.SoundFile):
+    """Read from the start to the end: seeking, as soundfile does behind each block, fails where a FLAC's length is unknown."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 def window_samples(seconds: float) -> int:
@@ -55,13 +65,13 @@ def read_blocks(path: str | os.PathLike[str]) -> tuple[int, Iterator[np.ndarray]
     try:
         if os.path.getsize(name) == 0:
             raise ValueError(f"{name}: the file is empty (0 bytes)")
-        audio = soundfile.SoundFile(name)
+        audio = _Forward(os.fsencode(name))  # pyright: ignore[reportArgumentType] (bytes do: a name need not be UTF-8)
     except OSError as error:
         raise ValueError(f"{name}: cannot be opened ({error.strerror or error})") from None
-    except soundfile.SoundFileError as error:
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless, by the name's ending
         if name.lower().endswith((".m4a", ".mp4", ".aac", ".wma", ".webm")):
-            stem = os.path.splitext(name)[0]
-            raise ValueError(f"{name}: cannot be decoded here; convert it with: ffmpeg -i '{name}' '{stem}.wav'") from None
+            names = shlex.join([name, f"{os.path.splitext(name)[0]}.wav"])
+            raise ValueError(f"{name}: cannot be decoded here; convert it with: ffmpeg -i {names}") from None
         reason = getattr(error, "error_string", str(error)).rstrip(". ")
         raise ValueError(f"{name}: is no audio file that can be read ({reason}); wav, flac, ogg and mp3 can") from None
     problem = ""
@@ -86,15 +96,18 @@ def _mono_blocks(name: str, audio: soundfile.SoundFile) -> Iterator[np.ndarray]:
                 raise ValueError(f"{name}: cannot be decoded behind sample {total} ({error})") from None
             if len(block) == 0:
                 break
-            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
-            if not np.isfinite(mono).all():
-                raise ValueError(f"{name}: holds samples that are not finite (NaN or infinity)")
+            if not (np.abs(block) <= LOUDEST).all():
+                raise ValueError(f"{name}: holds samples that are not finite (NaN, infinity, or beyond {LOUDEST:g})")
             total += len(block)
-            yield mono
+            yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
         if total == 0:
             raise ValueError(f"{name}: holds no samples")
-        if total < audio.frames:
-            warnings.warn(f"{name}: is shorter than its header says ({total} of {audio.frames} samples)", stacklevel=2)
+        # libsndfile corrects the length of a truncated wav or aiff before it tells it; only its log knows the header's
+        header = re.search(r"^ ?(?:data|SSND) : (\d+) \(should be (\d+)\)", audio.extra_info, re.MULTILINE)
+        claimed, held = map(int, header.groups()) if header else (audio.frames, total)
+        unknown = 0x7FFFFF00 if header else 2**63 - 1  # what stands for a length that was not known, as when writing to a pipe
+        if held < claimed < unknown:
+            warnings.warn(f"{name}: is shorter than its header says ({total} samples are there)", stacklevel=2)
 
 
 def windows(blocks: Iterable[np.ndarray], rate: int, seconds: float, cut: bool) -> Iterator[np.ndarray]:

@@ -67,11 +67,13 @@ class Model:
         """
         c = self.config
         if isinstance(audio, np.ndarray):
-            if audio.ndim != 1 or audio.size == 0 or not np.isfinite(audio).all():
+            if audio.dtype.kind != "f":
+                raise ValueError(f"audio has type {audio.dtype}; expected float samples (of int16, divide by 32768)")
+            if audio.ndim != 1 or audio.size == 0 or not (np.abs(audio) <= features.LOUDEST).all():
                 raise ValueError(f"audio has shape {audio.shape}; expected (n,) finite samples of one channel")
-            if sample_rate is None or not features.RATES[0] <= sample_rate <= features.RATES[1]:
+            if sample_rate is None or not features.RATES[0] <= sample_rate <= features.RATES[1] or sample_rate % 1:
                 raise ValueError(f"sample_rate is {sample_rate}; expected the rate of the samples, 4000 to 192000 Hz")
-            waves = features.windows([audio.astype(np.float32)], sample_rate, c.max_seconds, c.pad)
+            waves = features.windows([audio.astype(np.float32)], int(sample_rate), c.max_seconds, c.pad)
         else:
             waves = features.read_windows(audio, c.max_seconds, c.pad)
 
@@ -115,7 +117,7 @@ class Model:
         t, c = self.checkpoint.tensors, self.config
         H = conv1d(conv1d(X, t["cnn1.W"], t["cnn1.b"]), t["cnn2.W"], t["cnn2.b"])  # (1)-(3)
         T = len(H) // c.n_pw
-        H = H[: T * c.n_pw].reshape(T, c.n_pw, -1).max(axis=1)  # (4)
+        H = H[: T * c.n_pw].reshape(T, c.n_pw, c.d_cnn).max(axis=1)  # (4)
         for layer in ("lstm1", "lstm2"):  # 4.2.2
             forward, backward = (
                 lstm(H[::step], t[f"{layer}.W_{d}"], t[f"{layer}.R_{d}"], t[f"{layer}.b_{d}"])

@@ -115,9 +115,11 @@ def open_store(
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _lock(folder.with_suffix(".lock")):
-            if not (folder / "index.json").exists():
-                _build(folder, paths, seconds, pad, pool, progress)
-            return _open(folder, features.window_samples(seconds) // HOP + 1 if pad else 0)
+            pad_frames = features.window_samples(seconds) // HOP + 1 if pad else 0
+            with contextlib.suppress(FileNotFoundError, ValueError):  # not there, or damaged: json and memmap raise ValueErrors
+                return _open(folder, pad_frames)
+            _build(folder, paths, seconds, pad, pool, progress)
+            return _open(folder, pad_frames)
     except OSError as error:
         raise ValueError(
             f"{cache}: the features cannot be kept there ({error.strerror}); free some space or name another place with --cache"
@@ -141,7 +143,7 @@ def _build(
         try:
             waves = list(features.read_windows(path, seconds, cut=pad))
         except ValueError as error:
-            return str(error)
+            return str(error).removeprefix(f"{path}: ")  # the file may be called differently when the cache is used again
         pad_to = features.window_samples(seconds) if pad else None
         return [features.log_mel(x, pad_to) for x in waves], [len(x) for x in waves]
 
@@ -159,6 +161,8 @@ def _build(
                         bounds.append(bounds[-1] + len(bands))
                         samples.append(n)
                 recordings.append(len(samples))
+            file.flush()
+            os.fsync(file.fileno())  # the index below vouches for the rows
         index = {"bounds": bounds, "samples": samples, "recordings": recordings, "errors": errors}
         (partial / "index.json").write_text(json.dumps(index))
         shutil.rmtree(folder, ignore_errors=True)

@@ -21,7 +21,7 @@ N, M = BOUNDS[-1], POOLED[-1]
 def assert_derivative(gradient: Array, direction: Array, numeric: float, name: str) -> None:
     """Relative to the gradient's norm, the size that its product with a direction of independent unit normals has."""
     assert np.linalg.norm(gradient) > 0, name
-    assert (gradient * direction).sum() == pytest.approx(numeric, rel=0, abs=1e-6 * np.linalg.norm(gradient)), name
+    assert (gradient * direction).sum() == pytest.approx(numeric, rel=0, abs=1e-6 * float(np.linalg.norm(gradient))), name
 
 
 def check(layer: Callable[..., Any], *shapes: tuple[int, ...]) -> None:

@@ -7,7 +7,9 @@ Legend: N rows (frames of all utterances), B utterances, L frames of one, T pool
 ``bounds (B+1,)``: utterance u is rows ``bounds[u]:bounds[u+1]``. ``dX`` is the gradient of ``X``.
 """
 
+import atexit
 import os
+import shutil
 import tempfile
 
 import numba
@@ -29,6 +31,7 @@ def jit(kernel):
     try:
         return numba.njit(**options)(kernel)
     except RuntimeError:  # neither the package's folder nor the home can be written: compile anew in each process
-        os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="npser-kernels-")
+        os.environ["NUMBA_CACHE_DIR"] = folder = tempfile.mkdtemp(prefix="npser-kernels-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         config.reload_config()
         return numba.njit(**options)(kernel)

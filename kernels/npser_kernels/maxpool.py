@@ -17,8 +17,9 @@ def maxpool_forward(out, argmax, inp, bounds, out_bounds, n_pw):
             for w in range(1, n_pw):
                 row = inp[window + w]
                 for c in range(C):
-                    where[c] = w if row[c] > best[c] else where[c]
-                    best[c] = row[c] if row[c] > best[c] else best[c]
+                    wins = row[c] > best[c] or row[c] != row[c]  # NaN wins, so that it does not vanish
+                    where[c] = w if wins else where[c]
+                    best[c] = row[c] if wins else best[c]
 
 
 @jit
