@@ -126,7 +126,7 @@ def _train(args: argparse.Namespace) -> int:
             data = dataset.prepare(corpus, config, cache, pool, _progress, args.skip_bad)
             say(f"features  kept in {cache}")
             parts = split.make_split(
-                data.utterances, args.test_session, args.val_session, config.seed, args.allow_speaker_overlap
+                data.utterances, args.test_session, args.val_session, config.seed, args.allow_speaker_overlap, data.content
             )
             say(f"split     {_split_text(data, parts)}")
             for text in parts.warnings:

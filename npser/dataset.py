@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -87,6 +88,11 @@ def prepare(
             f"{path}: {reason}; mend them, or go on without them with --skip-bad"
         )
     good = [r for r in range(len(usable)) if r not in features.errors]
+    twins = [(a, b) for a, b in itertools.pairwise(good) if kept[a] == kept[b]]
+    if twins:
+        a, b = (usable[r][1] for r in twins[0])
+        contrary = "" if a.emotion == b.emotion else f", as {a.emotion} and as {b.emotion}"
+        warnings.warn(f"{a.path} and {b.path} are byte-identical{contrary} ({len(twins)} of this kind)", stacklevel=2)
     emotions = {usable[r][1].emotion for r in good}
     lost = [label for label in corpus.labels if label not in emotions]
     if lost:

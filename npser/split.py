@@ -90,6 +90,7 @@ def make_split(
     val_session: str | None = None,
     seed: int = 0,
     allow_speaker_overlap: bool = False,
+    digests: Sequence[str] = (),
 ) -> Split:
     """Cut a corpus into training, validation and test.
 
@@ -106,7 +107,9 @@ def make_split(
     seed : int, optional
         For what is drawn at random, which does not depend on the order of `utterances`.
     allow_speaker_overlap : bool, optional
-        Accept a speaker in two parts; the split is then marked ``speaker_dependent``.
+        Accept a speaker, or a recording, in two parts; the split is then marked ``speaker_dependent``.
+    digests : sequence of str, optional
+        A digest of each recording, to find those that are in two parts under different names.
 
     Returns
     -------
@@ -115,8 +118,8 @@ def make_split(
     Raises
     ------
     ValueError
-        For an unknown or ambiguous session, a split column that is incomplete, a speaker in two parts, a single
-        speaker, or nothing left to train on.
+        For an unknown or ambiguous session, a split column that is incomplete, a speaker or a recording in two parts, a
+        single speaker, or nothing left to train on.
     """
     column = any(u.split for u in utterances)
     names = test_session, val_session
@@ -136,6 +139,8 @@ def make_split(
     if not parts["train"]:
         raise ValueError("nothing is left to train on; name other sessions, or none, or add data")
     dependent = method == "random" or _check_speakers(utterances, parts, allow_speaker_overlap, warnings)
+    if digests and method != "random":
+        dependent = _check_recordings(utterances, digests, parts, allow_speaker_overlap, warnings) or dependent
     if val_session is None and not parts["validation"]:
         # After the check: this overlap is known, and the test score is not touched by it.
         _hold_out_fifth(utterances, parts, seed, column, warnings)
@@ -277,6 +282,21 @@ def _check_speakers(utterances: Utterances, parts: Parts, allow: bool, warnings:
     if shared:
         warnings.append(f"speaker {shared[0]} ({len(shared)} of this kind): scores say little about new speakers")
     return bool(shared)
+
+
+def _check_recordings(utterances: Utterances, digests: Sequence[str], parts: Parts, allow: bool, warnings: list[str]) -> bool:
+    """Whether a recording is in two parts under different names; an error unless that is allowed."""
+    place: dict[str, tuple[str, int]] = {}
+    for part, members in parts.items():
+        for i in members:
+            other, j = place.setdefault(digests[i], (part, i))
+            if other != part:
+                text = f"{utterances[i].path} is in {part} and, byte for byte, in {other} as {utterances[j].path}"
+                if not allow:
+                    raise ValueError(f"{text}; remove one of the two, or pass --allow-speaker-overlap")
+                warnings.append(f"{text}: scores say little about new speakers")
+                return True
+    return False
 
 
 def _speaker_groups(corpus: str, utterances: Utterances) -> dict[str, str]:

@@ -144,6 +144,21 @@ def test_several_corpora_test_on_the_last_session_in_whatever_order_they_are_nam
         assert make_split(utterances).test_session == "z/3"
 
 
+def test_a_recording_in_two_parts_under_different_names_is_refused():
+    utterances = corpus("c", 3, 6)
+    digests = [str(i) for i in range(len(utterances))]
+    assert not make_split(utterances, digests=digests).speaker_dependent
+    split = make_split(utterances)
+    digests[split.test[0]] = digests[split.train[0]]
+    a, b = utterances[split.train[0]].path, utterances[split.test[0]].path
+    with pytest.raises(ValueError, match=rf"{b} is in test and, byte for byte, in train as {a}; .*--allow-speaker-overlap"):
+        make_split(utterances, digests=digests)
+    assert make_split(utterances, allow_speaker_overlap=True, digests=digests).speaker_dependent
+    digests[split.train[1]] = digests[split.train[0]]
+    digests[split.test[0]] = "another"
+    assert make_split(utterances, digests=digests) == split
+
+
 def test_speaker_groups_are_held_out_like_sessions():
     utterances = corpus("c", speakers=10)
     split = make_split(utterances)

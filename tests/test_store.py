@@ -334,10 +334,12 @@ def test_the_order_of_the_listing_does_not_show(tmp_path: Path, pool: ThreadPool
     corpus = corpus_of(tmp_path / "wav", 10)
     corpus.utterances.append(Utterance(tmp_path / "wav" / "copy.wav", "angry", "test"))
     corpus.utterances[-1].path.write_bytes(corpus.utterances[0].path.read_bytes())
-    first = prepared(corpus, tmp_path / "cache", pool)
+    with pytest.warns(UserWarning, match=r"0\.wav and .*copy\.wav are byte-identical"):
+        first = prepared(corpus, tmp_path / "cache", pool)
     for seed in range(5):
         np.random.default_rng(seed).shuffle(corpus.utterances)  # pyright: ignore[reportArgumentType]
-        again = prepared(corpus, tmp_path / "cache", pool)
+        with pytest.warns(UserWarning, match="byte-identical"):
+            again = prepared(corpus, tmp_path / "cache", pool)
         assert again.utterances == first.utterances
         np.testing.assert_array_equal(again.store.rows, first.store.rows)
     assert len(folders(tmp_path / "cache")) == 1
@@ -347,7 +349,8 @@ def test_the_order_of_the_listing_does_not_show_where_name_and_content_are_the_s
     for speaker in "ab":
         recordings(tmp_path / speaker, 900)
     same = [Utterance(tmp_path / s / "0.wav", "sad", "test", speaker=f"test/{s}") for s in "ab"]
-    orders = [prepared(Corpus(u, ["sad"], {}, ["test"]), tmp_path / "cache", pool).utterances for u in (same, same[::-1])]
+    with pytest.warns(UserWarning, match="byte-identical"):
+        orders = [prepared(Corpus(u, ["sad"], {}, ["test"]), tmp_path / "cache", pool).utterances for u in (same, same[::-1])]
     assert orders[0] == orders[1]
 
 
