@@ -14,9 +14,15 @@ from conftest import UNCOMPILED, Command, assert_same_run
 
 
 def start(environment: dict[str, str], folder: Path, *words: str | Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "npser", *map(str, words)]
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-m", "npser", *map(str, words)],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells start background jobs deaf to Ctrl-C
     )
 
 
