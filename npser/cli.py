@@ -116,7 +116,9 @@ def _train(args: argparse.Namespace) -> int:
             places, cache = args.data or [_synthetic(args)], _cache(args)
             corpus = corpora.load(places, args.corpus, labels, args.skip_bad)
             counts = ", ".join(f"{sum(u.emotion == label for u in corpus.utterances)} {label}" for label in corpus.labels)
-            say(f"data      {', '.join(map(str, places))}")
+            say(
+                f"data      {', '.join(map(str, places))}{'' if args.data else ', the synthetic corpus, since no DATA is named'}"
+            )
             say(f"          {len(corpus.utterances)} utterances: {counts}")
             if corpus.dropped:
                 dropped = ", ".join(f"{count} {emotion}" for emotion, count in corpus.dropped.items())
@@ -331,10 +333,11 @@ def _pool(args: argparse.Namespace) -> Iterator[ThreadPoolExecutor]:
     """The threads of a run; inside, BLAS keeps to the thread that calls it."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from npser.threads import available_cores, single_threaded_blas
+    from npser.threads import available_cores, keep_freed_memory, single_threaded_blas
 
     if args.threads is not None and args.threads < 1:
         raise ValueError(f"--threads {args.threads}: expected at least 1")
+    keep_freed_memory()
     with single_threaded_blas(), ThreadPoolExecutor(args.threads or available_cores()) as pool:
         yield pool
 

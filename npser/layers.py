@@ -54,6 +54,15 @@ def maxpool(X: Array, bounds: Array, n_pw: int) -> tuple[Array, Array, Backward]
     return out, pooled, backward
 
 
+def extend(X: Array, bounds: Array, lengths: Array) -> tuple[Array, Array, Backward]:
+    """The last row of each utterance repeated until it has lengths (B,) rows. X (N, C) -> (M, C) and its bounds."""
+    filled = np.diff(bounds) > 0
+    times = np.ones(len(X), np.int64)
+    times[bounds[1:][filled] - 1] += (lengths - np.diff(bounds))[filled]
+    extended = np.concatenate([[0], np.cumsum(np.where(filled, lengths, 0))])
+    return np.repeat(X, times, axis=0), extended, lambda dout: (np.add.reduceat(dout, np.cumsum(times) - times, axis=0),)
+
+
 def blstm(
     X: Array, bounds: Array, W_fw: Array, R_fw: Array, b_fw: Array, W_bw: Array, R_bw: Array, b_bw: Array
 ) -> tuple[Array, Backward]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from npser.config import Config, param_shapes
-from npser.layers import Array, attention, blstm, conv1d, cross_entropy, dropout, linear, maxpool, mean_over_time
+from npser.layers import Array, attention, blstm, conv1d, cross_entropy, dropout, extend, linear, maxpool, mean_over_time
 
 Shapes = dict[str, tuple[int, ...]]
 Views = dict[str, dict[str, Array]]
@@ -47,16 +47,31 @@ def init(shapes: Shapes, seed: int, dtype: DTypeLike = np.float32) -> Array:
     return theta.astype(dtype)
 
 
+def distinct_rows(stored: Array, frames: Array, c: Config) -> Array:
+    """Rows of zero-padded utterances that the network needs to see, (B,), of stored (B,) rows padded to frames (B,).
+
+    Behind the sound, rows are all the same: those of X from four frames (of the deltas) behind the last stored row on, those of
+    a convolution from half a window further on. So the last of the rows returned here, a whole pooling window of such rows,
+    stands for all behind it.
+    """
+    same = stored + 4 + 2 * (c.n_cw // 2)
+    rows = (-(-same // c.n_pw) + 1) * c.n_pw
+    return np.where(rows <= frames - 5, rows, frames)  # the last four frames take their deltas from the fifth last
+
+
 def forward(
-    p: Views, c: Config, X: Array, bounds: Array, rng: np.random.Generator | None = None
+    p: Views, c: Config, X: Array, bounds: Array, rng: np.random.Generator | None = None, frames: Array | None = None
 ) -> tuple[Array, Array | None, Callable[[Array, Array | None], Array]]:
     """Features to logits. X (N, d_spec) -> emotion (B, classes), gender (B, 2) or None, backward.
 
-    ``backward(demotion, dgender)`` returns the gradient of theta, (P,). Dropout acts when rng is given.
+    ``backward(demotion, dgender)`` returns the gradient of theta, (P,). Dropout acts when rng is given. frames (B,): where X
+    holds distinct_rows only, how many rows there would be of each utterance.
     """
+    frames = np.diff(bounds) if frames is None else frames
     H, b_cnn1 = conv1d(X, bounds, **p["cnn1"])  # (1)-(3)
     H, b_cnn2 = conv1d(H, bounds, **p["cnn2"])
     H, bounds, b_pool = maxpool(H, bounds, c.n_pw)  # (4)
+    H, bounds, b_extend = extend(H, bounds, frames // c.n_pw)
     H, b_lstm1 = blstm(H, bounds, **p["lstm1"])  # 4.2.2
     H, b_drop1 = dropout(H, c.dropout, rng)
     H, b_lstm2 = blstm(H, bounds, **p["lstm2"])
@@ -74,7 +89,7 @@ def forward(
         dH, *g_attn = b_attn(dz)
         dH, *g_lstm2 = b_lstm2(*b_drop2(dH))
         dH, *g_lstm1 = b_lstm1(*b_drop1(dH))
-        dH, *g_cnn2 = b_cnn2(*b_pool(dH))
+        dH, *g_cnn2 = b_cnn2(*b_pool(*b_extend(dH)))
         _, *g_cnn1 = b_cnn1(dH, need_dX=False)
         grads = [*g_cnn1, *g_cnn2, *g_lstm1, *g_lstm2, *g_attn, *g_emotion, *g_gender]  # the order of param_shapes
         return np.concatenate([grad.ravel() for grad in grads])
@@ -92,9 +107,10 @@ def loss(
     emotion_weight: Array,
     gender_weight: Array,
     rng: np.random.Generator | None = None,
+    frames: Array | None = None,
 ) -> tuple[float, Array]:
-    """Equation (10) and its gradient, (P,). y (B,) classes, -1 for unknown; weights (B,): see cross_entropy."""
-    emotion, gender, backward = forward(p, c, X, bounds, rng)
+    """Equation (10) and its gradient, (P,). y (B,) classes, -1 for unknown; weights (B,): see cross_entropy; rest: forward."""
+    emotion, gender, backward = forward(p, c, X, bounds, rng, frames)
     L_emotion, demotion = cross_entropy(emotion, emotion_y, emotion_weight)
     if gender is None:
         return c.alpha * L_emotion, backward(c.alpha * demotion, None)

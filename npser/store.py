@@ -48,18 +48,26 @@ class Store:
     errors: dict[int, str]
     pad_frames: int
 
-    def frames(self, window: np.ndarray) -> np.ndarray:
-        """Frames that the network sees of each window, (W,)."""
-        stored = self.bounds[window + 1] - self.bounds[window]
-        return np.full_like(stored, self.pad_frames) if self.pad_frames else stored
+    def stored(self, window: np.ndarray) -> np.ndarray:
+        """Rows of each window, (W,)."""
+        return self.bounds[window + 1] - self.bounds[window]
 
-    def batch(self, window: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Network input of some windows: X (N, 384), bounds (W+1,). mean, scale (384,): X = (value - mean) * scale."""
-        bounds = np.concatenate([[0], np.cumsum(self.frames(window))])
+    def frames(self, window: np.ndarray) -> np.ndarray:
+        """Frames that the network sees of each window, (W,): with padding more than are stored."""
+        return np.full(len(window), self.pad_frames) if self.pad_frames else self.stored(window)
+
+    def batch(
+        self, window: np.ndarray, mean: np.ndarray, scale: np.ndarray, lengths: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Network input of some windows: X (N, 384), bounds (W+1,). mean, scale (384,): X = (value - mean) * scale.
+
+        lengths (W,): the first so many frames only; those left out lie in the padding, with at least one that is kept.
+        """
+        frames = self.frames(window)
+        bounds = np.concatenate([[0], np.cumsum(frames if lengths is None else lengths)])
         X = np.empty((bounds[-1], 3 * N_MELS), np.float32)
         starts = self.bounds[window]
-        counts = self.bounds[window + 1] - starts
-        assemble(X, bounds, self.rows, starts, counts, np.float32(FLOOR_DB), mean, scale)
+        assemble(X, bounds, frames, self.rows, starts, self.stored(window), np.float32(FLOOR_DB), mean, scale)
         return X, bounds
 
 

@@ -56,10 +56,16 @@ class Network:
         theta = np.concatenate([tensors[name].ravel() for name in shapes])
         return cls(theta, shapes, trained.config, tensors["norm.mean"], tensors["norm.std"])
 
+    def input(self, store: Store, window: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """X (N, d_spec), bounds and frames for model.forward: of the padding only what differs."""
+        frames = store.frames(window)
+        lengths = model.distinct_rows(store.stored(window), frames, self.config)
+        return *store.batch(window, self.mean, 1 / self.std, lengths), frames
+
     def gradient(self, store: Store, window: np.ndarray, y: Targets, rng: np.random.Generator) -> tuple[float, np.ndarray]:
         """Loss and gradient, (P,), of one shard. y: emotion, gender, and the weights of both, each (B,)."""
-        X, bounds = store.batch(window, self.mean, 1 / self.std)
-        return model.loss(model.views(self.theta, self.shapes), self.config, X, bounds, *y, rng)
+        X, bounds, frames = self.input(store, window)
+        return model.loss(model.views(self.theta, self.shapes), self.config, X, bounds, *y, rng, frames)
 
     def log_probabilities(
         self, store: Store, recordings: np.ndarray, pool: ThreadPoolExecutor
@@ -71,8 +77,8 @@ class Network:
         p = model.views(self.theta, self.shapes)
 
         def run(shard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            X, bounds = store.batch(window[shard], self.mean, 1 / self.std)
-            emotion, gender, _ = model.forward(p, self.config, X, bounds)
+            X, bounds, frames = self.input(store, window[shard])
+            emotion, gender, _ = model.forward(p, self.config, X, bounds, frames=frames)
             return emotion, np.empty((len(shard), 0)) if gender is None else gender
 
         shards = [order[i : i + self.config.shard] for i in range(0, len(order), self.config.shard)]

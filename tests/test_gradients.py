@@ -10,7 +10,7 @@ import pytest
 from helpers import LENGTHS, ODD, SMALL, Array, Batch, bounds_of, make_batch, make_network, named
 
 from npser import model
-from npser.layers import attention, blstm, conv1d, cross_entropy, dropout, linear, maxpool, mean_over_time
+from npser.layers import attention, blstm, conv1d, cross_entropy, dropout, extend, linear, maxpool, mean_over_time
 
 STEP = 3e-6
 BOUNDS = bounds_of(LENGTHS)
@@ -56,6 +56,16 @@ def test_conv1d_without_the_gradient_of_its_input_has_the_same_other_gradients()
 @pytest.mark.parametrize("n_pw", [1, 2, 3, 4])
 def test_maxpool(n_pw: int):
     check(lambda X: maxpool(X, BOUNDS, n_pw), (N, 6))
+
+
+@pytest.mark.parametrize("bounds", [BOUNDS, POOLED], ids=["ragged", "some empty"])
+def test_extend(bounds: Array):
+    def layer(X: Array):
+        out, extended, backward = extend(X, bounds, np.diff(bounds) + np.arange(len(bounds) - 1))
+        assert len(out) == extended[-1]
+        return out, backward
+
+    check(layer, (bounds[-1], 5))
 
 
 @pytest.mark.parametrize("H", [4, 5])

@@ -66,7 +66,7 @@ def cases(kind: type) -> dict[str, Case]:
         "assemble": (
             assemble,
             [(sum(lengths), 6)],
-            [bounds_of(lengths), static, starts, counts, kind(-3), random(6), random(6)],
+            [bounds_of(lengths), np.array(lengths), static, starts, counts, kind(-3), random(6), random(6)],
         ),
     }
 
@@ -244,7 +244,7 @@ def test_attention_with_nan_anywhere_in_an_utterance_is_nan_for_that_utterance(f
 def test_nan_in_the_features_is_nan_in_the_input(kind: type):
     rows, counts = nan_at(np.ones((20, 2), kind), (5, 1)), np.array([10, 10])
     X, ones = np.empty((20, 6), kind), np.ones(6, kind)
-    assemble(X, bounds_of(counts), rows, np.array([0, 10]), counts, kind(0), np.zeros(6, kind), ones)
+    assemble(X, bounds_of(counts), counts, rows, np.array([0, 10]), counts, kind(0), np.zeros(6, kind), ones)
     np.testing.assert_array_equal(np.argwhere(np.isnan(X[:, 1])), [[5]])
     assert np.isnan(X[:10, [3, 5]]).sum() > 10
     assert np.isfinite(X[:, ::2]).all()

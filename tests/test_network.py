@@ -8,12 +8,26 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers import EMOTIONS, LENGTHS, SMALL, Array, Batch, assert_close, bounds_of, make_batch, make_network, named, select
+from helpers import (
+    EMOTIONS,
+    LENGTHS,
+    ODD,
+    SMALL,
+    Array,
+    Batch,
+    assert_close,
+    bounds_of,
+    make_batch,
+    make_network,
+    named,
+    select,
+)
 
 from npser import model
 from npser.config import Config, param_shapes
 from npser.layers import blstm, cross_entropy, dropout
 from npser.threads import single_threaded_blas
+from npser_kernels.assemble import assemble
 
 compiled = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="paper sizes take too long uncompiled")
 
@@ -353,3 +367,27 @@ def test_at_the_papers_sizes_the_gradient_is_right_in_float64_and_close_in_float
     for name, part in named(gradient, shapes).items():
         assert_close(part, named(exact, shapes)[name], 1e-3, name)
         assert part.any(), name
+
+
+@pytest.mark.parametrize("c", [SMALL, ODD], ids=["paper's windows", "other windows"])
+def test_padding_is_computed_once_and_counts_as_often_as_it_occurs(c: Config):
+    frames, stored = 70, np.array([1, 5, 20, 33, 48, *range(52, 71)])
+    padded, bands = np.full(len(stored), frames), c.d_spec // 3
+    rng = np.random.default_rng(0)
+    rows, mean = rng.standard_normal((stored.sum(), bands)), rng.standard_normal(c.d_spec)
+    starts = bounds_of(stored)[:-1]
+    lengths = model.distinct_rows(stored, padded, c)
+    assert (lengths[:5] < frames).all()
+    assert (lengths[-9:] == frames).all()
+
+    def result(lengths: Array) -> tuple[float, Array]:
+        bounds = bounds_of(lengths)
+        X = np.empty((bounds[-1], c.d_spec))
+        assemble(X, bounds, padded, rows, starts, stored, -3.0, mean, np.ones(c.d_spec))
+        batch = make_batch(c, [1] * len(lengths))._replace(X=X, bounds=bounds)
+        theta, shapes = make_network(c)
+        return model.loss(model.views(theta, shapes), c, *batch, np.random.default_rng(1), padded)
+
+    (all_loss, all_gradient), (loss, gradient) = result(padded), result(lengths)
+    assert loss == pytest.approx(all_loss, rel=1e-12)
+    assert_close(gradient, all_gradient, 1e-10)

@@ -113,7 +113,7 @@ def assembled(pieces: list[tuple[int, int, int]], rows: Array, mean: Array, std:
     starts, counts, lengths = (np.array(column) for column in zip(*pieces, strict=True))
     bounds = bounds_of(lengths)
     X = np.full((bounds[-1], 3 * rows.shape[1]), np.nan)
-    assemble(X, bounds, rows, starts, counts, FLOOR, mean, 1 / std)
+    assemble(X, bounds, np.diff(bounds), rows, starts, counts, FLOOR, mean, 1 / std)
     return utterances_of(X, bounds)
 
 

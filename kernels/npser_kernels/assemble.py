@@ -9,11 +9,11 @@ TWO, THREE, FOUR, SEVEN, EIGHT, SEVENTEEN, TWENTY, TWENTY_EIGHT = (np.float32(c)
 
 
 @jit
-def assemble(X, bounds, rows, starts, counts, floor, mean, scale):
+def assemble(X, bounds, frames, rows, starts, counts, floor, mean, scale):
     """X (N, 3 C), statics | deltas | delta-deltas, normalised, from static bands rows (any, C).
 
-    Utterance u is ``counts[u]`` stored rows from ``starts[u]`` on; frames behind them lie in the zero padding and are
-    ``floor``. Deltas are Savitzky-Golay derivatives of nine frames: a line for the first order, a parabola for the second.
+    Utterance u has ``frames[u]`` frames, of which X holds the first. They are ``counts[u]`` stored rows from ``starts[u]`` on;
+    those behind lie in the zero padding and are ``floor``. Where X holds fewer than all, its last row is one of these. Deltas are Savitzky-Golay derivatives of nine frames: a line for the first order, a parabola for the second.
     Within four frames of an end the polynomial of the outermost nine frames serves; its derivative is constant, so the value
     of the fifth frame does.
     An utterance of fewer than nine frames repeats its first and last frame instead.
@@ -28,7 +28,7 @@ def assemble(X, bounds, rows, starts, counts, floor, mean, scale):
             for c in range(C):
                 x[t, c] = rows[starts[u] + t, c] if t < counts[u] else floor
         for t in range(L):
-            s = min(max(t, 4), L - 5) if L >= 9 else t
+            s = min(max(t, 4), frames[u] - 5) if frames[u] >= 9 else t
             x0, x1, x2 = x[max(s - 4, 0)], x[max(s - 3, 0)], x[max(s - 2, 0)]
             x3, x4, x5 = x[max(s - 1, 0)], x[s], x[min(s + 1, L - 1)]
             x6, x7, x8 = x[min(s + 2, L - 1)], x[min(s + 3, L - 1)], x[min(s + 4, L - 1)]
