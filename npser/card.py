@@ -10,10 +10,15 @@ from typing import Any
 from npser import checkpoint
 from npser.report import score_line
 
+NEEDED = {"preset", "corpora", "split", "speakers", "seed", "versions", "licence", "notices", "scores"}
+
 
 def card(path: Path) -> dict[str, Any]:
     """Everything but the tensors. ValueError where path is no model file."""
     trained = checkpoint.load(path)
+    missing = NEEDED - trained.training.keys()
+    if missing:
+        raise ValueError(f"{path}: its metadata lacks {', '.join(sorted(missing))}; expected a model file of npser train")
     return {
         "path": str(path),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import secrets
@@ -57,9 +58,10 @@ def write(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        way_out = "make room and run again with --resume" if full else "name another folder"
         raise ValueError(
-            f"{path}: cannot be written ({error.strerror}); what was there before is untouched: "
-            "make room and run again with --resume"
+            f"{path}: cannot be written ({error.strerror}); what was there before is untouched: {way_out}"
         ) from None
     finally:
         with contextlib.suppress(OSError):  # it has become path, or never existed
@@ -80,6 +82,8 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray], about: dict[str, A
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Tensors and metadata of a file that write_tensors made; ValueError for any other."""
+    if path.is_dir():
+        raise ValueError(f"{path}: cannot be opened, because it is a folder; name the model.safetensors in it")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)

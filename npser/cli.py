@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shlex
 import sys
 import warnings
@@ -112,13 +113,12 @@ def _train(args: argparse.Namespace) -> int:
     folder = None
     try:
         with _pool(args) as pool:
-            labels = args.labels.split(",") if args.labels else None
+            labels = None if args.labels is None else args.labels.split(",")
             places, cache = args.data or [_synthetic(args)], _cache(args)
             corpus = corpora.load(places, args.corpus, labels, args.skip_bad)
             counts = ", ".join(f"{sum(u.emotion == label for u in corpus.utterances)} {label}" for label in corpus.labels)
-            say(
-                f"data      {', '.join(map(str, places))}{'' if args.data else ', the synthetic corpus, since no DATA is named'}"
-            )
+            what = "" if args.data else ", the synthetic corpus, since no DATA is named"
+            say(f"data      {', '.join(map(str, places))}{what}")
             say(f"          {len(corpus.utterances)} utterances: {counts}")
             if corpus.dropped:
                 dropped = ", ".join(f"{count} {emotion}" for emotion, count in corpus.dropped.items())
@@ -133,9 +133,8 @@ def _train(args: argparse.Namespace) -> int:
             say(f"split     {_split_text(data, parts)}")
             for text in parts.warnings:
                 warnings.warn(text, stacklevel=1)
-            folder = _run_folder(
-                args, f"{'+'.join(data.names)}-{args.preset}-test{_short(parts.test_session)}-seed{config.seed}"
-            )
+            held_out = (parts.test_session or "none").rpartition("/")[2]
+            folder = _run_folder(args, f"{'+'.join(data.names)}-{args.preset}-test{held_out}-seed{config.seed}")
             say(f"run       {folder}, preset {args.preset}, {config.epochs} epochs, seed {config.seed}")
             report = experiment.run(
                 data,
@@ -178,15 +177,18 @@ def _config(args: argparse.Namespace) -> Config:
 def _synthetic(args: argparse.Namespace) -> Path:
     """The synthetic corpus in the cache, made now if it is not there. It is the same for every training seed."""
     from npser.corpora import synthetic
+    from npser.store import lock
 
     utterances = SYNTHETIC_UTTERANCES if args.synthetic_utterances is None else args.synthetic_utterances
     folder = _cache(args) / f"synthetic-{SYNTHETIC_SEED}-{utterances}"
-    if not (folder / "manifest.csv").exists():
 
-        def progress(numbers: Any) -> Any:
-            return _progress(numbers, desc="synthetic corpus", unit="file")
+    def progress(numbers: Any) -> Any:
+        return _progress(numbers, desc="synthetic corpus", unit="file")
 
-        synthetic.generate(folder, utterances, SYNTHETIC_SEED, progress)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with lock(folder.with_suffix(".lock")):
+        if not (folder / "manifest.csv").exists():
+            synthetic.generate(folder, utterances, SYNTHETIC_SEED, progress)
     return folder
 
 
@@ -205,11 +207,6 @@ def _split_text(data: Any, parts: Any) -> str:
     return f"{', '.join(texts)} utterances, by {parts.method}" if data.utterances and parts.method != "none" else texts[0]
 
 
-def _short(session: str | None) -> str:
-    """The session as part of a folder's name."""
-    return session.partition("/")[2].replace("/", "-") if session else "none"
-
-
 def _run_folder(args: argparse.Namespace, name: str) -> Path:
     """The folder of a new run, or of the one to resume; made if it is not there."""
     if args.out is not None:
@@ -219,6 +216,7 @@ def _run_folder(args: argparse.Namespace, name: str) -> Path:
         if not args.resume and (folder / "metrics.jsonl").exists():
             raise ValueError(f"--out {folder}: holds an unfinished run; go on with it with --resume, or name another folder")
     else:
+        name = re.sub(r"[^\w.+-]+", "-", name).strip(".-")[:100]  # corpora may be called anything
         folder, number = Path("runs", name), 1
         while folder.exists():
             following = Path("runs", f"{name}-{number + 1}")
@@ -252,6 +250,9 @@ def _predict(args: argparse.Namespace) -> int:
             "model.safetensors of its run folder",
             file=sys.stderr,
         )
+        return 2
+    if args.json and args.format == "csv":
+        print("npser: --json is --format jsonl; leave one of --json and --format csv out", file=sys.stderr)
         return 2
     from npser.lite import Model
 
@@ -369,7 +370,7 @@ def _say_to(file: Any) -> Any:
 
 def _show_warning(message: Warning | str, *_: Any) -> None:
     """A warning is one line."""
-    print(f"npser: warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"npser: warning: {' '.join(str(message).split())}\n")  # at once: threads warn too
 
 
 def _fail(error: Exception | str) -> int:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Config:
@@ -86,6 +88,14 @@ def override(config: Config, settings: dict[str, Any]) -> Config:
         if name not in known:
             raise ValueError(f"there is no setting {name!r}; the settings are {', '.join(sorted(known))}")
     return dataclasses.replace(config, **settings)
+
+
+STREAMS = ("init", "shuffle", "dropout", "split")
+
+
+def stream(purpose: str, *numbers: int) -> np.random.Generator:
+    """Random numbers of their own for each purpose and each tuple of numbers, such as (seed, epoch)."""
+    return np.random.default_rng(np.random.SeedSequence([STREAMS.index(purpose) + 1, *numbers]))
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import numpy as np
 from npser import store
 from npser.config import Config
 from npser.corpora import Corpus, Utterance
-from npser.features import SAMPLE_RATE
+from npser.features import N_MELS, SAMPLE_RATE
 from npser.store import Progress, Store
 
 GENDERS = ["female", "male"]
@@ -36,12 +37,12 @@ class Dataset:
     names: list[str]
     bad: dict[str, str]
 
-    @property
+    @functools.cached_property
     def emotion_y(self) -> np.ndarray:
         """Class of each utterance, (R,)."""
         return np.array([self.labels.index(u.emotion) for u in self.utterances])
 
-    @property
+    @functools.cached_property
     def gender_y(self) -> np.ndarray:
         """0 female, 1 male, -1 unknown, (R,)."""
         return np.array([GENDERS.index(u.gender) if u.gender else -1 for u in self.utterances])
@@ -51,9 +52,10 @@ class Dataset:
         return self.store.recordings[part]
 
     def seconds(self, part: list[int]) -> float:
-        """Length of what the network sees of some utterances, in seconds; overlapping windows count twice."""
-        windows = [w for r in part for w in range(self.store.recordings[r], self.store.recordings[r + 1])]
-        return float(self.store.samples[windows].sum() / SAMPLE_RATE)
+        """Length of some utterances in seconds, as far as the network hears them."""
+        windows = np.diff(self.store.recordings)[part]
+        last = self.store.samples[self.store.recordings[np.array(part, int)] + windows - 1] / SAMPLE_RATE
+        return float((last + (windows - 1) * self.store.seconds / 2).sum())
 
 
 def prepare(
@@ -68,6 +70,8 @@ def prepare(
     ValueError
         When more than 5 % of the files are lost (unless skip_bad), or all of a class.
     """
+    if config.d_spec != 3 * N_MELS:
+        raise ValueError(f"setting d_spec is {config.d_spec}; the features have {3 * N_MELS}")
     content = store.digests([u.path for u in corpus.utterances], pool)
     bad = {str(u.path): "cannot be read" for u, digest in zip(corpus.utterances, content, strict=True) if digest is None}
     usable = sorted(

@@ -33,8 +33,9 @@ def evaluate(
     -------
     dict
         The scores of train.evaluate over the labels that model and corpora share; the model chooses among these only.
-        ``utterances``; how many of them are by ``training_speakers``; ``dropped``, counts of emotions that the model does not
-        know; ``absent``, labels of the model that do not occur; ``notices`` that the scores must carry.
+        ``utterances``; how many of them are by ``training_speakers``, as far as names of corpora and speakers tell, or None
+        where the model knows no speakers; how many are by ``unknown_speakers``; ``dropped``, counts of emotions that the
+        model does not know; ``absent``, labels of the model that do not occur; ``notices`` that the scores must carry.
 
     Raises
     ------
@@ -55,18 +56,28 @@ def evaluate(
     members = list(range(len(data.utterances)))
     scores = train.evaluate(train.Network.of(trained), data, members, pool, choices)
     del scores["loss"]  # of a choice among fewer labels it means little
-    speakers = set(trained.training["speakers"])
+    speakers = set(trained.training.get("speakers", []))
     return {
         **scores,
         "labels": data.labels,
         "utterances": len(members),
-        "training_speakers": sum(u.speaker in speakers for u in data.utterances),
+        "training_speakers": sum(u.speaker in speakers for u in data.utterances) if speakers else None,
+        "unknown_speakers": sum(u.speaker is None for u in data.utterances),
         "corpora": data.names,
         "dropped": data.dropped,
         "absent": [label for label in trained.emotions if label not in shared],
         "bad_files": data.bad,
         "notices": trained.training.get("notices", []),
     }
+
+
+def _speakers_text(result: dict[str, Any]) -> str:
+    """How new the speakers are to the model."""
+    if result["training_speakers"] is None:
+        return "whether the speakers are new is unknown: the model does not know the speakers that it was trained on"
+    line = f"{result['training_speakers']} of {result['utterances']} utterances are by speakers that the model was trained on"
+    unknown = f"; of {result['unknown_speakers']} the speaker is unknown" if result["unknown_speakers"] else ""
+    return f"{line}, as far as names tell{unknown}"
 
 
 def text(result: dict[str, Any]) -> str:
@@ -76,7 +87,7 @@ def text(result: dict[str, Any]) -> str:
         "",
         confusion_text(result["confusion"], result["labels"]),
         "",
-        f"{result['training_speakers']} of {result['utterances']} utterances are by speakers that the model was trained on",
+        _speakers_text(result),
     ]
     if result["dropped"]:
         dropped = ", ".join(f"{count} {emotion}" for emotion, count in result["dropped"].items())

@@ -113,11 +113,13 @@ def run(
         "bad_files": data.bad,
         "notices": notices,
         "versions": about["versions"],
-        "run": {"started": started.isoformat(timespec="seconds"), "training_seconds": round(seconds, 1)},
+        "run": {"started": started.isoformat(timespec="seconds"), "seconds_since_start": round(seconds, 1)},
     }
     checkpoint.write(out / "report.md", report.markdown(found).encode())
     report.draw(found, out)
-    checkpoint.write(out / "report.json", (json.dumps(found, indent=2) + "\n").encode())  # last: its presence says finished
+    checkpoint.write(
+        out / "report.json", (json.dumps(found, indent=2, sort_keys=True) + "\n").encode()
+    )  # last: its presence says finished
     return found
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import DTypeLike
 
-from npser.config import Config, param_shapes
+from npser.config import Config, stream
 from npser.layers import Array, attention, blstm, conv1d, cross_entropy, dropout, extend, linear, maxpool, mean_over_time
 
 Shapes = dict[str, tuple[int, ...]]
@@ -31,7 +31,7 @@ def views(theta: Array, shapes: Shapes) -> Views:
 
 def init(shapes: Shapes, seed: int, dtype: DTypeLike = np.float32) -> Array:
     """theta (P,) as Keras 2.2.4 starts it: Glorot uniform, orthogonal recurrences, biases 0, forget gates' 1."""
-    rng = np.random.default_rng(np.random.SeedSequence([seed]))
+    rng = stream("init", seed)
     theta = np.zeros(sum(math.prod(shape) for shape in shapes.values()))
     for layer, params in views(theta, shapes).items():
         for name, value in params.items():
@@ -116,6 +116,3 @@ def loss(
         return c.alpha * L_emotion, backward(c.alpha * demotion, None)
     L_gender, dgender = cross_entropy(gender, gender_y, gender_weight)
     return c.alpha * L_emotion + c.beta * L_gender, backward(c.alpha * demotion, c.beta * dgender)  # (10)
-
-
-__all__ = ["Config", "forward", "init", "loss", "param_shapes", "views"]

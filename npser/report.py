@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from npser import checkpoint
 
 SCORES = ("wa", "ua", "macro_f1", "gender_accuracy")
 
@@ -42,7 +45,9 @@ def terminal(report: dict[str, Any]) -> str:
     """The end of a run as the terminal shows it."""
     lines = []
     if report["wa"] is None:
-        lines.append(f"trained on everything for {report['epochs']} epochs; without a test session there is no score")
+        lines.append(f"there is no test part, so there is no test score; the weights are of epoch {report['selected_epoch']}")
+        if report["validation"]:
+            lines.append(f"validation: {score_line(report['validation'])}")
     else:
         session = report["split"]["test_session"]
         lines += [
@@ -131,8 +136,7 @@ def draw(report: dict[str, Any], out: Path) -> list[Path]:
     losses.legend()
     if report["notices"]:
         figure.suptitle(report["notices"][0], fontsize=8)
-    # no metadata: the same run draws the same bytes
-    figure.savefig(out / "curves.png", dpi=120, metadata={"Software": None})
+    _save(figure, out / "curves.png")
     if report["confusion"] is None:
         return [out / "curves.png"]
 
@@ -149,5 +153,12 @@ def draw(report: dict[str, Any], out: Path) -> list[Path]:
     for (row, column), count in np.ndenumerate(confusion):
         axes.text(column, row, str(count), ha="center", va="center", color="white" if share[row, column] > 0.5 else "black")
     figure.colorbar(image, label="share of the class", shrink=0.8)
-    figure.savefig(out / "confusion.png", dpi=120, metadata={"Software": None})
+    _save(figure, out / "confusion.png")
     return [out / "curves.png", out / "confusion.png"]
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Without metadata: the same run draws the same bytes."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
+    checkpoint.write(path, picture.getvalue())

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-import numpy as np
-
+from npser.config import stream
 from npser.corpora import Utterance
 
 GROUPS = 5
@@ -51,7 +50,8 @@ class Split:
 def sessions_of(utterances: Utterances) -> list[str | None]:
     """Find the session of every utterance.
 
-    Where a corpus has none, min(5, speakers) groups of its speakers serve, balanced by gender, then by size.
+    Where a corpus has none, or one that holds everything, min(5, speakers) groups of its speakers serve, balanced by
+    gender, then by size.
 
     Parameters
     ----------
@@ -63,6 +63,8 @@ def sessions_of(utterances: Utterances) -> list[str | None]:
         ``"corpus/id"`` or ``"corpus/group1"``, None where neither session nor speaker is known.
     """
     with_sessions = {u.corpus for u in utterances if u.session}
+    if len({u.session for u in utterances}) == 1 and len({u.speaker for u in utterances}) > 1:
+        with_sessions = set()  # one session holds all, so it separates nothing, and the speakers do
     groups: dict[str | None, str] = {}
     for corpus in {u.corpus for u in utterances} - with_sessions:
         groups |= _speaker_groups(corpus, [u for u in utterances if u.corpus == corpus])
@@ -95,7 +97,7 @@ def make_split(
     """Cut a corpus into training, validation and test.
 
     A ``split`` column decides where there is one. Otherwise whole sessions are held out: by default the last of
-    :func:`session_order` for test and the next one, cyclically, for validation. With two sessions validation is a
+    :func:`session_order` for test and the next one of its corpus, cyclically, for validation. With two sessions validation is a
     seeded fifth of the training session. Without any known speaker or session the parts are random. Utterances of
     unknown session train.
 
@@ -133,17 +135,25 @@ def make_split(
     elif not order or (len(order) == 1 and test_session is None and validation is None):
         method, parts = "random", _random(utterances, order, names, seed, allow_speaker_overlap, warnings)
     else:
-        method = "session" if any(u.session for u in utterances) else "speaker groups"
+        method = "session" if set(order) & {u.session for u in utterances} else "speaker groups"
         test, validation = _choose(order, names, test, validation)
         parts = _by_session(utterances, test, validation, warnings)
     if not parts["train"]:
         raise ValueError("nothing is left to train on; name other sessions, or none, or add data")
     dependent = method == "random" or _check_speakers(utterances, parts, allow_speaker_overlap, warnings)
+    genders: dict[str | None, set[str]] = defaultdict(set)
+    for u in utterances:
+        genders[u.speaker] |= {u.gender} if u.gender and u.speaker else set()
+    warnings += [f"speaker {speaker} is female and male" for speaker, both in genders.items() if len(both) > 1]
     if digests and method != "random":
         dependent = _check_recordings(utterances, digests, parts, allow_speaker_overlap, warnings) or dependent
     if val_session is None and not parts["validation"]:
         # After the check: this overlap is known, and the test score is not touched by it.
         _hold_out_fifth(utterances, parts, seed, column, warnings)
+    for part in ("validation", "test"):
+        absent = sorted({u.emotion for u in utterances} - {utterances[i].emotion for i in parts[part]})
+        if parts[part] and absent:
+            warnings.append(f"the {part} part holds no {' and no '.join(absent)}: its UA is of the other classes only")
     unseen = sorted({u.emotion for u in utterances} - {utterances[i].emotion for i in parts["train"]})
     if unseen:
         warnings.append(f"no training utterance is {' or '.join(unseen)}: the model cannot learn that")
@@ -192,8 +202,15 @@ def _choose(order: list[str], names: Pair, test: str | None, validation: str | N
     rest = [session for session in order if session != test]
     # With one session left, all of it is needed for training: a fifth of its utterances will validate.
     if names[1] is None and len(rest) > 1:
-        validation = rest[-1] if test is None else rest[order.index(test) % len(rest)]
+        near = [session for session in rest if test is not None and _corpus(session) == _corpus(test)] or rest
+        before = [session for session in near if test is not None and order.index(session) < order.index(test)]
+        validation = near[-1] if test is None else near[len(before) % len(near)]
     return test, validation
+
+
+def _corpus(session: str) -> str:
+    """The corpus of a session."""
+    return session.partition("/")[0]
 
 
 def _collect(marks: Sequence[str]) -> Parts:
@@ -206,7 +223,7 @@ def _by_session(utterances: Utterances, test: str | None, validation: str | None
     sessions = sessions_of(utterances)
     if None in sessions:
         count = sessions.count(None)
-        warnings.append(f"{count} utterances have neither session nor speaker; they are in the training part")
+        warnings.append(f"{count} utterances have no session; they are in the training part")
     part_of = {test: "test", validation: "validation", None: "train"}
     return _collect([part_of.get(session, "train") for session in sessions])
 
@@ -246,7 +263,7 @@ def _hold_out_fifth(utterances: Utterances, parts: Parts, seed: int, speakers: b
     train = parts["train"]
     known = sorted({str(utterances[i].speaker) for i in train if utterances[i].speaker})
     if speakers and len(known) >= GROUPS:
-        drawn = np.random.default_rng(np.random.SeedSequence([seed, 2])).permutation(known)
+        drawn = stream("split", seed, 2).permutation(known)
         held = set(drawn[: round(len(known) / GROUPS)].tolist())
         parts["validation"] = [i for i in train if utterances[i].speaker in held]
     else:
@@ -261,7 +278,7 @@ def _fifths(utterances: Utterances, members: Sequence[int], count: int, seed: in
     # What is drawn follows from names and not from the order in which a corpus was listed.
     for i in sorted(members, key=lambda i: (utterances[i].corpus, utterances[i].path.name, str(utterances[i].path))):
         by_emotion[utterances[i].emotion].append(i)
-    generator = np.random.default_rng(np.random.SeedSequence([seed, 1]))
+    generator = stream("split", seed, 1)
     pieces: list[list[int]] = [[] for _ in range(count)]
     for _, same in sorted(by_emotion.items()):
         drawn = generator.permutation(len(same))
@@ -287,16 +304,19 @@ def _check_speakers(utterances: Utterances, parts: Parts, allow: bool, warnings:
 def _check_recordings(utterances: Utterances, digests: Sequence[str], parts: Parts, allow: bool, warnings: list[str]) -> bool:
     """Whether a recording is in two parts under different names; an error unless that is allowed."""
     place: dict[str, tuple[str, int]] = {}
+    shared = 0
     for part, members in parts.items():
         for i in members:
             other, j = place.setdefault(digests[i], (part, i))
-            if other != part:
-                text = f"{utterances[i].path} is in {part} and, byte for byte, in {other} as {utterances[j].path}"
-                if not allow:
-                    raise ValueError(f"{text}; remove one of the two, or pass --allow-speaker-overlap")
-                warnings.append(f"{text}: scores say little about new speakers")
-                return True
-    return False
+            if other != part and not allow:
+                raise ValueError(
+                    f"{utterances[i].path} is in {part} and, byte for byte, in {other} as {utterances[j].path}; "
+                    f"remove one of the two, or pass --allow-speaker-overlap"
+                )
+            shared += other != part
+    if shared:
+        warnings.append(f"recordings in two parts under different names: {shared}")
+    return shared > 0
 
 
 def _speaker_groups(corpus: str, utterances: Utterances) -> dict[str, str]:

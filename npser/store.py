@@ -38,7 +38,7 @@ class Store:
 
     rows (N, 128) dB; window w is rows bounds[w]:bounds[w+1] and samples[w] samples of 16 kHz long; recording r is windows
     recordings[r]:recordings[r+1]. errors: why recording r has no windows. pad_frames: windows are zero-padded to so many frames
-    (only the rows that touch sound are stored), or 0.
+    (only the rows that touch sound are stored), or 0. seconds: length of a whole window.
     """
 
     rows: np.ndarray
@@ -47,6 +47,7 @@ class Store:
     recordings: np.ndarray
     errors: dict[int, str]
     pad_frames: int
+    seconds: float = 7.5
 
     def stored(self, window: np.ndarray) -> np.ndarray:
         """Rows of each window, (W,)."""
@@ -122,12 +123,11 @@ def open_store(
     folder = cache / f"features-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _lock(folder.with_suffix(".lock")):
-            pad_frames = features.window_samples(seconds) // HOP + 1 if pad else 0
+        with lock(folder.with_suffix(".lock")):
             with contextlib.suppress(FileNotFoundError, ValueError):  # not there, or damaged: json and memmap raise ValueErrors
-                return _open(folder, pad_frames)
+                return _open(folder, seconds, pad)
             _build(folder, paths, seconds, pad, pool, progress)
-            return _open(folder, pad_frames)
+            return _open(folder, seconds, pad)
     except OSError as error:
         raise ValueError(
             f"{cache}: the features cannot be kept there ({error.strerror}); free some space or name another place with --cache"
@@ -135,7 +135,7 @@ def open_store(
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def lock(path: Path) -> Iterator[None]:
     """One process at a time."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -156,6 +156,8 @@ def _build(
         return [features.log_mel(x, pad_to) for x in waves], [len(x) for x in waves]
 
     bounds, samples, recordings, errors = [0], [], [0], {}
+    for leftover in folder.parent.glob(f"{folder.name}-*"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
     try:
         with (partial / "rows.f32").open("wb") as file:
@@ -179,14 +181,15 @@ def _build(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _open(folder: Path, pad_frames: int) -> Store:
+def _open(folder: Path, seconds: float, pad: bool) -> Store:
     """The store in folder, its rows mapped copy-on-write: nothing is read before it is used, nothing ever written."""
     index = json.loads((folder / "index.json").read_text())
     shape = (index["bounds"][-1], N_MELS)
     rows = np.memmap(folder / "rows.f32", np.float32, "c", shape=shape) if shape[0] else np.empty(shape, np.float32)
     bounds, samples, recordings = (np.array(index[name], np.int64) for name in ("bounds", "samples", "recordings"))
     errors = {int(r): text for r, text in index["errors"].items()}
-    return Store(rows.view(np.ndarray), bounds, samples, recordings, errors, pad_frames)
+    pad_frames = features.window_samples(seconds) // HOP + 1 if pad else 0
+    return Store(rows.view(np.ndarray), bounds, samples, recordings, errors, pad_frames, seconds)
 
 
 def normaliser(store: Store, window: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:

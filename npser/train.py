@@ -16,7 +16,7 @@ import numpy as np
 
 from npser import checkpoint, model
 from npser.checkpoint import Checkpoint
-from npser.config import Config, param_shapes, to_toml
+from npser.config import Config, param_shapes, stream, to_toml
 from npser.dataset import GENDERS, Dataset
 from npser.features import HOP, N_MELS
 from npser.metrics import confusion_matrix, scores
@@ -65,7 +65,8 @@ class Network:
     def gradient(self, store: Store, window: np.ndarray, y: Targets, rng: np.random.Generator) -> tuple[float, np.ndarray]:
         """Loss and gradient, (P,), of one shard. y: emotion, gender, and the weights of both, each (B,)."""
         X, bounds, frames = self.input(store, window)
-        return model.loss(model.views(self.theta, self.shapes), self.config, X, bounds, *y, rng, frames)
+        with np.errstate(over="ignore", invalid="ignore"):  # the loss tells: fit stops where it is not finite
+            return model.loss(model.views(self.theta, self.shapes), self.config, X, bounds, *y, rng, frames)
 
     def log_probabilities(
         self, store: Store, recordings: np.ndarray, pool: ThreadPoolExecutor
@@ -89,7 +90,9 @@ class Network:
             if logits.shape[1]:
                 logits = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
                 np.add.at(total, owner[order], logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
-            means.append(total / counts[:, None])
+                total /= counts[:, None]
+                total -= np.log(np.exp(total).sum(axis=1, keepdims=True))  # a mean of logarithms: its sum is below 1
+            means.append(total)
         return means[0], means[1]
 
 
@@ -186,10 +189,18 @@ def fit(
     theta = model.init(shapes, config.seed)
     state = State(theta, Adam(theta.size, config.learning_rate, config.decay, config.clip))
     identity = _identity(data, split, config, oracle)
+    lines: list[str] = []  # of metrics.jsonl
+    for leftover in out.glob(".*-????????????????"):  # of a run that was killed while it wrote
+        leftover.unlink()
     if resume and (out / "last.safetensors").exists():
-        _resume(out, state, identity, say)
-    else:
-        checkpoint.write(out / "metrics.jsonl", b"")
+        lines = _resume(out, state, identity, config.epochs)
+        say(f"resume    behind epoch {state.epoch}")
+    elif resume:
+        say(f"resume    there is nothing to go on with in {out}: starting at epoch 1")
+    if state.epoch < config.epochs:  # what an earlier end of this run reported is no longer its end
+        for name in ("report.json", "report.md", "curves.png", "confusion.png"):
+            (out / name).unlink(missing_ok=True)
+    checkpoint.write(out / "metrics.jsonl", "".join(lines).encode())
     checkpoint.write(out / "config.toml", to_toml(config).encode())
     network = Network(state.theta, shapes, config, mean, std)
 
@@ -201,8 +212,7 @@ def fit(
 
     for epoch in range(state.epoch + 1, config.epochs + 1):
         started = time.perf_counter()
-        rng = np.random.default_rng(np.random.SeedSequence([config.seed, epoch]))
-        shuffled = rng.permutation(train)
+        shuffled = stream("shuffle", config.seed, epoch).permutation(train)
         losses = []
         starts = range(0, len(train), config.batch)
         for start in progress(starts, desc=f"epoch {epoch}", unit="batch", leave=False):
@@ -214,7 +224,7 @@ def fit(
             def run(i: int, batch: np.ndarray = batch, share: np.float32 = share, step: int = step):
                 shard = batch[i : i + config.shard]
                 y = (emotion_y[shard], gender_y[shard], weight[shard] * share, np.full(len(shard), share))
-                dropout = np.random.default_rng(np.random.SeedSequence([config.seed, step, i // config.shard]))
+                dropout = stream("dropout", config.seed, step, i // config.shard)
                 return network.gradient(data.store, data.first_windows(shard), y, dropout)
 
             batch_loss, grad = 0.0, np.zeros_like(state.theta)
@@ -235,19 +245,18 @@ def fit(
         row["best"] = _is_better(row.get("validation"), state.best, config.select)
         if row["best"]:
             state.best = {"epoch": epoch, **row.get("validation", {})}
-            save_model(state.theta, {"validation": row.get("validation")})
+            save_model(state.theta, {"epoch": epoch, "validation": row.get("validation"), "test": None})
         if oracle and split.test:
             test = evaluate(network, data, split.test, pool)
             if state.oracle is None or test["ua"] > state.oracle["ua"]:
                 state.oracle = {"wa": test["wa"], "ua": test["ua"], "epoch": epoch, "confusion": test["confusion"]}
         state.epoch = epoch
-        with (out / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        lines.append(json.dumps(row) + "\n")
+        checkpoint.write(out / "metrics.jsonl", "".join(lines).encode())
         _save_state(out, state, identity)
         say(_epoch_line(row, state.best, config.epochs, time.perf_counter() - started))
 
-    if state.best is None:
-        raise ValueError(f"no epoch was trained; expected --epochs of at least {state.epoch + 1}")
+    assert state.best is not None  # there is at least one epoch
     network = Network.of(checkpoint.load(out / "model.safetensors"))
     test = evaluate(network, data, split.test, pool) if split.test else None
     validation = {k: v for k, v in state.best.items() if k != "epoch"} or None
@@ -306,14 +315,17 @@ def _save_state(out: Path, state: State, identity: str) -> None:
     checkpoint.write_tensors(out / "last.safetensors", tensors, about)
 
 
-def _resume(out: Path, state: State, identity: str, say: Say) -> None:
-    """Load the state of an interrupted run and cut its metrics back to the last epoch that was saved."""
+def _resume(out: Path, state: State, identity: str, epochs: int) -> list[str]:
+    """Load the state of an interrupted run; returns the lines of its metrics, up to the last epoch that was saved."""
     tensors, about = checkpoint.read_tensors(out / "last.safetensors")
     if about.get("identity") != identity:
         raise ValueError(f"{out}: its run had other data or settings; give the same ones (--epochs may grow) or another --out")
     state.theta[:], state.adam.m[:], state.adam.v[:] = tensors["theta"], tensors["m"], tensors["v"]
     state.adam.updates, state.epoch = about["updates"], about["epoch"]
     state.best, state.oracle = about["best"], about["oracle"]
-    lines = (out / "metrics.jsonl").read_text().splitlines(keepends=True)[: state.epoch]
-    checkpoint.write(out / "metrics.jsonl", "".join(lines).encode())
-    say(f"going on behind epoch {state.epoch}")
+    if state.epoch > epochs:
+        raise ValueError(f"{out}: {state.epoch} epochs are done; --epochs may grow and not shrink to {epochs}")
+    for name in ("metrics.jsonl", "model.safetensors"):
+        if not (out / name).exists():
+            raise ValueError(f"{out / name}: is missing, so this run cannot be resumed; name another --out")
+    return (out / "metrics.jsonl").read_text().splitlines(keepends=True)[: state.epoch]

@@ -10,6 +10,7 @@ import pytest
 from helpers import LENGTHS, ODD, SMALL, Array, Batch, bounds_of, make_batch, make_network, named
 
 from npser import model
+from npser.config import Config
 from npser.layers import attention, blstm, conv1d, cross_entropy, dropout, extend, linear, maxpool, mean_over_time
 
 STEP = 3e-6
@@ -117,7 +118,7 @@ def test_cross_entropy():
         pytest.param(ODD, 2, id="odd sizes"),
     ],
 )
-def test_the_whole_loss_by_every_parameter(config: model.Config, genders: int, rate: float):
+def test_the_whole_loss_by_every_parameter(config: Config, genders: int, rate: float):
     c = replace(config, dropout=rate)
     theta, shapes = make_network(c, genders, seed=3)
     batch = make_batch(c, seed=4)
@@ -132,6 +133,6 @@ def test_the_whole_loss_by_every_parameter(config: model.Config, genders: int, r
         assert_derivative(part, named(direction, shapes)[name], numeric, name)
 
 
-def _loss(theta: Array, shapes: model.Shapes, c: model.Config, batch: Batch) -> tuple[float, Array]:
+def _loss(theta: Array, shapes: model.Shapes, c: Config, batch: Batch) -> tuple[float, Array]:
     """The same dropout each time."""
     return model.loss(model.views(theta, shapes), c, *batch, np.random.default_rng(1) if c.dropout else None)

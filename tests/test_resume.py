@@ -50,8 +50,6 @@ def test_a_killed_run_resumes_to_the_same_bytes(
         process.kill()
         process.communicate()
         assert not (tmp_path / "killed" / "report.json").exists()
-    for path in (tmp_path / "killed").glob(".*"):  # what was being written in that moment
-        path.unlink()
     npser(*words, "--out", "killed", "--resume")
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
@@ -110,6 +108,37 @@ def test_a_run_folder_is_not_overwritten(npser: Command, corpus: Path, small: Pa
     for name in ("buzz-default-test3-seed0", "buzz-default-test3-seed0-2"):
         npser("train", corpus, "--config", small)
         assert (tmp_path / "runs" / name / "report.json").exists()
+
+
+def test_epochs_may_not_shrink_and_what_is_missing_is_named(
+    npser: Command, corpus: Path, small: Path, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    words = ("train", corpus, "--config", small, "--out", "run", "--resume")
+    assert "--epochs may grow and not shrink" in npser(*words, "--epochs", "2", status=1).stderr
+    assert_same_run(trained, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    assert "metrics.jsonl: is missing" in npser(*words, "--epochs", "4", status=1).stderr
+
+
+def test_what_a_run_has_found_so_far_can_be_used_and_its_old_end_is_no_end(
+    npser: Command, environment: dict[str, str], corpus: Path, small: Path, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    words = ("train", corpus, "--config", small, "--out", "run", "--resume", "--epochs", "100000")
+    process = start(environment, tmp_path, *words)
+    wait_for_epochs(tmp_path / "run", 5, process)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "run" / "report.json").exists()
+    assert "validation" in npser("info", "run/model.safetensors").stdout
+    npser("predict", corpus / "1f_angry_0.wav", "--model", "run/model.safetensors")
+    assert "unfinished" in npser(*words[:-3], status=1).stderr
+
+
+def test_resuming_what_is_not_there_starts_and_says_so(npser: Command, corpus: Path, small: Path) -> None:
+    shown = npser("train", corpus, "--config", small, "--out", "new", "--resume")
+    assert "nothing to go on with in new" in shown.stdout
 
 
 def test_a_full_disk_leaves_the_old_model_whole(

@@ -137,6 +137,8 @@ def test_unknown_ambiguous_and_equal_sessions_are_refused_with_a_list():
     assert "--val-session 1 may be a/1 or b/1" in refusal(both, None, "1")
     assert "are both a/1" in refusal(both, "a/1", "a/1")
     assert make_split(both, "a/1").validation_session == "a/2"
+    assert make_split(both, "b/2").validation_session == "b/1"
+    assert make_split(corpus("a", 1, 2) + corpus("b", 2, 2), "a/1").validation_session == "b/1"
 
 
 def test_several_corpora_test_on_the_last_session_in_whatever_order_they_are_named():
@@ -172,7 +174,7 @@ def test_utterances_of_unknown_speaker_train_beside_known_sessions():
     split = make_split(utterances)
     assert set(range(120, 140)) <= set(split.train)
     assert (split.test_session, split.speaker_dependent) == ("known/3", False)
-    assert "20 utterances have neither session nor speaker" in split.warnings[0]
+    assert "20 utterances have no session" in split.warnings[0]
 
 
 def test_with_two_groups_a_fifth_of_the_training_group_validates():
@@ -188,15 +190,24 @@ def test_with_two_groups_a_fifth_of_the_training_group_validates():
 
 def test_nothing_to_train_on_is_refused():
     assert "nothing is left to train on" in refusal(corpus("c", 2, 2), "1", "2")
-    assert "nothing is left to train on" in refusal(corpus("c", 1, 2), "1")
-    assert "nothing is left to train on" in refusal(corpus("c", 1, 2), None, "1")
+    assert "nothing is left to train on" in refusal(corpus("c", 1, 1), "1")
+    assert "nothing is left to train on" in refusal(corpus("c", 1, 1), None, "1")
     assert "nothing is left to train on" in refusal(corpus("c", speakers=1, split="test"))
     assert "nothing is left to train on" in refusal([], "none", "none")
 
 
 def test_an_emotion_that_training_lacks_is_named():
     utterances = [u for u in corpus("c", 5, 5) if u.emotion != "sad" or u.session == "c/5"]
-    assert "no training utterance is sad" in make_split(utterances).warnings[0]
+    assert make_split(utterances).warnings == [
+        "the validation part holds no sad: its UA is of the other classes only",
+        "no training utterance is sad: the model cannot learn that",
+    ]
+
+
+def test_a_speaker_of_two_genders_is_named():
+    utterances = corpus("c", 5, 5)
+    utterances[0] = replace(utterances[0], gender="male")
+    assert make_split(utterances).warnings == ["speaker c/0 is female and male"]
 
 
 # Speakers
@@ -228,9 +239,14 @@ def test_one_speaker_is_split_only_where_that_is_allowed():
     assert [len(part) for part in (split.train, split.validation, split.test)] == [12, 4, 4]
 
 
-def test_one_session_is_split_only_where_that_is_allowed():
-    assert "one session, c/1" in refusal(corpus("c", 1, 4))
-    assert make_split(corpus("c", 1, 4), allow_speaker_overlap=True).speaker_dependent
+def test_one_session_of_several_speakers_is_split_by_speaker():
+    split = make_split(corpus("c", 1, 4))
+    assert (split.method, split.test_session, split.speaker_dependent) == ("speaker groups", "c/group4", False)
+
+
+def test_one_session_of_one_speaker_is_split_only_where_that_is_allowed():
+    assert "the only known speaker" in refusal(corpus("c", 1, 1))
+    assert make_split(corpus("c", 1, 1), allow_speaker_overlap=True).speaker_dependent
 
 
 def test_one_speaker_trains_without_a_test_part():

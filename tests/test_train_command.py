@@ -146,6 +146,27 @@ def test_speakers_in_two_parts_are_refused_or_branded(npser: Command, corpus: Pa
     assert "SPEAKER-DEPENDENT" in shown.stdout
 
 
+def test_a_recording_in_two_parts_is_refused_and_no_path_gets_into_the_files(
+    npser: Command, corpus: Path, small: Path, tmp_path: Path
+) -> None:
+    twin = tmp_path / "twin"
+    shutil.copytree(corpus, twin)
+    shutil.copy(twin / "1f_angry_0.wav", twin / "3f_angry_0.wav")
+    shown = npser("train", twin, "--config", small, status=1)
+    assert "3f_angry_0.wav is in test and, byte for byte, in validation as" in shown.stderr
+    shown = npser("train", "twin", "--config", small, "--allow-speaker-overlap", "--out", "run")
+    assert "SPEAKER-DEPENDENT" in shown.stdout
+    npser("train", twin, "--config", small, "--allow-speaker-overlap", "--out", "again")
+    assert_same_run(tmp_path / "run", tmp_path / "again")
+
+
+def test_whatever_a_corpus_is_called_its_runs_lie_in_runs(npser: Command, corpus: Path, small: Path, tmp_path: Path) -> None:
+    with (corpus / "manifest.csv").open(newline="") as file:
+        rows = [{**row, "path": str(corpus / row["path"]), "corpus": "../../a b/ü"} for row in csv.DictReader(file)]
+    npser("train", write_manifest(tmp_path / "m.csv", rows), "--config", small)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["a-b-ü-default-test3-seed0"]
+
+
 @pytest.mark.skipif(UNCOMPILED, reason="the network of the presets is too slow without compilation")
 def test_without_data_a_synthetic_corpus_serves_and_says_what_it_is_worth(npser: Command, tmp_path: Path) -> None:
     shown = npser("train", "--synthetic-utterances", "40", "--epochs", "2", "--out", "run")

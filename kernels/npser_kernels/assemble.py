@@ -13,10 +13,10 @@ def assemble(X, bounds, frames, rows, starts, counts, floor, mean, scale):
     """X (N, 3 C), statics | deltas | delta-deltas, normalised, from static bands rows (any, C).
 
     Utterance u has ``frames[u]`` frames, of which X holds the first. They are ``counts[u]`` stored rows from ``starts[u]`` on;
-    those behind lie in the zero padding and are ``floor``. Where X holds fewer than all, its last row is one of these. Deltas are Savitzky-Golay derivatives of nine frames: a line for the first order, a parabola for the second.
-    Within four frames of an end the polynomial of the outermost nine frames serves; its derivative is constant, so the value
-    of the fifth frame does.
-    An utterance of fewer than nine frames repeats its first and last frame instead.
+    those behind lie in the zero padding and are ``floor``. Where X holds fewer than all, its last row is one of these.
+    Deltas are Savitzky-Golay derivatives of nine frames: a line for the first order, a parabola for the second. Within four
+    frames of an end the polynomial of the outermost nine frames serves; its derivative is constant, so the value of the
+    fifth frame does. An utterance of fewer than nine frames repeats its first and last frame instead.
     mean, scale (3 C,): X = (value - mean) * scale.
     """
     C = rows.shape[1]

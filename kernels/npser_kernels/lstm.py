@@ -95,7 +95,7 @@ def lstm_forward(out, cell, gates, Z, b, R, bounds, order):
                         z = Z[first + s if d == 0 else end - 1 - s, d]
                         for j in range(4 * H):
                             pre[r, j] = z[j] + b[d, j]
-                add_product(pre, h, R[d])
+                add_product(pre, h, R[d])  # rows that have ended hold what they held: nothing reads it again
                 for r in range(rows):
                     first, end = bounds[order[tile + r]], bounds[order[tile + r] + 1]
                     if s < end - first:
@@ -125,7 +125,7 @@ def lstm_backward(dZ, dout, cell, gates, R, bounds, order):
             dpre = np.zeros((4, 4 * H), dout.dtype)
             longest = bounds[order[tile] + 1] - bounds[order[tile]]
             rows = min(4, order.size - tile)
-            for s in range(longest - 1, -1, -1):
+            for s in range(longest - 1, -1, -1):  # a shorter row joins at its own end, its dh, dc and dpre still zero
                 for r in range(rows):
                     first, end = bounds[order[tile + r]], bounds[order[tile + r] + 1]
                     if s < end - first:

@@ -129,7 +129,7 @@ def read(
         for utterance in found:
             other = owner.setdefault(os.path.abspath(utterance.path), place)
             if other is not place:
-                raise ValueError(f"{utterance.path} is in {other} and in {place}; give each recording once")
+                raise ValueError(f"{utterance.path} is in {other} and again in {place}; give each recording once")
         taken.update(utterance.corpus for utterance in found)
         utterances += found
         missing += lost
