@@ -90,14 +90,21 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
 
     command("gradcheck", _gradcheck, "Check every hand-written gradient against finite differences, on this machine")
+
+    bench = command("bench", _bench, "Time training, inference and features on this machine")
+    _add_threads(bench)
     return parser
+
+
+def _add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, metavar="N", help="threads; results do not depend on them (default: all cores)")
 
 
 def _add_data(parser: argparse.ArgumentParser, nargs: str, otherwise: str) -> None:
     """What train and evaluate share."""
     parser.add_argument("data", nargs=nargs, metavar="DATA", type=Path, help=f"corpus folder or manifest CSV{otherwise}")
     parser.add_argument("--corpus", metavar="NAME", help="layout: emodb, ravdess, folder, manifest (default: recognised)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads; results do not depend on them (default: all cores)")
+    _add_threads(parser)
     parser.add_argument("--skip-bad", action="store_true", help="go on when more than 5 %% of the files cannot be used")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: $XDG_CACHE_HOME/npser)")
 
@@ -321,6 +328,19 @@ def _gradcheck(args: argparse.Namespace) -> int:
         rows = check()
     print(json.dumps(rows, indent=2) if args.json else text(rows))
     return 0 if all(row["ok"] for row in rows) else 1
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from npser.bench import measure, text
+    from npser.threads import available_cores
+    from npser.train import compile_kernels
+
+    with _pool(args) as pool:
+        with _compiling(_say_to(sys.stderr)):
+            compile_kernels()
+        found = measure(args.threads or available_cores(), pool)
+    print(json.dumps(found, indent=2) if args.json else text(found))
+    return 0
 
 
 def _cache(args: argparse.Namespace) -> Path:

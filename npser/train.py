@@ -62,11 +62,25 @@ class Network:
         lengths = model.distinct_rows(store.stored(window), frames, self.config)
         return *store.batch(window, self.mean, 1 / self.std, lengths), frames
 
-    def gradient(self, store: Store, window: np.ndarray, y: Targets, rng: np.random.Generator) -> tuple[float, np.ndarray]:
-        """Loss and gradient, (P,), of one shard. y: emotion, gender, and the weights of both, each (B,)."""
-        X, bounds, frames = self.input(store, window)
-        with np.errstate(over="ignore", invalid="ignore"):  # the loss tells: fit stops where it is not finite
-            return model.loss(model.views(self.theta, self.shapes), self.config, X, bounds, *y, rng, frames)
+    def gradient(
+        self, store: Store, window: np.ndarray, y: Targets, step: int, pool: ThreadPoolExecutor
+    ) -> tuple[float, np.ndarray]:
+        """Loss and gradient, (P,), of a batch. y: emotion, gender, and the weights of both, each (B,); step: of the dropout."""
+
+        def run(start: int) -> tuple[float, np.ndarray]:
+            shard = slice(start, start + self.config.shard)
+            X, bounds, frames = self.input(store, window[shard])
+            dropout = stream("dropout", self.config.seed, step, start // self.config.shard)
+            p, (emotion_y, gender_y, emotion_weight, gender_weight) = model.views(self.theta, self.shapes), y
+            targets = emotion_y[shard], gender_y[shard], emotion_weight[shard], gender_weight[shard]
+            with np.errstate(over="ignore", invalid="ignore"):  # the loss tells: fit stops where it is not finite
+                return model.loss(p, self.config, X, bounds, *targets, dropout, frames)
+
+        loss, grad = 0.0, np.zeros_like(self.theta)
+        for shard_loss, shard_grad in pool.map(run, range(0, len(window), self.config.shard)):  # in order: threads do not show
+            loss += shard_loss
+            grad += shard_grad
+        return loss, grad
 
     def log_probabilities(
         self, store: Store, recordings: np.ndarray, pool: ThreadPoolExecutor
@@ -125,7 +139,8 @@ def compile_kernels() -> None:
     zeros, ones = np.zeros(c.d_spec, np.float32), np.ones(c.d_spec, np.float32)
     network = Network(model.init(shapes, 0), shapes, c, zeros, ones)
     targets = (window, window, ones[:1], ones[:1])
-    _, grad = network.gradient(few, window, targets, np.random.default_rng(0))
+    with ThreadPoolExecutor(1) as pool:
+        _, grad = network.gradient(few, window, targets, 0, pool)
     Adam(grad.size, c.learning_rate, c.decay, c.clip).step(network.theta, grad)
 
 
@@ -219,18 +234,8 @@ def fit(
             batch = shuffled[start : start + config.batch]
             batch = batch[np.argsort(-data.store.frames(data.first_windows(batch)), kind="stable")]  # similar lengths together
             share = np.float32(1 / len(batch))
-            step = state.adam.updates
-
-            def run(i: int, batch: np.ndarray = batch, share: np.float32 = share, step: int = step):
-                shard = batch[i : i + config.shard]
-                y = (emotion_y[shard], gender_y[shard], weight[shard] * share, np.full(len(shard), share))
-                dropout = stream("dropout", config.seed, step, i // config.shard)
-                return network.gradient(data.store, data.first_windows(shard), y, dropout)
-
-            batch_loss, grad = 0.0, np.zeros_like(state.theta)
-            for shard_loss, shard_grad in pool.map(run, range(0, len(batch), config.shard)):
-                batch_loss += shard_loss
-                grad += shard_grad
+            y = (emotion_y[batch], gender_y[batch], weight[batch] * share, np.full(len(batch), share))
+            batch_loss, grad = network.gradient(data.store, data.first_windows(batch), y, state.adam.updates, pool)
             if not (np.isfinite(batch_loss) and np.isfinite(grad).all()):
                 raise ValueError(
                     f"the loss is not finite in epoch {epoch}, batch {start // config.batch + 1}; the files of the epochs "

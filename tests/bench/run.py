@@ -1,0 +1,313 @@
+# pyright: reportMissingImports=false
+"""npser beside PyTorch, Keras, onnxruntime and librosa: the same network, the same input, the same threads, in turns.
+
+    pip install -e '.[bench]' && python tests/bench/run.py --out bench
+
+Prints a table and writes DIR/bench.md and DIR/bench.json. Each figure is the median of several runs, the programs taking turns;
+ratios are those of medians of one run of this script. Give it a quiet machine. A peer that is not installed is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peers
+import soundfile
+
+from npser import bench, checkpoint, features, model
+from npser.config import PRESETS
+from npser.corpora import synthetic
+from npser.lite import Model
+from npser.store import Store
+from npser.threads import keep_freed_memory, single_threaded_blas
+from npser.train import compile_kernels
+
+HERE = Path(__file__).parent
+# Frames of utterances at every twentieth of the distribution: EmoDB's four classes, RAVDESS, nEMO
+EMODB = [58, 65, 69, 73, 77, 82, 86, 89, 95, 99, 104, 108, 114, 120, 127, 133, 143, 151, 158, 206, 301]
+RAVDESS = [118, 129, 133, 135, 138, 139, 141, 142, 143, 146, 147, 149, 150, 151, 154, 155, 159, 162, 166, 174, 211]
+NEMO = [35, 62, 68, 73, 77, 80, 83, 86, 90, 93, 96, 99, 103, 107, 111, 115, 120, 127, 135, 148, 219]
+Tasks = dict[str, Callable[[], Any]]
+
+
+def in_turns(tasks: Tasks, repeats: int) -> dict[str, float]:
+    """Median milliseconds of each task; A B A B, after two runs of each that do not count."""
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for turn in range(repeats + 2):
+        for name, run in tasks.items():
+            started = time.perf_counter()
+            run()
+            if turn >= 2:
+                times[name].append(1e3 * (time.perf_counter() - started))
+    return {name: float(np.median(taken)) for name, taken in times.items()}
+
+
+def lengths(quantiles: list[int], count: int) -> list[int]:
+    """Lengths of so many utterances, in random order."""
+    spread = np.interp(np.linspace(0, 20, count), range(21), quantiles).astype(int)
+    return np.random.default_rng(0).permutation(spread).tolist()
+
+
+def dense(store: Store, window: np.ndarray, network: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The same input for the peers: X (B, longest, 384) padded with zeros, lengths (B,)."""
+    X, bounds = store.batch(window, network.mean, 1 / network.std)
+    counts = np.diff(bounds)
+    out = np.zeros((len(window), counts.max(), X.shape[1]), np.float32)
+    for u, n in enumerate(counts):
+        out[u, :n] = X[bounds[u] : bounds[u + 1]]
+    return out, counts
+
+
+def training_step(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Paper preset, 40 utterances of 301 frames: with sound up to the end, and padded behind sound of EmoDB's lengths."""
+    network, found = bench.network_of(PRESETS["paper"]), {}
+    y = np.arange(40) % 4
+    for what, stored in (("7.5 s of sound", [301] * 40), ("EmoDB's lengths, padded to 7.5 s", lengths(EMODB, 40))):
+        store = bench.store_of(stored, pad=True)
+        X, _ = dense(store, np.arange(40), network)
+        tasks: Tasks = {"npser": lambda store=store: bench.step(network, store, pool)}
+        if find_spec("torch"):
+            import torch
+
+            arguments = torch.from_numpy(X), torch.from_numpy(y), torch.from_numpy(y % 2)
+            for name, compiled in (("PyTorch", False), ("PyTorch, compiled", True)):
+                run = peers.torch_step(peers.torch_network(), compiled)
+                tasks[name] = lambda run=run, arguments=arguments: run(*arguments)
+        if find_spec("keras") and find_spec("tensorflow"):
+            keras = peers.keras_network()
+            tasks["Keras"] = lambda keras=keras, X=X: keras.train_on_batch(X, [y, y % 2])
+        found[f"training step, 40 x 301, {what}"] = in_turns(tasks, repeats)
+    return found
+
+
+def epoch(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
+    """An epoch of 200 utterances of natural lengths in random batches of 40; the peers pad to the longest, or pack."""
+    network, found = bench.network_of(PRESETS["default"]), {}
+    for corpus, quantiles in (("EmoDB", EMODB), ("RAVDESS", RAVDESS), ("nEMO", NEMO)):
+        store = bench.store_of(lengths(quantiles, 200), pad=False)
+        batches = np.arange(200).reshape(5, 40)
+
+        def ours(store: Store = store, batches: np.ndarray = batches) -> None:
+            for batch in batches:
+                bench.step(network, store, pool, batch[np.argsort(-store.frames(batch))])
+
+        tasks: Tasks = {"npser": ours}
+        if find_spec("torch"):
+            import torch
+
+            inputs = [dense(store, batch, network) for batch in batches]
+            for name, packed in (("PyTorch, padded", False), ("PyTorch, packed", True)):
+                run = peers.torch_step(peers.torch_network(), False)
+
+                def theirs(run: Any = run, packed: bool = packed, inputs: Any = inputs, batches: np.ndarray = batches) -> None:
+                    for (X, counts), batch in zip(inputs, batches, strict=True):
+                        y = torch.from_numpy(batch % 4)
+                        run(torch.from_numpy(X), y, y % 2, torch.from_numpy(counts) if packed else None)
+
+                tasks[name] = theirs
+        found[f"epoch of 200, natural lengths of {corpus}"] = in_turns(tasks, max(3, repeats // 2))
+    return found
+
+
+def forward(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
+    """301 frames of sound, batches of 40 and of 1."""
+    network, found = bench.network_of(PRESETS["paper"]), {}
+    tensors = {f"{layer}.{k}": v for layer, p in model.views(network.theta, network.shapes).items() for k, v in p.items()}
+    torch_network = peers.torch_network(tensors).eval() if find_spec("torch") else None
+    for count in (40, 1):
+        store, window = bench.store_of([301] * count, pad=True), np.arange(count)
+        X, _ = dense(store, window, network)
+        bounds, p = np.arange(count + 1) * 301, model.views(network.theta, network.shapes)
+        rows = X.reshape(-1, 384)
+        shards = [(rows[301 * i : 301 * (i + 4)], bounds[: min(4, count - i) + 1]) for i in range(0, count, 4)]
+
+        def ours(shards: Any = shards, p: Any = p) -> list[Any]:
+            if len(shards) == 1:
+                return [model.forward(p, network.config, *shards[0])]
+            return list(pool.map(lambda shard: model.forward(p, network.config, *shard), shards))
+
+        tasks: Tasks = {"npser": ours}
+        if torch_network is not None:
+            import torch
+
+            X_torch = torch.from_numpy(X)
+
+            def theirs(X_torch: Any = X_torch) -> Any:
+                with torch.inference_mode():
+                    return torch_network(X_torch)
+
+            tasks["PyTorch"] = theirs
+            expected = np.concatenate([result[0] for result in ours()])
+            np.testing.assert_allclose(theirs()[0].numpy(), expected, atol=1e-4)
+            if find_spec("onnxruntime") and find_spec("onnx"):
+                with tempfile.TemporaryDirectory() as folder:
+                    session = peers.onnx_session(torch_network, Path(folder, "network.onnx"), threads)
+                tasks["onnxruntime"] = lambda session=session, X=X: session.run(None, {"X": X})
+                np.testing.assert_allclose(tasks["onnxruntime"]()[0], expected, atol=1e-4)
+        found[f"forward, batch {count}"] = in_turns(tasks, 5 * repeats)
+    return found
+
+
+def feature_extraction(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
+    """20 waveforms of 1 to 7 s at 16 kHz to (L, 384), on one core."""
+    rng = np.random.default_rng(0)
+    waves = [(0.1 * rng.standard_normal(n)).astype(np.float32) for n in np.linspace(16_000, 112_000, 20).astype(int)]
+    zero, one = np.zeros(384, np.float32), np.ones(384, np.float32)
+
+    def ours() -> list[np.ndarray]:
+        rows = [features.log_mel(x) for x in waves]
+        bounds = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
+        store = Store(np.concatenate(rows), bounds, np.array([len(x) for x in waves]), np.arange(len(rows) + 1), {}, 0)
+        return np.split(store.batch(np.arange(len(rows)), zero, one)[0], bounds[1:-1])
+
+    tasks: Tasks = {"npser": ours}
+    if find_spec("librosa"):
+        tasks["librosa"] = lambda: [peers.librosa_of(x) for x in waves]
+        np.testing.assert_allclose(tasks["librosa"]()[3], ours()[3], atol=5e-3)
+    if find_spec("torch"):
+        import torch
+
+        k = torch.arange(-4.0, 5.0)
+        kernels = torch.stack([k / 60, (3 * k**2 - 20) / 462])[:, None]
+        run = peers.torch_features(torch.from_numpy(features.mel_filters().T.copy()), torch.hann_window(800), kernels)
+        tensors = [torch.from_numpy(x) for x in waves]
+
+        def theirs() -> list[Any]:
+            before = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                return [run(x) for x in tensors]
+            finally:
+                torch.set_num_threads(before)
+
+        tasks["torchaudio-style"] = theirs
+    return {"features of 20 recordings, one core": in_turns(tasks, repeats)}
+
+
+def processes(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Whole processes, imports and all, with their peak memory: a prediction, and the training of a corpus for 20 epochs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        network = bench.network_of(PRESETS["default"])
+        tensors = {f"{layer}.{k}": v for layer, p in model.views(network.theta, network.shapes).items() for k, v in p.items()}
+        tensors |= {"norm.mean": network.mean, "norm.std": network.std}
+        labels: dict[str, list[str] | None] = {"emotion": ["angry", "happy", "neutral", "sad"], "gender": ["female", "male"]}
+        checkpoint.save(folder / "m.safetensors", checkpoint.Checkpoint(tensors, network.config, labels, 1.0, {}))
+        rng = np.random.default_rng(0)
+        soundfile.write(folder / "a.wav", 0.1 * rng.standard_normal(5 * 16000), 16000)
+        Model(folder / "m.safetensors").predict(folder / "a.wav")
+        corpus = synthetic.generate(folder / "corpus", 400).parent
+        npser, peer = [sys.executable, "-m", "npser"], [sys.executable, str(HERE / "peers.py")]
+        predict = ["predict", str(folder / "a.wav"), "--model", str(folder / "m.safetensors")]
+        jobs = {"predict, one file of 5 s": {"npser": [*npser, *predict]}}
+        train = [*npser, "train", str(corpus), "--epochs", "20", "--no-oracle", "--cache", "CACHE", "--out", "OUT"]
+        jobs["train, 400 files, 20 epochs, features included"] = {"npser": train}
+        if find_spec("torch") and find_spec("librosa"):
+            mine = jobs["predict, one file of 5 s"]
+            mine["PyTorch + librosa"] = [*peer, "predict", str(folder / "m.safetensors"), str(folder / "a.wav")]
+            mine = jobs["train, 400 files, 20 epochs, features included"]
+            mine["PyTorch + librosa"] = [*peer, "train", str(corpus), "20"]
+        found: dict[str, dict[str, float]] = {}
+        for what, commands in jobs.items():
+            memory: dict[str, float] = {}
+            fresh = iter(range(1000))
+
+            def run(name: str, command: list[str], memory: dict[str, float] = memory, fresh: Any = fresh) -> None:
+                place = {"CACHE": folder / f"cache{next(fresh)}", "OUT": folder / f"out{next(fresh)}"}
+                memory[name] = peak_megabytes([str(place.get(word, word)) for word in command])
+
+            tasks: Tasks = {name: lambda name=name, command=command: run(name, command) for name, command in commands.items()}
+            found[f"process: {what}"] = in_turns(tasks, 3)
+            found[f"peak MB: {what}"] = memory
+        return found
+
+
+def peak_megabytes(command: list[str]) -> float:
+    """Run a command; its greatest resident size."""
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit status {child.returncode}")
+    return usage.ru_maxrss / (1 << 20 if platform.system() == "Darwin" else 1 << 10)
+
+
+ITEMS = {
+    "step": training_step,
+    "epoch": epoch,
+    "forward": forward,
+    "features": feature_extraction,
+    "processes": processes,
+}
+
+
+def table(found: dict[str, dict[str, float]], about: dict[str, Any]) -> str:
+    """Markdown: npser's figure, and each peer's as a multiple of it."""
+    lines = [f"{about['machine']}, {about['threads']} threads, {about['date']}; medians; ms where nothing else is said", ""]
+    lines += ["| | npser | others, and how many times npser's figure |", "|---|---|---|"]
+    for what, times in found.items():
+        rest = ", ".join(f"{name} {t:.1f} ({t / times['npser']:.2f}x)" for name, t in times.items() if name != "npser")
+        lines.append(f"| {what} | {times['npser']:.1f} | {rest} |")
+    return "\n".join([*lines, "", ", ".join(f"{name} {v}" for name, v in about["versions"].items())]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", default=",".join(ITEMS), help=f"some of {', '.join(ITEMS)}")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--out", type=Path, help="folder for bench.md and bench.json")
+    args = parser.parse_args()
+    if find_spec("torch"):
+        import torch
+
+        torch.set_num_threads(args.threads)
+    versions = {"python": platform.python_version()}
+    for name in ("numpy", "numba", "torch", "keras", "tensorflow-cpu", "onnxruntime", "librosa"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    about = {"machine": machine(), "threads": args.threads, "date": date.today().isoformat(), "versions": versions}
+    keep_freed_memory()
+    compile_kernels()
+    found: dict[str, dict[str, float]] = {}
+    with single_threaded_blas(), ThreadPoolExecutor(args.threads) as pool:
+        for item in args.items.split(","):
+            found |= ITEMS[item](pool, args.threads, args.repeats)
+            print(f"{item}: done, {resource.getrusage(resource.RUSAGE_SELF).ru_utime:.0f} s", file=sys.stderr)
+    text = table(found, about)
+    print(text)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "bench.md").write_text(text)
+        (args.out / "bench.json").write_text(json.dumps({**about, "found": found}, indent=2) + "\n")
+
+
+def machine() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""`npser bench`: what it counts, and that it runs."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from conftest import UNCOMPILED, Command
+
+from npser.bench import flops
+from npser.config import Config, param_shapes
+
+
+@pytest.mark.parametrize("c", [Config(), Config(d_cnn=8, d_lstm=5, d_attn=7, n_attn=3, n_pw=2)], ids=["paper", "small"])
+def test_operations_are_those_of_every_matrix_for_every_row_that_it_meets(c: Config) -> None:
+    rows, frames = np.array([50, 301]), np.array([301, 301])
+    met = {"cnn1": rows.sum(), "cnn2": rows.sum()}
+    pooled = (frames // c.n_pw).sum()
+    of = {name: 2 * math.prod(shape) for name, shape in param_shapes(c, 4, 2).items() if name.split(".")[1][0] in "WRw"}
+    once = {
+        name: n * met.get(name.split(".")[0], pooled)
+        for name, n in of.items()
+        if name.split(".")[0] not in ("emotion", "gender")
+    }
+    assert flops(c, rows, frames, training=False) == pytest.approx(sum(once.values()))
+    trained = 3 * sum(once.values()) - once["cnn1.W"]
+    assert flops(c, rows, frames, training=True) == pytest.approx(trained)
+
+
+@pytest.mark.skipif(UNCOMPILED, reason="times of uncompiled kernels mean nothing")
+def test_bench_times_training_inference_and_features(npser: Command) -> None:
+    found = json.loads(npser("bench", "--threads", "1", "--json").stdout)
+    assert found["threads"] == 1
+    assert found["blas_gflops"] > 0
+    assert found["experiment_hours"] > 0
+    assert len(found["rows"]) == 5
+    assert all(row["milliseconds"] > 0 for row in found["rows"])
+    assert "of BLAS" in npser("bench").stdout
