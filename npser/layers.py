@@ -56,6 +56,8 @@ def maxpool(X: Array, bounds: Array, n_pw: int) -> tuple[Array, Array, Backward]
 
 def extend(X: Array, bounds: Array, lengths: Array) -> tuple[Array, Array, Backward]:
     """The last row of each utterance repeated until it has lengths (B,) rows. X (N, C) -> (M, C) and its bounds."""
+    if (np.diff(bounds) >= lengths).all():
+        return X, bounds, lambda dout: (dout,)
     filled = np.diff(bounds) > 0
     times = np.ones(len(X), np.int64)
     times[bounds[1:][filled] - 1] += (lengths - np.diff(bounds))[filled]

@@ -137,10 +137,11 @@ def forward(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, d
         rows = X.reshape(-1, 384)
         shards = [(rows[301 * i : 301 * (i + 4)], bounds[: min(4, count - i) + 1]) for i in range(0, count, 4)]
 
-        def ours(shards: Any = shards, p: Any = p) -> list[Any]:
-            if len(shards) == 1:
-                return [model.forward(p, network.config, *shards[0])]
-            return list(pool.map(lambda shard: model.forward(p, network.config, *shard), shards))
+        def logits(shard: Any, p: Any = p) -> np.ndarray:
+            return model.forward(p, network.config, *shard)[0]
+
+        def ours(shards: Any = shards, logits: Any = logits) -> list[np.ndarray]:
+            return [logits(shards[0])] if len(shards) == 1 else list(pool.map(logits, shards))
 
         tasks: Tasks = {"npser": ours}
         if torch_network is not None:
@@ -153,7 +154,7 @@ def forward(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, d
                     return torch_network(X_torch)
 
             tasks["PyTorch"] = theirs
-            expected = np.concatenate([result[0] for result in ours()])
+            expected = np.concatenate(ours())
             np.testing.assert_allclose(theirs()[0].numpy(), expected, atol=1e-4)
             if find_spec("onnxruntime") and find_spec("onnx"):
                 with tempfile.TemporaryDirectory() as folder:
