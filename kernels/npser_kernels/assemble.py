@@ -9,6 +9,12 @@ TWO, THREE, FOUR, SEVEN, EIGHT, SEVENTEEN, TWENTY, TWENTY_EIGHT = (np.float32(c)
 
 
 @jit
+def frame(rows, start, count, silence, t):
+    """Bands (C,) of frame t of the utterance that is ``count`` rows from ``start`` on, with silence behind them."""
+    return rows[start + t] if t < count else silence
+
+
+@jit
 def assemble(X, bounds, frames, rows, starts, counts, floor, mean, scale):
     """X (N, 3 C), statics | deltas | delta-deltas, normalised, from static bands rows (any, C).
 
@@ -21,24 +27,29 @@ def assemble(X, bounds, frames, rows, starts, counts, floor, mean, scale):
     """
     C = rows.shape[1]
     sixty, parabola = mean.dtype.type(1 / 60), mean.dtype.type(1 / 462)  # sums of squares of the two least-squares filters
+    silence = np.empty(C, rows.dtype)
+    silence[:] = floor
     for u in range(bounds.size - 1):
-        x = X[bounds[u] : bounds[u + 1]]
-        L = x.shape[0]
-        for t in range(L):
+        start, count, last = starts[u], counts[u], frames[u] - 1
+        for t in range(bounds[u + 1] - bounds[u]):
+            out = X[bounds[u] + t]
+            now = frame(rows, start, count, silence, t)
+            s = min(max(t, 4), last - 4) if last >= 8 else t
+            x0 = frame(rows, start, count, silence, max(s - 4, 0))
+            x1 = frame(rows, start, count, silence, max(s - 3, 0))
+            x2 = frame(rows, start, count, silence, max(s - 2, 0))
+            x3 = frame(rows, start, count, silence, max(s - 1, 0))
+            x4 = frame(rows, start, count, silence, s)
+            x5 = frame(rows, start, count, silence, min(s + 1, last))
+            x6 = frame(rows, start, count, silence, min(s + 2, last))
+            x7 = frame(rows, start, count, silence, min(s + 3, last))
+            x8 = frame(rows, start, count, silence, min(s + 4, last))
             for c in range(C):
-                x[t, c] = rows[starts[u] + t, c] if t < counts[u] else floor
-        for t in range(L):
-            s = min(max(t, 4), frames[u] - 5) if frames[u] >= 9 else t
-            x0, x1, x2 = x[max(s - 4, 0)], x[max(s - 3, 0)], x[max(s - 2, 0)]
-            x3, x4, x5 = x[max(s - 1, 0)], x[s], x[min(s + 1, L - 1)]
-            x6, x7, x8 = x[min(s + 2, L - 1)], x[min(s + 3, L - 1)], x[min(s + 4, L - 1)]
+                out[c] = (now[c] - mean[c]) * scale[c]
             for c in range(C):
                 delta = FOUR * (x8[c] - x0[c]) + THREE * (x7[c] - x1[c]) + TWO * (x6[c] - x2[c]) + (x5[c] - x3[c])
-                x[t, C + c] = delta * sixty
+                out[C + c] = (delta * sixty - mean[C + c]) * scale[C + c]
             for c in range(C):
                 outer = TWENTY_EIGHT * (x0[c] + x8[c]) + SEVEN * (x1[c] + x7[c])
                 inner = EIGHT * (x2[c] + x6[c]) + SEVENTEEN * (x3[c] + x5[c]) + TWENTY * x4[c]
-                x[t, 2 * C + c] = (outer - inner) * parabola
-        for t in range(L):
-            for c in range(3 * C):
-                x[t, c] = (x[t, c] - mean[c]) * scale[c]
+                out[2 * C + c] = ((outer - inner) * parabola - mean[2 * C + c]) * scale[2 * C + c]
