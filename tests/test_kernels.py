@@ -15,7 +15,7 @@ from npser_kernels.adam import adam_step
 from npser_kernels.assemble import assemble
 from npser_kernels.attention import attention_backward, attention_forward
 from npser_kernels.conv1d import conv1d_backward, conv1d_forward
-from npser_kernels.lstm import add_product, lstm_backward, lstm_forward, product_transposed, squash
+from npser_kernels.lstm import add_product, add_row_product, lstm_backward, lstm_forward, product_transposed, squash
 from npser_kernels.maxpool import maxpool_backward, maxpool_forward
 
 ROOT = Path(__file__).parent.parent
@@ -108,7 +108,7 @@ def test_every_kernel_is_among_these_cases():
         for line in file.read_text().splitlines()
         if line.startswith("def ")
     }
-    assert defined == {*cases(np.float64), "adam_step", "add_product", "frame"}
+    assert defined == {*cases(np.float64), "adam_step", "add_product", "add_row_product", "frame"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,6 +119,8 @@ def test_the_tile_products_are_matrix_products(kind: type):
     total = y.copy()
     add_product(total, x, R)
     np.testing.assert_allclose(total, y + x @ R, rtol, rtol)
+    add_row_product(y[0], x[0], R)
+    np.testing.assert_allclose(y[0], total[0], rtol, rtol)
     product = np.empty((4, 8), kind)
     product_transposed(product, y, R)
     np.testing.assert_allclose(product, y @ R.T, rtol, rtol)

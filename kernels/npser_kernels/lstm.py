@@ -50,6 +50,16 @@ def add_product(out, x, R):
 
 
 @jit
+def add_row_product(out, x, R):
+    """out (n,) += x (m,) @ R (m, n), m a multiple of four: what add_product does, for a tile of one."""
+    for k in range(0, R.shape[0], 4):
+        r0, r1, r2, r3 = R[k], R[k + 1], R[k + 2], R[k + 3]
+        x0, x1, x2, x3 = x[k], x[k + 1], x[k + 2], x[k + 3]
+        for j in range(R.shape[1]):
+            out[j] = out[j] + x0 * r0[j] + x1 * r1[j] + x2 * r2[j] + x3 * r3[j]
+
+
+@jit
 def product_transposed(out, x, R):
     """out (4, m) = x (4, n) @ R (m, n).T, m a multiple of four."""
     zero = R.dtype.type(0)
@@ -95,7 +105,10 @@ def lstm_forward(out, cell, gates, Z, b, R, bounds, order):
                         z = Z[first + s if d == 0 else end - 1 - s, d]
                         for j in range(4 * H):
                             pre[r, j] = z[j] + b[d, j]
-                add_product(pre, h, R[d])  # rows that have ended hold what they held: nothing reads it again
+                if rows == 1:
+                    add_row_product(pre[0], h[0], R[d])
+                else:
+                    add_product(pre, h, R[d])  # rows that have ended hold what they held: nothing reads it again
                 for r in range(rows):
                     first, end = bounds[order[tile + r]], bounds[order[tile + r] + 1]
                     if s < end - first:
