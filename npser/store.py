@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -48,6 +49,7 @@ class Store:
     errors: dict[int, str]
     pad_frames: int
     seconds: float = 7.5
+    mapping: mmap.mmap | None = None  # that holds rows
 
     def stored(self, window: np.ndarray) -> np.ndarray:
         """Rows of each window, (W,)."""
@@ -56,6 +58,11 @@ class Store:
     def frames(self, window: np.ndarray) -> np.ndarray:
         """Frames that the network sees of each window, (W,): with padding more than are stored."""
         return np.full(len(window), self.pad_frames) if self.pad_frames else self.stored(window)
+
+    def release(self) -> None:
+        """Give the pages of rows back: they stay in the system's cache and no longer count as this process's memory."""
+        if self.mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.mapping.madvise(mmap.MADV_DONTNEED)
 
     def batch(
         self, window: np.ndarray, mean: np.ndarray, scale: np.ndarray, lengths: np.ndarray | None = None
@@ -185,11 +192,15 @@ def _open(folder: Path, seconds: float, pad: bool) -> Store:
     """The store in folder, its rows mapped copy-on-write: nothing is read before it is used, nothing ever written."""
     index = json.loads((folder / "index.json").read_text())
     shape = (index["bounds"][-1], N_MELS)
-    rows = np.memmap(folder / "rows.f32", np.float32, "c", shape=shape) if shape[0] else np.empty(shape, np.float32)
+    rows, mapping = np.empty(shape, np.float32), None
+    if shape[0]:
+        with (folder / "rows.f32").open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        rows = np.frombuffer(mapping, np.float32).reshape(shape)
     bounds, samples, recordings = (np.array(index[name], np.int64) for name in ("bounds", "samples", "recordings"))
     errors = {int(r): text for r, text in index["errors"].items()}
     pad_frames = features.window_samples(seconds) // HOP + 1 if pad else 0
-    return Store(rows.view(np.ndarray), bounds, samples, recordings, errors, pad_frames, seconds)
+    return Store(rows, bounds, samples, recordings, errors, pad_frames, seconds, mapping)
 
 
 def normaliser(store: Store, window: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:

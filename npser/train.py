@@ -80,6 +80,7 @@ class Network:
         for shard_loss, shard_grad in pool.map(run, range(0, len(window), self.config.shard)):  # in order: threads do not show
             loss += shard_loss
             grad += shard_grad
+        store.release()
         return loss, grad
 
     def log_probabilities(
@@ -107,6 +108,7 @@ class Network:
                 total /= counts[:, None]
                 total -= np.log(np.exp(total).sum(axis=1, keepdims=True))  # a mean of logarithms: its sum is below 1
             means.append(total)
+        store.release()
         return means[0], means[1]
 
 
