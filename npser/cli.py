@@ -368,7 +368,7 @@ def _compiling(say: Any) -> Iterator[None]:
     """Around the first use of the kernels: tells why it takes long, where it does."""
     import threading
 
-    timer = threading.Timer(3, say, ["kernels   compiling them for this machine, once: some 20 seconds"])
+    timer = threading.Timer(3, say, ["kernels   compiling them for this machine, once: 10 to 20 seconds"])
     timer.start()
     try:
         yield

@@ -108,7 +108,8 @@ def dropout(X: Array, p: float, rng: np.random.Generator | None) -> tuple[Array,
 
 def attention(X: Array, bounds: Array, W_s1: Array, w_s2: Array) -> tuple[Array, Backward]:
     """Equations (5)-(9). X (N, D), W_s1 (D, d_attn), w_s2 (d_attn, n_attn) -> z (B, n_attn D); an empty utterance gives 0."""
-    A = np.tanh(X @ W_s1)
+    A = X @ W_s1
+    np.tanh(A, out=A)
     E = A @ w_s2
     a, z = np.empty_like(E), np.empty((len(bounds) - 1, E.shape[1] * X.shape[1]), X.dtype)
     attention_forward(a, z, E, X, bounds)
@@ -117,7 +118,8 @@ def attention(X: Array, bounds: Array, W_s1: Array, w_s2: Array) -> tuple[Array,
         dE, dX = np.empty_like(a), np.empty_like(X)
         attention_backward(dE, dX, dz, a, X, bounds)
         dpre = dE @ w_s2.T
-        dpre *= 1 - A * A
+        slope = A * A
+        dpre *= np.subtract(1, slope, out=slope)
         return dX + dpre @ W_s1.T, X.T @ dpre, A.T @ dE
 
     return z, backward

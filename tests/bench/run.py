@@ -239,14 +239,20 @@ def processes(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str,
         return found
 
 
+WATCH = (
+    "import resource, subprocess, sys\n"
+    "status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode\n"
+    "print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+)
+
+
 def peak_megabytes(command: list[str]) -> float:
-    """Run a command; its greatest resident size."""
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit status {child.returncode}")
-    return usage.ru_maxrss / (1 << 20 if platform.system() == "Darwin" else 1 << 10)
+    """Run a command; its greatest resident size. A small process starts it: a child's size begins with that of its parent."""
+    done = subprocess.run([sys.executable, "-c", WATCH, *command], capture_output=True, text=True, check=True)
+    status, size = map(int, done.stdout.split())
+    if status:
+        raise SystemExit(f"{' '.join(command)}: exit status {status}")
+    return size / (1 << 20 if platform.system() == "Darwin" else 1 << 10)
 
 
 ITEMS = {
