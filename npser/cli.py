@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from npser.config import Config
+    from npser.dataset import Dataset
     from npser.lite import Prediction
 
 SYNTHETIC_UTTERANCES, SYNTHETIC_SEED = 400, 0
@@ -55,27 +56,40 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"npser {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text[0].lower() + text[1:], description=f"{text}.")
+    def command(name: str, run: Any, text: str, among: Any = commands) -> argparse.ArgumentParser:
+        sub = among.add_parser(name, help=text[0].lower() + text[1:], description=f"{text}.")
         sub.set_defaults(command=run)
         sub.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
         return sub
 
     train = command("train", _train, "Train on a corpus, and score once on a session that training never saw")
     _add_data(train, "*", "; without any: a synthetic corpus, to see that all works")
-    train.add_argument("--labels", metavar="A,B,C", help="classes to tell apart, or all (default: angry,happy,neutral,sad)")
-    train.add_argument("--preset", choices=("paper", "default"), default="default", help="settings to start from")
-    train.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings, over the preset's")
-    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, over --config; repeatable")
+    _add_training(train, "runs/CORPUS-PRESET-testS-seedN")
     train.add_argument("--test-session", metavar="S", help="session to test on, or none (default: the last)")
     train.add_argument("--val-session", metavar="V", help="session that chooses the epoch, or none (default: the next one)")
-    train.add_argument("--epochs", type=int, metavar="N", help="epochs to train (default: the preset's 100)")
-    train.add_argument("--seed", type=int, metavar="N", help="of weights, dropout and shuffling (default: the preset's 0)")
-    train.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/CORPUS-PRESET-testS-seedN)")
     train.add_argument("--resume", action="store_true", help="go on with an interrupted run, given the same settings and data")
-    train.add_argument("--no-oracle", action="store_true", help="do not score the test session after every epoch")
-    train.add_argument("--allow-speaker-overlap", action="store_true", help="let a speaker be in two parts; brands the report")
     train.add_argument("--synthetic-utterances", type=int, metavar="N", help="size of the synthetic corpus (default: 400)")
+
+    text = "Test every session in turn and report all of it, beside baselines; the same command goes on after a stop"
+    crossval = command("crossval", _crossval, text)
+    _add_data(crossval, "+", "")
+    _add_training(crossval, "runs/CORPUS-PRESET-crossval-FOLDS")
+    crossval.add_argument(
+        "--folds", default="session", metavar="BY", help="session, speaker, or N groups of speakers (default: session)"
+    )
+    crossval.add_argument(
+        "--seeds", type=int, default=1, metavar="K", help="networks of each fold, with seeds from --seed on (default: 1)"
+    )
+    crossval.add_argument(
+        "--ablate", action="store_true", help="add the paper's ablation, and shuffled gender labels as a control"
+    )
+    crossval.add_argument(
+        "--refit", action="store_true", help="train anew with the validation group for the epochs it has chosen"
+    )
+    crossval.add_argument("--workers", type=int, default=1, metavar="N", help="processes, which share the threads (default: 1)")
+    crossval.add_argument(
+        "--dask", metavar="ADDRESS", help="run on the Dask cluster of this scheduler, such as tcp://host:8786"
+    )
 
     evaluate = command("evaluate", _evaluate, "Score a trained model on labelled recordings")
     evaluate.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
@@ -85,6 +99,15 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("audio", nargs="+", metavar="AUDIO", help="audio file")
     predict.add_argument("--model", type=Path, metavar="FILE", help="model.safetensors of a run")
     predict.add_argument("--format", choices=("text", "jsonl", "csv"), default="text", help="(default: text; --json is jsonl)")
+
+    data = commands.add_parser("data", help="list, check and convert corpora", description="List, check and convert corpora.")
+    kinds = data.add_subparsers(required=True, metavar="COMMAND")
+    command("list", _data_list, "List the corpora that are read, their sizes where known, and how their files are named", kinds)
+    text = "Count what a corpus holds; exit status 1 where files are missing or unreadable, or counts not as published"
+    _add_place(command("check", _data_check, text, kinds))
+    convert = command("convert", _data_convert, "Write the manifest of a corpus, to train from instead", kinds)
+    _add_place(convert)
+    convert.add_argument("out", type=Path, metavar="OUT.csv", help="manifest to write; must not exist")
 
     info = command("info", _info, "Show what a model file holds")
     info.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
@@ -100,18 +123,42 @@ def _add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="threads; results do not depend on them (default: all cores)")
 
 
+def _add_layout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--corpus", metavar="NAME", help="layout, one of `npser data list` (default: recognised)")
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    """What data check and data convert share."""
+    parser.add_argument("data", metavar="DATA", type=Path, help="corpus folder or manifest CSV")
+    _add_layout(parser)
+
+
 def _add_data(parser: argparse.ArgumentParser, nargs: str, otherwise: str) -> None:
     """What train and evaluate share."""
     parser.add_argument("data", nargs=nargs, metavar="DATA", type=Path, help=f"corpus folder or manifest CSV{otherwise}")
-    parser.add_argument("--corpus", metavar="NAME", help="layout: emodb, ravdess, folder, manifest (default: recognised)")
+    _add_layout(parser)
     _add_threads(parser)
     parser.add_argument("--skip-bad", action="store_true", help="go on when more than 5 %% of the files cannot be used")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: $XDG_CACHE_HOME/npser)")
 
 
+def _add_training(parser: argparse.ArgumentParser, out: str) -> None:
+    """What train and crossval share."""
+    parser.add_argument("--labels", metavar="A,B,C", help="classes to tell apart, or all (default: angry,happy,neutral,sad)")
+    parser.add_argument("--preset", choices=("paper", "default"), default="default", help="settings to start from")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings, over the preset's")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, over --config; repeatable"
+    )
+    parser.add_argument("--epochs", type=int, metavar="N", help="epochs to train (default: the preset's 100)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of weights, dropout and shuffling (default: the preset's 0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"run folder (default: {out})")
+    parser.add_argument("--no-oracle", action="store_true", help="do not score the test session after every epoch")
+    parser.add_argument("--allow-speaker-overlap", action="store_true", help="let a speaker be in two parts; brands the report")
+
+
 def _train(args: argparse.Namespace) -> int:
-    from npser import corpora, dataset, experiment, split
-    from npser.train import compile_kernels
+    from npser import experiment, split
 
     if args.data and args.synthetic_utterances is not None:
         raise ValueError("--synthetic-utterances is the size of the corpus that serves without DATA; leave one of the two out")
@@ -120,20 +167,7 @@ def _train(args: argparse.Namespace) -> int:
     folder = None
     try:
         with _pool(args) as pool:
-            labels = None if args.labels is None else args.labels.split(",")
-            places, cache = args.data or [_synthetic(args)], _cache(args)
-            corpus = corpora.load(places, args.corpus, labels, args.skip_bad)
-            counts = ", ".join(f"{sum(u.emotion == label for u in corpus.utterances)} {label}" for label in corpus.labels)
-            what = "" if args.data else ", the synthetic corpus, since no DATA is named"
-            say(f"data      {', '.join(map(str, places))}{what}")
-            say(f"          {len(corpus.utterances)} utterances: {counts}")
-            if corpus.dropped:
-                dropped = ", ".join(f"{count} {emotion}" for emotion, count in corpus.dropped.items())
-                say(f"          left out, being of other classes: {dropped}; --labels chooses the classes")
-            with _compiling(say):
-                compile_kernels()
-            data = dataset.prepare(corpus, config, cache, pool, _progress, args.skip_bad)
-            say(f"features  kept in {cache}")
+            data = _prepare(args, args.data or [_synthetic(args)], config, pool, say)
             parts = split.make_split(
                 data.utterances, args.test_session, args.val_session, config.seed, args.allow_speaker_overlap, data.content
             )
@@ -165,6 +199,83 @@ def _train(args: argparse.Namespace) -> int:
 
     say(f"\n{terminal(report)}")
     say(f"\nreport    {folder / 'report.md'}\nmodel     {folder / 'model.safetensors'}")
+    if args.json:
+        print(json.dumps(report, indent=2))
+    return 0
+
+
+def _prepare(args: argparse.Namespace, places: list[Path], config: Config, pool: ThreadPoolExecutor, say: Any) -> Dataset:
+    """Read corpora, compile the kernels, and find or compute the features, saying so."""
+    from npser import corpora, dataset
+    from npser.train import compile_kernels
+
+    labels = None if args.labels is None else args.labels.split(",")
+    cache = _cache(args)
+    corpus = corpora.load(places, args.corpus, labels, args.skip_bad)
+    counts = ", ".join(f"{sum(u.emotion == label for u in corpus.utterances)} {label}" for label in corpus.labels)
+    what = "" if args.data else ", the synthetic corpus, since no DATA is named"
+    say(f"data      {', '.join(map(str, places))}{what}")
+    say(f"          {len(corpus.utterances)} utterances: {counts}")
+    if corpus.dropped:
+        dropped = ", ".join(f"{count} {emotion}" for emotion, count in corpus.dropped.items())
+        say(f"          left out, being of other classes: {dropped}; --labels chooses the classes")
+    with _compiling(say):
+        compile_kernels()
+    data = dataset.prepare(corpus, config, cache, pool, _progress, args.skip_bad)
+    say(f"features  kept in {cache}")
+    return data
+
+
+def _crossval(args: argparse.Namespace) -> int:
+    from npser import crossval, crossval_report, folds
+    from npser.experiment import SPEAKER_DEPENDENT
+    from npser.threads import available_cores
+
+    for name in ("seeds", "workers"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} {getattr(args, name)}: expected at least 1")
+    config = _config(args)
+    say = _say_to(sys.stderr if args.json else sys.stdout)
+    try:
+        with _pool(args) as pool:
+            data = _prepare(args, args.data, config, pool, say)
+            overlap = args.allow_speaker_overlap
+            parts = folds.make_folds(data.utterances, args.folds, config.seed, overlap, data.content)
+            told = folds.fold_warnings(parts)
+            if any(u.split for u in data.utterances):
+                told.append("the split column is not used: every fold is tested in turn")
+            for text in told:
+                warnings.warn(text, stacklevel=1)
+            branded = [SPEAKER_DEPENDENT] if any(fold.split.speaker_dependent for fold in parts) else []
+            name = _folder_name(f"{'+'.join(data.names)}-{args.preset}-crossval-{args.folds}")
+            folder = _make_folder(args.out or Path("runs", name))
+            tested = ", ".join(fold.name for fold in parts)
+            say(f"folds     {len(parts)} by {args.folds}, tested in turn: {tested}")
+            say(f"run       {folder}, preset {args.preset}, {config.epochs} epochs")
+            report = crossval.run(
+                data,
+                parts,
+                args.folds,
+                config,
+                args.preset,
+                folder,
+                _cache(args),
+                pool,
+                seeds=args.seeds,
+                ablate=args.ablate,
+                refit=args.refit,
+                oracle=not args.no_oracle,
+                workers=args.workers,
+                threads=args.threads or available_cores(),
+                dask=args.dask,
+                notices=[*_notices(data.names), *branded, *told],
+                say=say,
+                progress=_progress,
+            )
+    except KeyboardInterrupt:
+        print(f"npser: interrupted; go on with: npser {shlex.join(sys.argv[1:])}", file=sys.stderr)
+        return INTERRUPTED
+    say(f"\n{crossval_report.terminal(report)}\n\nreport    {folder / 'report.md'}")
     if args.json:
         print(json.dumps(report, indent=2))
     return 0
@@ -223,13 +334,23 @@ def _run_folder(args: argparse.Namespace, name: str) -> Path:
         if not args.resume and (folder / "metrics.jsonl").exists():
             raise ValueError(f"--out {folder}: holds an unfinished run; go on with it with --resume, or name another folder")
     else:
-        name = re.sub(r"[^\w.+-]+", "-", name).strip(".-")[:100]  # corpora may be called anything
+        name = _folder_name(name)
         folder, number = Path("runs", name), 1
         while folder.exists():
             following = Path("runs", f"{name}-{number + 1}")
             if args.resume and not following.exists():
                 break
             folder, number = following, number + 1
+    return _make_folder(folder)
+
+
+def _folder_name(name: str) -> str:
+    """A name for a run folder: corpora may be called anything."""
+    return re.sub(r"[^\w.+-]+", "-", name).strip(".-")[:100]
+
+
+def _make_folder(folder: Path) -> Path:
+    """A folder that can be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -311,6 +432,31 @@ def _print_csv(cells: list[Any]) -> None:
     import csv
 
     csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
+
+
+def _data_list(args: argparse.Namespace) -> int:
+    from npser.data_command import known, known_text
+
+    print(json.dumps(known(), indent=2) if args.json else known_text(known()))
+    return 0
+
+
+def _data_check(args: argparse.Namespace) -> int:
+    from npser.data_command import check, passed, text
+
+    result = check(args.data, args.corpus, _progress)
+    print(json.dumps(result, indent=2) if args.json else text(result))
+    return 0 if passed(result) else 1
+
+
+def _data_convert(args: argparse.Namespace) -> int:
+    from npser.data_command import convert
+
+    result = convert(args.data, args.out, args.corpus)
+    if result["missing"]:
+        warnings.warn(f"{len(result['missing'])} files do not exist; the first: {result['missing'][0]}", stacklevel=1)
+    print(json.dumps(result, indent=2) if args.json else f"{args.out}: {result['utterances']} utterances")
+    return 0
 
 
 def _info(args: argparse.Namespace) -> int:

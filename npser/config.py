@@ -90,7 +90,7 @@ def override(config: Config, settings: dict[str, Any]) -> Config:
     return dataclasses.replace(config, **settings)
 
 
-STREAMS = ("init", "shuffle", "dropout", "split")
+STREAMS = ("init", "shuffle", "dropout", "split", "gender", "bootstrap")
 
 
 def stream(purpose: str, *numbers: int) -> np.random.Generator:

@@ -70,8 +70,8 @@ def markdown(report: dict[str, Any]) -> str:
         lines += [
             f"## Test: {split['test_session'] or 'test part'}, scored once, with epoch {report['selected_epoch']}",
             "",
-            _table(["WA", "UA", "macro-F1", "gender accuracy"], [[report[k] for k in SCORES]]),
-            _table(["truth \\ prediction", *labels, "recall"], [
+            table(["WA", "UA", "macro-F1", "gender accuracy"], [[report[k] for k in SCORES]]),
+            table(["truth \\ prediction", *labels, "recall"], [
                 [label, *row, recall]
                 for label, row, recall in zip(labels, report["confusion"], report["recall"].values(), strict=True)
             ]),
@@ -82,7 +82,7 @@ def markdown(report: dict[str, Any]) -> str:
         v = report["validation"]
         lines += [f"Validation ({split['validation_session'] or split['method']}), which chose the epoch: {score_line(v)}.", ""]
     lines += ["## Split", "", f"By {split['method']}; hash `{split['hash']}`.", ""]
-    lines.append(_table(["part", "utterances", "minutes", "speakers"], [
+    lines.append(table(["part", "utterances", "minutes", "speakers"], [
         [name, part["utterances"], round(part["seconds"] / 60, 1), ", ".join(part["speakers"]) or "unknown"]
         for name, part in ((name, split[name]) for name in ("train", "validation", "test"))
     ]))  # fmt: skip
@@ -91,12 +91,12 @@ def markdown(report: dict[str, Any]) -> str:
         lines += [f"Left out, being of other classes: {dropped}.", ""]
     if report["bad_files"]:
         lines += [f"Left out, being unusable: {len(report['bad_files'])} files, named in report.json.", ""]
-    lines += ["## Settings", "", _table(["setting", "value"], list(report["config"].items()))]
-    lines += ["## Versions", "", _table(["package", "version"], list(report["versions"].items()))]
+    lines += ["## Settings", "", table(["setting", "value"], list(report["config"].items()))]
+    lines += ["## Versions", "", table(["package", "version"], list(report["versions"].items()))]
     return "\n".join(lines)
 
 
-def _table(head: list[str], rows: list[Any]) -> str:
+def table(head: list[str], rows: list[Any]) -> str:
     """A Markdown table; fractions to three digits."""
 
     def cell(value: Any) -> str:
@@ -136,11 +136,20 @@ def draw(report: dict[str, Any], out: Path) -> list[Path]:
     losses.legend()
     if report["notices"]:
         figure.suptitle(report["notices"][0], fontsize=8)
-    _save(figure, out / "curves.png")
+    save_picture(figure, out / "curves.png")
     if report["confusion"] is None:
         return [out / "curves.png"]
 
-    confusion, labels = np.array(report["confusion"]), report["labels"]
+    title = f"WA {report['wa']:.3f}  UA {report['ua']:.3f}"
+    save_picture(confusion_figure(report["confusion"], report["labels"], title), out / "confusion.png")
+    return [out / "curves.png", out / "confusion.png"]
+
+
+def confusion_figure(counts: list[list[int]], labels: list[str], title: str) -> Any:
+    """A confusion matrix, each row coloured by shares of its class."""
+    from matplotlib.figure import Figure
+
+    confusion = np.array(counts)
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     size = 2.2 + 0.75 * len(labels)
     figure = Figure(figsize=(size + 0.6, size), layout="constrained")
@@ -149,15 +158,14 @@ def draw(report: dict[str, Any], out: Path) -> list[Path]:
     axes.set(xticks=range(len(labels)), yticks=range(len(labels)), xlabel="prediction", ylabel="truth")
     axes.set_xticklabels(labels, rotation=30, ha="right")
     axes.set_yticklabels(labels)
-    axes.set_title(f"WA {report['wa']:.3f}  UA {report['ua']:.3f}")
+    axes.set_title(title)
     for (row, column), count in np.ndenumerate(confusion):
         axes.text(column, row, str(count), ha="center", va="center", color="white" if share[row, column] > 0.5 else "black")
     figure.colorbar(image, label="share of the class", shrink=0.8)
-    _save(figure, out / "confusion.png")
-    return [out / "curves.png", out / "confusion.png"]
+    return figure
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_picture(figure: Any, path: Path) -> None:
     """Without metadata: the same run draws the same bytes."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})

@@ -82,7 +82,7 @@ def session_order(utterances: Utterances) -> list[str]:
     -------
     list of str
     """
-    keys = {s: (u.corpus, _natural(s)) for u, s in zip(utterances, sessions_of(utterances), strict=True) if s}
+    keys = {s: (u.corpus, natural(s)) for u, s in zip(utterances, sessions_of(utterances), strict=True) if s}
     return sorted(keys, key=lambda session: keys[session])
 
 
@@ -325,7 +325,7 @@ def _speaker_groups(corpus: str, utterances: Utterances) -> dict[str, str]:
     gender = {u.speaker: u.gender for u in sorted(utterances, key=lambda u: u.gender or "") if u.speaker}
     members: dict[str, list[str]] = {f"{corpus}/group{k + 1}": [] for k in range(min(GROUPS, len(size)))}
     # Speakers of unknown gender come last and fill up.
-    for speaker in sorted(size, key=lambda s: (gender[s] or "unknown", -size[s], _natural(s))):
+    for speaker in sorted(size, key=lambda s: (gender[s] or "unknown", -size[s], natural(s))):
         load = {
             group: (sum(gender[s] == gender[speaker] for s in there), len(there), sum(size[s] for s in there))
             for group, there in members.items()
@@ -334,6 +334,6 @@ def _speaker_groups(corpus: str, utterances: Utterances) -> dict[str, str]:
     return {speaker: group for group, there in members.items() for speaker in there}
 
 
-def _natural(text: str) -> list[tuple[int, int, str]]:
+def natural(text: str) -> list[tuple[int, int, str]]:
     """A sorting key by which 2 comes before 10."""
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text)]

@@ -97,6 +97,12 @@ def digests(paths: Sequence[Path], pool: ThreadPoolExecutor) -> list[str | None]
     return list(pool.map(digest, paths))
 
 
+def folder_of(cache: Path, content: Sequence[str], seconds: float, pad: bool) -> Path:
+    """Where open_store keeps the features of some recordings."""
+    settings = [FORMAT, features.SETTINGS, seconds, pad, list(content)]
+    return cache / f"features-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]}"
+
+
 def open_store(
     paths: Sequence[Path],
     content: Sequence[str],
@@ -126,8 +132,7 @@ def open_store(
     ValueError
         Where the cache cannot be written.
     """
-    settings = [FORMAT, features.SETTINGS, seconds, pad, list(content)]
-    folder = cache / f"features-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]}"
+    folder = folder_of(cache, content, seconds, pad)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with lock(folder.with_suffix(".lock")):

@@ -227,7 +227,7 @@ def test_corpus_wins_over_recognition_and_manifest(tmp_path: Path):
 
 def test_a_corpus_that_does_not_fit_is_refused(tmp_path: Path):
     folder = classes(tmp_path / "mine", sad=1, angry=1)
-    assert "choose from emodb, ravdess, folder, manifest" in refusal(folder, corpus="iemocap")
+    assert "choose from iemocap, emodb, ravdess" in refusal(folder, corpus="berlin")
     assert "EmoDB's 03a01Wa.wav" in refusal(folder, corpus="emodb")
     assert "no RAVDESS speech" in refusal(folder, corpus="ravdess")
     assert "neither manifest.csv nor metadata.csv" in refusal(folder, corpus="manifest")

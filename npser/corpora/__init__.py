@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 
-from npser.corpora.labels import choose
+from npser.corpora.labels import CANONICAL, canonical, choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,12 @@ class Corpus:
     labels : list of str
         The classes, alphabetically: the order of the network's outputs.
     dropped : dict of str to int
-        How many utterances of which other emotions were left out.
+        How many utterances of which other emotions, or without one, were left out.
     names : list of str
         The corpora, in the order in which they were given.
     missing : list of str
-        Files that a manifest names and that do not exist, left out because of ``skip_missing``.
+        Files that do not exist: those that a manifest names, left out because of ``skip_missing``, and those for which
+        a corpus has labels.
     """
 
     utterances: list[Utterance]
@@ -66,7 +68,7 @@ def load(
     data : sequence of path-like
         Corpus folders and manifest CSVs. See :func:`read` for how each is read.
     corpus : str, optional
-        ``"emodb"``, ``"ravdess"``, ``"folder"`` or ``"manifest"``: read all of ``data`` so.
+        ``"iemocap"``, ``"emodb"`` or another key of :func:`layouts`: read all of ``data`` so.
     labels : sequence of str, optional
         The classes; ``["all"]`` for all that occur. By default those of angry, happy, neutral and sad that occur.
         Excited counts as happy unless it is a label itself.
@@ -95,7 +97,7 @@ def read(
 ) -> tuple[list[Utterance], list[str]]:
     """Read corpora with all their emotions.
 
-    A ``manifest.csv`` or ``metadata.csv`` in a folder wins over recognition; otherwise EmoDB and RAVDESS are known by
+    A ``manifest.csv`` or ``metadata.csv`` in a folder wins over recognition; otherwise published corpora are known by
     their file names, and any other folder is one of class folders. Where two of ``data`` are called the same, the
     second becomes ``name-2``, so speakers of two of them are never the same person; only a name in a manifest's
     ``corpus`` column is the user's own word and is kept, so manifests that share it share speakers and sessions.
@@ -110,7 +112,7 @@ def read(
     utterances : list of Utterance
         With canonical emotions, none of them left out.
     missing : list of str
-        Files left out because of ``skip_missing``.
+        Files that do not exist; see :class:`Corpus`.
 
     Raises
     ------
@@ -140,12 +142,11 @@ def read(
 
 def _read_place(place: Path, corpus: str | None, skip_missing: bool, taken: set[str]) -> tuple[list[Utterance], list[str]]:
     """One of DATA -> its utterances and its missing files; `taken` are the corpus names of the earlier ones."""
-    # Imported here because the readers import Utterance from this file.
-    from npser.corpora import emodb, folder, manifest, ravdess
+    from npser.corpora import manifest
 
-    layouts = {"emodb": emodb.read, "ravdess": ravdess.read, "folder": folder.read}
-    if corpus is not None and corpus not in (*layouts, "manifest"):
-        raise ValueError(f"--corpus {corpus} is not known; choose from {', '.join(layouts)}, manifest")
+    known = layouts()
+    if corpus is not None and corpus not in known:
+        raise ValueError(f"--corpus {corpus} is not known; choose from {', '.join(known)}")
     if not os.path.exists(place):
         raise ValueError(f"{place} does not exist; name a corpus folder or a manifest CSV")
     table = manifest.find(place)
@@ -155,18 +156,56 @@ def _read_place(place: Path, corpus: str | None, skip_missing: bool, taken: set[
         raise ValueError(f"{place} holds neither manifest.csv nor metadata.csv; add one, or leave --corpus out")
     if not os.path.isdir(place):
         raise ValueError(f"--corpus {corpus} reads a folder, and {place} is a file; leave --corpus out")
-    found = layouts[corpus or _recognise(place)](place)
-    return _renamed(found, _free(found[0].corpus, taken)), []
+    layout = known[corpus or _recognise(place)]
+    found = layout.read(place)
+    # Where labels stand in tables of their own, recordings may be missing.
+    found, missing = found if isinstance(found, tuple) else (found, [])
+    return _renamed(found, _free(found[0].corpus, taken)), missing
+
+
+def layouts() -> dict[str, ModuleType]:
+    """List the layouts that can be read.
+
+    Returns
+    -------
+    dict of str to module
+        Under the names that ``corpus`` may have. Each has ``LAYOUT``, a description, and ``read``; those that can be
+        recognised have ``matches``, for a file name; those with tables of labels have ``labels_in``, for a folder; those
+        whose size is known have ``COUNTS``, utterances by session, or ``""`` for all of them, and emotion.
+    """
+    # Imported here because the readers import Utterance from this file.
+    from npser.corpora import (
+        cremad,
+        emodb,
+        emovo,
+        esd,
+        folder,
+        iemocap,
+        manifest,
+        meld,
+        mspimprov,
+        msppodcast,
+        ravdess,
+        savee,
+        tess,
+    )
+
+    published = (iemocap, emodb, ravdess, cremad, savee, tess, emovo, mspimprov, msppodcast, esd, meld)
+    return {module.__name__.rpartition(".")[2]: module for module in (*published, folder, manifest)}
 
 
 def _recognise(place: Path) -> str:
     """The layout that most audio files of a folder are named by."""
-    from npser.corpora import emodb, folder, ravdess
+    from npser.corpora.folder import audio_files
 
-    names = [path.name for path in folder.audio_files(place)]
-    for layout, matches in (("emodb", emodb.matches), ("ravdess", ravdess.matches)):
-        if 2 * sum(map(matches, names)) > len(names):
-            return layout
+    paths = audio_files(Path(os.path.abspath(place)))
+    names = ["/".join(path.parts[-2:]) for path in paths]
+    for name, layout in layouts().items():
+        if hasattr(layout, "matches") and 2 * sum(map(layout.matches, names)) > len(names):
+            # Without its labels it is read only where it has been sorted into folders of classes.
+            classes = {canonical(path.relative_to(os.path.abspath(place)).parts[0]) for path in paths}
+            unlabelled = hasattr(layout, "labels_in") and not layout.labels_in(place)
+            return "folder" if unlabelled and classes & set(CANONICAL) else name
     return "folder"
 
 
@@ -186,4 +225,6 @@ def _renamed(found: list[Utterance], new: str) -> list[Utterance]:
 
     if found[0].corpus == new:
         return found
-    return [replace(u, corpus=new, speaker=moved(u.speaker), session=moved(u.session)) for u in found]
+    return [
+        replace(u, corpus=new, speaker=moved(u.speaker), session=moved(u.session), dialogue=moved(u.dialogue)) for u in found
+    ]

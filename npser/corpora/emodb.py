@@ -30,11 +30,14 @@ EMOTIONS = {
     "T": "sad",
     "N": "neutral",
 }
-_NAME = re.compile(rf"({'|'.join(SESSIONS)})[ab]\d\d([WLEAFTN])[a-z]\.\w+", re.IGNORECASE)
+# The 535 recordings that were published.
+COUNTS = {"": {"angry": 127, "bored": 81, "disgusted": 46, "fearful": 69, "happy": 71, "sad": 62, "neutral": 79}}
+LAYOUT = "wav/03a01Wa.wav"
+_NAME = re.compile(rf"(?:.*/)?({'|'.join(SESSIONS)})[ab]\d\d([WLEAFTN])[a-z]\.\w+", re.IGNORECASE)
 
 
 def matches(name: str) -> bool:
-    """Whether a file is named as EmoDB names its recordings."""
+    """Whether a file, with or without its folder, is named as EmoDB names its recordings."""
     return _NAME.fullmatch(name) is not None
 
 

@@ -1,11 +1,13 @@
 """Folders of audio files, and the layout of one folder a class."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from npser.corpora import Utterance
 from npser.corpora.labels import canonical
 
+LAYOUT = "angry/1.wav, one folder a class"
 # These hold audio that libsndfile does not decode. They are listed all the same: the loader names them with the command
 # that converts them, where leaving them out would quietly shrink a corpus.
 UNDECODABLE = {".m4a", ".mp4", ".aac"}
@@ -29,11 +31,21 @@ def audio_files(folder: Path) -> list[Path]:
     ValueError
         Where the folder does not exist, cannot be read, is empty or holds no audio.
     """
+    there = files(folder)
+    found = [path for path in there if is_audio(path.name)]
+    if not there:
+        raise ValueError(f"{folder} is empty; name the folder that holds the corpus")
+    if not found:
+        raise ValueError(f"{folder} holds no audio files ({' '.join(sorted(AUDIO))}); name another folder or a manifest")
+    return found
+
+
+def files(folder: Path) -> list[Path]:
+    """All files anywhere below a folder, sorted, without those that :func:`audio_files` skips."""
     if not os.path.isdir(folder):
         raise ValueError(f"{folder} is not a folder; name the folder that holds the corpus")
     found: list[Path] = []
     seen: set[str] = set()
-    empty = True
     for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
         # Corpora are often links to a shared disk, and links may lead in a circle.
         real = os.path.realpath(parent)
@@ -41,13 +53,8 @@ def audio_files(folder: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
-        empty = empty and not names
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in names if not name.startswith("._") and is_audio(name)]
-    if empty:
-        raise ValueError(f"{folder} is empty; name the folder that holds the corpus")
-    if not found:
-        raise ValueError(f"{folder} holds no audio files ({' '.join(sorted(AUDIO))}); name another folder or a manifest")
+        found += [Path(parent, name) for name in names if not name.startswith("._")]
     return sorted(found)
 
 
@@ -56,11 +63,11 @@ def is_audio(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in AUDIO
 
 
-def once_each(paths: list[Path]) -> list[Path]:
-    """Keep one file of each base name, rather one that can be decoded: some archives unpack twice."""
+def once_each(paths: list[Path], key: Callable[[Path], str] = lambda path: path.stem.upper()) -> list[Path]:
+    """Keep one file of each base name, or other key, rather one that can be decoded: some archives unpack twice."""
     first: dict[str, Path] = {}
     for path in sorted(paths, key=lambda path: (path.suffix.lower() in UNDECODABLE, path)):
-        first.setdefault(path.stem.upper(), path)
+        first.setdefault(key(path), path)
     return sorted(first.values())
 
 

@@ -6,6 +6,10 @@ from collections.abc import Iterable, Sequence
 
 DEFAULT = ["angry", "happy", "neutral", "sad"]
 
+# What a corpus says where it has no emotion to give. Such utterances are counted and never a class.
+NO_AGREEMENT, NO_LABEL, NO_SIGNAL = "no agreement", "no label", "no signal"
+UNUSABLE = {NO_AGREEMENT, NO_LABEL, NO_SIGNAL}
+
 # Words and three-letter codes only. Single letters mean different emotions in different corpora (F is happiness in
 # EmoDB and fear in SAVEE), so they are decoded by the reader of the corpus and nowhere else.
 _WORDS = {
@@ -25,6 +29,7 @@ _WORDS = {
 CANONICAL = sorted(_WORDS)
 _SYNONYMS = {word: emotion for emotion, words in _WORDS.items() for word in (emotion, *words.split())}
 _SYNONYMS |= dict.fromkeys(("pleasant surprise", "pleasant surprised", "pleasantly surprised"), "surprised")
+_SYNONYMS["xxx"] = NO_AGREEMENT  # IEMOCAP
 
 _GENDERS = dict.fromkeys(("f", "female", "woman"), "female") | dict.fromkeys(("m", "male", "man"), "male")
 _NO_GENDER = {"", "unknown", "none", "na", "n/a", "nan", "-", "?"}
@@ -88,14 +93,15 @@ def choose(present: Iterable[str], wanted: Sequence[str] | None = None) -> dict[
     Returns
     -------
     dict of str to str
-        Emotion to label, without the emotions that are left out. Excited counts as happy unless it is a label itself.
+        Emotion to label, without the emotions that are left out, as :data:`UNUSABLE` always are.
+        Excited counts as happy unless it is a label itself.
 
     Raises
     ------
     ValueError
         Where no utterance has a wanted label, or fewer than two labels are left.
     """
-    present = sorted(set(present))
+    present = sorted(set(present) - UNUSABLE)
     there = f"the emotions there are: {', '.join(present)}"
     chosen = _labels(present, wanted)
     mapping = {emotion: emotion for emotion in present if emotion in chosen}

@@ -10,6 +10,7 @@ from npser.corpora import Utterance
 from npser.corpora.folder import is_audio
 from npser.corpora.labels import canonical, canonical_gender
 
+LAYOUT = "manifest.csv or metadata.csv with path and emotion"
 PATHS = ("path", "file", "file_name")
 EMOTIONS = ("emotion", "label")
 SPLITS = {

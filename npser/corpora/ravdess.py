@@ -27,7 +27,9 @@ EMOTIONS = {
     "08": "surprised",
 }
 STYLES = {"01": "normal", "02": "strong"}
-_NAME = re.compile(rf"0[1-3]-0[12]-({'|'.join(EMOTIONS)})-0[12]-0[12]-0[12]-({'|'.join(SESSIONS)})\.\w+")
+COUNTS = {"": dict.fromkeys(EMOTIONS.values(), 192) | {"neutral": 96}}
+LAYOUT = "Actor_18/03-01-05-01-02-01-18.wav"
+_NAME = re.compile(rf"(?:.*/)?0[1-3]-0[12]-({'|'.join(EMOTIONS)})-0[12]-0[12]-0[12]-({'|'.join(SESSIONS)})\.\w+")
 
 
 def matches(name: str) -> bool:

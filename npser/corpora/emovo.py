@@ -1,0 +1,62 @@
+"""EMOVO: ``gio-f1-b1.wav`` is joy, the first woman, sentence b1."""
+
+import re
+from pathlib import Path
+
+from npser.corpora import Utterance
+from npser.corpora.folder import audio_files, once_each
+
+# Disgusto, gioia, neutro, paura, rabbia, sorpresa, tristezza.
+EMOTIONS = {
+    "dis": "disgusted",
+    "gio": "happy",
+    "neu": "neutral",
+    "pau": "fearful",
+    "rab": "angry",
+    "sor": "surprised",
+    "tri": "sad",
+}
+# Six speakers, fourteen sentences.
+COUNTS = {"": dict.fromkeys(EMOTIONS.values(), 84)}
+LAYOUT = "f1/gio-f1-b1.wav"
+_NAME = re.compile(rf"(?:.*/)?({'|'.join(EMOTIONS)})-([fm][1-3])-[a-z]\d\.\w+", re.IGNORECASE)
+
+
+def matches(name: str) -> bool:
+    """Whether a file, with or without its folder, is named as EMOVO names its recordings."""
+    return _NAME.fullmatch(name) is not None
+
+
+def read(folder: Path) -> list[Utterance]:
+    """Read EMOVO from the file names anywhere below a folder.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    list of Utterance
+        With speakers and genders. There are no sessions: groups of speakers serve.
+
+    Raises
+    ------
+    ValueError
+        Where no file is named as in EMOVO.
+    """
+    paths = once_each([path for path in audio_files(folder) if matches(path.name)])
+    if not paths:
+        raise ValueError(f"{folder} holds no file named like EMOVO's gio-f1-b1.wav; leave --corpus emovo out")
+    return [_utterance(path) for path in paths]
+
+
+def _utterance(path: Path) -> Utterance:
+    """Decode one file name."""
+    emotion, speaker, _ = path.stem.lower().split("-")
+    return Utterance(
+        path,
+        EMOTIONS[emotion],
+        "emovo",
+        speaker=f"emovo/{speaker}",
+        gender="female" if speaker[0] == "f" else "male",
+    )

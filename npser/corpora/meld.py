@@ -1,0 +1,102 @@
+"""MELD: ``train_splits/dia0_utt3.wav``, extracted from the video, and its row in ``train_sent_emo.csv``."""
+
+import os
+import re
+from pathlib import Path
+
+from npser.corpora import Utterance, tables
+from npser.corpora.folder import audio_files, once_each
+from npser.corpora.labels import NO_LABEL, canonical
+
+# How the names of tables and folders begin: test is also output_repeated_splits_test.
+SPLITS = {"train": "train", "dev": "validation", "test": "test", "output_repeated_splits_test": "test"}
+# The leading roles of the series; nothing tells the gender of the others.
+GENDERS = {
+    "Chandler": "male",
+    "Joey": "male",
+    "Monica": "female",
+    "Phoebe": "female",
+    "Rachel": "female",
+    "Ross": "male",
+}
+LAYOUT = "train_sent_emo.csv, train_splits/dia0_utt0.wav"
+_NAME = re.compile(r"(?:.*/)?(dia\d+)_(utt\d+)\.\w+", re.IGNORECASE)
+_FOLDER = re.compile(rf"({'|'.join(SPLITS)})(?![a-z]).*", re.IGNORECASE)
+_TABLE = r"(train|dev|test)_sent_emo\.csv"
+
+
+def matches(name: str) -> bool:
+    """Whether a file, with or without its folder, is named as MELD names its clips."""
+    return _NAME.fullmatch(name) is not None
+
+
+def labels_in(folder: Path) -> list[Path]:
+    """The tables of labels, in the folder or beside it."""
+    return tables.find(folder, _TABLE)
+
+
+def read(folder: Path) -> tuple[list[Utterance], list[str]]:
+    """Read MELD from its tables of labels.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the tables, and audio in folders whose names begin with train, dev, test or
+        output_repeated_splits_test, as those of the videos do.
+
+    Returns
+    -------
+    utterances : list of Utterance
+        With speakers, genders of the leading roles, dialogues, and the official split. Its parts share speakers.
+    missing : list of str
+        What the tables name and is not there.
+
+    Raises
+    ------
+    ValueError
+        Where there is no table or no recording.
+    """
+    paths = once_each([path for path in audio_files(folder) if matches(path.name) and _split(path)], _clip)
+    if not paths:
+        raise ValueError(
+            f"{folder} holds no file like MELD's train_splits/dia0_utt0.wav; "
+            f"extract the audio under these names, or leave --corpus meld out"
+        )
+    about: dict[str, dict[str, str]] = {}
+    for table in labels_in(folder):
+        split = SPLITS[table.name.lower().partition("_")[0]]
+        for row in tables.rows(table, "dialogue_id", "utterance_id", "speaker", "emotion"):
+            about[f"{split}/dia{row['dialogue_id']}_utt{row['utterance_id']}"] = row
+    if not about:
+        raise ValueError(f"{folder} holds no train_sent_emo.csv; put the three tables of MELD into it")
+    there = {_clip(path) for path in paths}
+    missing = [clip for clip in about if clip not in there]
+    return [_utterance(path, about.get(_clip(path), {})) for path in paths], missing
+
+
+def _split(path: Path) -> str | None:
+    """The part that the nearest folder with such a name tells."""
+    for parent in Path(os.path.abspath(path)).parents:
+        name = _FOLDER.fullmatch(parent.name)
+        if name:
+            return SPLITS[name[1].lower()]
+    return None
+
+
+def _clip(path: Path) -> str:
+    """The parts number their dialogues each for itself."""
+    return f"{_split(path)}/{path.stem.lower()}"
+
+
+def _utterance(path: Path, row: dict[str, str]) -> Utterance:
+    """A clip and its row, which is empty where there is none."""
+    split, speaker = _split(path), row.get("speaker")
+    return Utterance(
+        path,
+        canonical(row["emotion"]) if row.get("emotion") else NO_LABEL,
+        "meld",
+        speaker=f"meld/{speaker}" if speaker else None,
+        gender=GENDERS.get(speaker or ""),
+        split=split,
+        dialogue=f"meld/{split}-{path.stem.lower().partition('_')[0]}",
+    )

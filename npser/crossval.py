@@ -1,0 +1,318 @@
+"""Cross-validation: from a corpus to one report of all variants, seeds and folds, sections 5.2 to 5.5 of the paper."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npser import checkpoint, crossval_report, jobs, statistics, store
+from npser.baselines import baselines
+from npser.config import Config
+from npser.dataset import GENDERS, Dataset
+from npser.folds import Fold
+from npser.jobs import Job
+from npser.metrics import confusion_matrix, scores
+from npser.split import split_hash
+from npser.store import Progress
+from npser.train import Say
+
+
+def run(
+    data: Dataset,
+    folds: list[Fold],
+    by: str,
+    config: Config,
+    preset: str,
+    out: Path,
+    cache: Path,
+    pool: ThreadPoolExecutor,
+    *,
+    seeds: int,
+    ablate: bool,
+    refit: bool,
+    oracle: bool,
+    workers: int,
+    threads: int,
+    dask: str | None,
+    notices: list[str],
+    say: Say,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Run every job that has no result yet, and write the report.
+
+    Parameters
+    ----------
+    data, folds, by, config, preset
+        What to cross-validate: see dataset.prepare and folds.make_folds. Seeds are config.seed, config.seed + 1, ...
+    out : Path
+        It exists. Files written: plan.json, jobs/VARIANT-seedK-foldNAME/, report.json, report.md, and pictures with matplotlib.
+    workers, threads : int
+        Processes, and threads of all of them together.
+    dask : str or None
+        Address of a scheduler whose workers run the jobs instead.
+
+    Returns
+    -------
+    dict
+        The report. What may differ from one run to the next stands under its key ``run`` only.
+
+    Raises
+    ------
+    ValueError
+        Where a job fails, workers keep dying, or out holds jobs of another experiment.
+    """
+    started, clock = datetime.now(UTC), time.perf_counter()
+    variants, left_out = _variants(data, folds, config, ablate)
+    if data.bad:  # jobs open a store of the good recordings only: made here once, not by all of them at once
+        paths = [u.path for u in data.utterances]
+        store.open_store(paths, data.content, config.max_seconds, config.pad, cache, pool, progress)
+    settings = {"refit": refit, "oracle": oracle}
+    plan, digest = jobs.write_plan(out, data, folds, config, preset, cache, **settings)
+    all_jobs: list[Job] = []
+    for variant in variants:
+        for seed in range(config.seed, config.seed + seeds):
+            for fold in folds:
+                own = jobs.variant_config(config, variant, seed)
+                name = f"{variant}-seed{seed}-fold{fold.name}"
+                all_jobs.append({
+                    "plan": str(plan), "plan_hash": digest, "folder": str(plan.parent / "jobs" / name),
+                    "identity": jobs.identity(data, fold.split, own, preset, variant, **settings),
+                    "variant": variant, "seed": seed, "fold": fold.name,
+                    "threads": None if dask else max(1, threads // workers),
+                })  # fmt: skip
+    pending = [job for job in all_jobs if jobs.finished(job) is None]
+    kept = len(all_jobs) - len(pending)
+    say(f"jobs      {len(all_jobs)}" + (f", of which {kept} are done already" if kept else ""))
+    broken = _run_pending(pending, config.epochs, workers, dask, say, progress) if pending else 0
+
+    results = {job["folder"]: jobs.finished(job) or {} for job in all_jobs}
+    by_variant = {
+        variant: [
+            [results[job["folder"]] for job in all_jobs if job["variant"] == variant and job["seed"] == seed]
+            for seed in range(config.seed, config.seed + seeds)
+        ]
+        for variant in variants
+    }
+    versions = {json.dumps(result["versions"], sort_keys=True) for result in results.values()}
+    mixed = [f"jobs ran with different versions: {' and '.join(sorted(versions))}"] if len(versions) > 1 else []
+    found = report(data, folds, by_variant, config, pool)
+    found |= {
+        "folds_by": by,
+        "split": _split(data, folds),
+        "preset": preset,
+        "corpora": data.names,
+        "config": dataclasses.asdict(config),
+        "seeds": list(range(config.seed, config.seed + seeds)),
+        "refit": refit,
+        "dropped": data.dropped,
+        "bad_files": data.bad,
+        "notices": [*notices, *left_out, *mixed],
+        "versions": results[all_jobs[0]["folder"]]["versions"],
+        "run": {
+            "started": started.isoformat(timespec="seconds"),
+            "seconds_since_start": round(time.perf_counter() - clock, 1),
+            "seconds_of_jobs": round(sum(result["run"]["seconds"] for result in results.values()), 1),
+            "jobs_kept": kept,
+            "pools_broken": broken,
+        },
+    }
+    checkpoint.write(out / "report.md", crossval_report.markdown(found).encode())
+    crossval_report.draw(found, out)
+    checkpoint.write(out / "report.json", (json.dumps(found, indent=2, sort_keys=True) + "\n").encode())
+    return found
+
+
+def _variants(data: Dataset, folds: list[Fold], config: Config, ablate: bool) -> tuple[list[str], list[str]]:
+    """The variants that differ from the full model, why others are left out, and which folds cannot have the whole model."""
+    notices = []
+    if config.beta > 0 and set(data.gender_y) >= {0, 1}:
+        lacking = [fold.name for fold in folds if not set(data.gender_y[fold.split.train]) >= {0, 1}]
+        if lacking:
+            notices.append(f"fold {', '.join(lacking)}: the training part lacks one of the genders, so there is no gender loss")
+    if not ablate:
+        return ["full"], notices
+    variants = list(jobs.VARIANTS)
+    if not config.attention:
+        variants.remove("no-attention")
+        notices.append("the settings leave attention out, so there is no variant without it")
+    if not (config.beta > 0 and set(data.gender_y) >= {0, 1}):
+        variants = [variant for variant in variants if "gender" not in variant]
+        notices.append("there is no gender loss (beta is 0, or the data lacks one of the genders): no variants of it")
+    return variants, notices
+
+
+def _run_pending(pending: list[Job], epochs: int, workers: int, dask: str | None, say: Say, progress: Progress) -> int:
+    """Run jobs, here or there; one display counts the epochs of all of them."""
+    bar: Any = progress(None, total=len(pending) * epochs, desc="jobs", unit="epoch")
+    files = {job["folder"]: Path(job["folder"], "metrics.jsonl") for job in pending}
+
+    def tell(text: str) -> None:
+        bar.clear()
+        say(text)
+
+    def count() -> None:
+        if not bar.disable:
+            done = 0
+            for folder, file in files.items():
+                with contextlib.suppress(OSError):
+                    done += epochs if Path(folder, "result.json").exists() else file.read_bytes().count(b"\n")
+            bar.n = done
+            bar.refresh()
+
+    with contextlib.closing(bar), contextlib.ExitStack() as stack:
+        if dask is None:
+            executors: Callable[[], Any] = lambda: jobs.local_processes(min(workers, len(pending)))  # noqa: E731
+            watch = count
+        else:
+            executors, look = stack.enter_context(jobs.dask_cluster(dask, tell))
+
+            def watch() -> None:
+                look()
+                count()
+
+        return jobs.run_jobs(pending, executors, tell, watch)
+
+
+def _split(data: Dataset, folds: list[Fold]) -> dict[str, Any]:
+    """Who is where, and the hash of all of it."""
+    rows = []
+    for fold in folds:
+        s = fold.split
+        rows.append({
+            "fold": fold.name,
+            "test_session": s.test_session,
+            "validation_session": s.validation_session,
+            "hash": split_hash(data.utterances, data.content, s),
+            **{part: {"utterances": len(m), "speakers": sorted({u for r in m if (u := data.utterances[r].speaker)})}
+               for part, m in (("train", s.train), ("validation", s.validation), ("test", s.test))},
+        })  # fmt: skip
+    together = hashlib.sha256("".join(row["hash"] for row in rows).encode()).hexdigest()
+    return {"hash": together, "folds": rows, "speaker_dependent": any(fold.split.speaker_dependent for fold in folds)}
+
+
+def report(
+    data: Dataset, folds: list[Fold], results: dict[str, list[list[dict[str, Any]]]], config: Config, pool: ThreadPoolExecutor
+) -> dict[str, Any]:
+    """All scores. results: for each variant and seed the results of run_job, in the order of the folds."""
+    members = np.concatenate([fold.split.test for fold in folds]).astype(int)
+    sizes = [len(fold.split.test) for fold in folds]
+    cluster, clusters, kind = _clusters(data, folds)
+
+    def of(predicted: np.ndarray) -> dict[str, Any]:
+        """Summary of predictions of several runs, (R, n)."""
+        return summary(data, members, predicted, sizes, cluster, config.seed)
+
+    found: dict[str, Any] = {"labels": data.labels, "utterances": len(members), "variants": {}, "baselines": {}}
+    matrices = {}
+    for variant, seeds in results.items():
+        predicted = np.array([[k for result in seed for k in result["predicted"]] for seed in seeds])
+        found["variants"][variant] = {
+            **of(predicted),
+            "gender": _gender(data, folds, seeds),
+            "selected_epochs": [[result["selected_epoch"] for result in seed] for seed in seeds],
+            "validation_ua": [[result["validation"]["ua"] if result["validation"] else None for result in s] for s in seeds],
+            "oracle": _oracle(seeds),
+            "parameters": max(result["parameters"] for seed in seeds for result in seed),
+        }
+        matrices[variant] = _runs(data, members, predicted, cluster)
+    for name, predict in baselines(data, pool).items():
+        found["baselines"][name] = of(np.concatenate([predict(fold.split) for fold in folds])[None])
+    found["differences"] = {
+        variant: statistics.differences(matrices["full"], runs, config.seed)
+        for variant, runs in matrices.items()
+        if variant != "full"
+    }
+    found["bootstrap"] = {"draws": statistics.DRAWS, "seed": config.seed, "clusters": clusters, "of": kind}
+    return found
+
+
+def _clusters(data: Dataset, folds: list[Fold]) -> tuple[np.ndarray, int, str]:
+    """Number of the speaker of each test utterance, (n,), or of its fold where unknown; how many there are; what they are."""
+    names = [data.utterances[r].speaker or f"fold {fold.name}" for fold in folds for r in fold.split.test]
+    order = {name: k for k, name in enumerate(sorted(set(names)))}
+    unknown = any(data.utterances[r].speaker is None for fold in folds for r in fold.split.test)
+    kind = "speakers (those of unknown speakers: folds)" if unknown else "speakers"
+    return np.array([order[name] for name in names]), len(order), kind
+
+
+def _runs(data: Dataset, members: np.ndarray, predicted: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """Confusion matrices, (R, clusters, K, K), of predictions (R, n)."""
+    y = data.emotion_y[members]
+    return np.stack([statistics.confusions(y, run, cluster, len(data.labels)) for run in predicted])
+
+
+def summary(
+    data: Dataset, members: np.ndarray, predicted: np.ndarray, sizes: list[int], cluster: np.ndarray, seed: int
+) -> dict[str, Any]:
+    """Everything that predictions (R, n) of some utterances (n,) say, fold after fold of so many sizes."""
+    runs = _runs(data, members, predicted, cluster)
+    y, K = data.emotion_y[members], len(data.labels)
+    pooled = statistics.scores_of(runs.sum(axis=1))
+    fold = np.repeat(np.arange(len(sizes)), sizes)
+    per_fold = [statistics.scores_of(statistics.confusions(y, run, fold, K)) for run in predicted]
+    seconds = np.array([data.seconds([int(r)]) for r in members])
+    tercile = np.searchsorted(np.quantile(seconds, [1 / 3, 2 / 3]), seconds, side="left")
+    borders = [float(b) for b in np.quantile(seconds, [1 / 3, 2 / 3])]
+    confusion = runs.sum(axis=(0, 1))
+
+    def part(chosen: np.ndarray) -> dict[str, Any] | None:
+        if not chosen.any():
+            return None
+        truth, given = np.tile(y[chosen], len(predicted)), predicted[:, chosen].ravel()
+        of = scores(confusion_matrix(truth, given, K))
+        return {"utterances": int(chosen.sum()), **{name: of[name] for name in statistics.NAMES}}
+
+    speakers = np.array([data.utterances[r].speaker or "unknown" for r in members])
+    styles = np.array([data.utterances[r].style or "unknown" for r in members])
+    known = sorted(set(styles.tolist()))
+    return {
+        **{name: float(pooled[name].mean()) for name in statistics.NAMES},
+        "intervals": statistics.intervals(runs, seed),
+        "over_seeds": {name: statistics.spread(pooled[name].tolist()) for name in statistics.NAMES},
+        "over_folds": {
+            name: statistics.spread(np.mean([run[name] for run in per_fold], axis=0).tolist()) for name in statistics.NAMES
+        },
+        "ua_of_seeds_and_folds": [run["ua"].tolist() for run in per_fold],
+        "recall": dict(zip(data.labels, scores(confusion)["recall"], strict=True)),
+        "confusion": confusion.tolist(),
+        "per_speaker": {name: part(speakers == name) for name in sorted(set(speakers.tolist()))},
+        "duration_terciles": [
+            {"seconds_up_to": border, **(part(tercile == k) or {"utterances": 0})} for k, border in enumerate([*borders, None])
+        ],
+        "styles": {name: part(styles == name) for name in known} if known != ["unknown"] else None,
+    }
+
+
+def _gender(data: Dataset, folds: list[Fold], seeds: list[list[dict[str, Any]]]) -> dict[str, Any] | None:
+    """Gender accuracy over all utterances of known gender, and its spread over seeds."""
+    accuracies, utterances = [], 0
+    for seed in seeds:
+        right, utterances = 0, 0
+        for fold, result in zip(folds, seed, strict=True):
+            if result["predicted_gender"] is not None:
+                pairs = zip(data.gender_y[fold.split.test].tolist(), result["predicted_gender"], strict=True)
+                known = [truth == given for truth, given in pairs if truth >= 0]
+                right, utterances = right + sum(known), utterances + len(known)
+        if utterances:
+            accuracies.append(right / utterances)
+    if not accuracies:
+        return None
+    return {"accuracy": statistics.spread(accuracies), "utterances": utterances, "labels": GENDERS}
+
+
+def _oracle(seeds: list[list[dict[str, Any]]]) -> dict[str, Any] | None:
+    """What choosing every fold's epoch on its test part would have shown: the mean over seeds."""
+    if not all(result["oracle"] for seed in seeds for result in seed):
+        return None
+    pooled = [scores(np.sum([result["oracle"]["confusion"] for result in seed], axis=0)) for seed in seeds]
+    return {name: float(np.mean([of[name] for of in pooled])) for name in statistics.NAMES} | {"note": "not comparable"}

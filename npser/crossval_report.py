@@ -1,0 +1,298 @@
+"""The report of a cross-validation: tables that a reader of the paper knows, and what the paper leaves out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npser.report import confusion_figure, confusion_text, save_picture, table
+
+TITLES = {
+    "full": "Full model",
+    "no-attention": "– Self attention",
+    "no-gender": "– Multitask learning",
+    "shuffled-gender": "control: shuffled gender labels",
+    "majority": "majority class",
+    "duration": "duration only",
+    "scenario": "scenario only, no audio",
+    "linear": "linear, on utterance statistics",
+}
+SCORES = {"wa": "WA", "ua": "UA", "macro_f1": "macro-F1"}
+PAPER_LABELS = ["angry", "happy", "neutral", "sad"]
+PAPER_TABLE_2 = {"full": (0.816, 0.828), "no-attention": (0.553, 0.511), "no-gender": (0.705, 0.726)}  # WA, UA
+PRIOR_WORKS = {  # WA, UA as Table 2 has them
+    "DNN-ELM, 2014": (0.543, 0.482),
+    "BLSTM-ELM, 2015": (0.628, 0.639),
+    "AE-BLSTM, 2016": (0.505, 0.519),
+    "CNN-BLSTM, 2017": (0.688, 0.594),
+    "Multichannel CNN, 2018": (0.739, 0.685),
+}
+PAPER_TABLE_3 = [[939, 101, 63, 0], [271, 1283, 71, 11], [2, 107, 1300, 299], [8, 25, 57, 994]]
+ORACLE = "oracle, not comparable"
+
+
+def is_the_papers(report: dict[str, Any]) -> bool:
+    """Whether the paper's figures are of this corpus and these classes."""
+    return [name.lower() for name in report["corpora"]] == ["iemocap"] and report["labels"] == PAPER_LABELS
+
+
+def score_cell(row: dict[str, Any], name: str) -> str:
+    """A score with its interval."""
+    found = row["intervals"][name]
+    return f"{row[name]:.3f}" + (f" [{found[0]:.3f}, {found[1]:.3f}]" if found else "")
+
+
+def spread_cell(values: dict[str, Any]) -> str:
+    """Mean and deviation."""
+    return f"{values['mean']:.3f}" + (f" ± {values['deviation']:.3f}" if values["deviation"] is not None else "")
+
+
+def oracle_line(row: dict[str, Any]) -> str | None:
+    """The flattering figure, marked as such."""
+    oracle = row["oracle"]
+    if oracle is None:
+        return None
+    return (
+        f"{ORACLE}: choosing each fold's epoch on its test part would have shown UA {oracle['ua']:.3f}, WA {oracle['wa']:.3f}"
+    )
+
+
+def terminal(report: dict[str, Any]) -> str:
+    """The end of the run as the terminal shows it."""
+    rows = {**report["variants"], **report["baselines"]}
+    width = max(len(TITLES[name]) for name in rows)
+    lines = [f"{report['utterances']} utterances, {len(report['split']['folds'])} folds, {_seeds(report)}; [95 % interval]", ""]
+    for name, row in rows.items():
+        lines.append(f"{TITLES[name]:<{width}}  " + "  ".join(f"{t} {score_cell(row, k)}" for k, t in SCORES.items()))
+    full = report["variants"]["full"]
+    lines += ["", confusion_text(full["confusion"], report["labels"]), ""]
+    lines += [line for line in [oracle_line(full)] if line]
+    return "\n".join([*lines, *report["notices"]])
+
+
+def _seeds(report: dict[str, Any]) -> str:
+    seeds = report["seeds"]
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report for people."""
+    split = report["split"]
+    lines = ["# npser cross-validation report", "", *(f"> **{notice}**\n" for notice in report["notices"])]
+    lines += [
+        f"Corpora: {', '.join(report['corpora'])}; {report['utterances']} utterances, each scored once by a network that never "
+        f"saw its {'fold' if split['speaker_dependent'] else 'speaker'}. {len(split['folds'])} folds by {_by(report)}, "
+        f"{_seeds(report)}. Preset: {report['preset']}. Parameters: {report['variants']['full']['parameters']:,}.",
+        "",
+        "The epoch is the one with the best score on the validation group; the test group is scored once with it"
+        + (", by a network trained anew on training and validation groups for so many epochs." if report["refit"] else "."),
+        "",
+        *_table_2(report),
+        *_table_3(report),
+        *_differences(report),
+        *_breakdowns(report),
+        *_spread(report),
+        *_about(report),
+    ]
+    return "\n".join(lines)
+
+
+def _by(report: dict[str, Any]) -> str:
+    by = report["folds_by"]
+    return "groups of speakers" if by.isdecimal() else by
+
+
+def _table_2(report: dict[str, Any]) -> list[str]:
+    """Systems and their scores, as Table 2 has them."""
+    paper = is_the_papers(report)
+    bootstrap = report["bootstrap"]
+    head = ["method", *SCORES.values(), *(["paper WA", "paper UA"] if paper else [])]
+    rows: list[list[Any]] = []
+    if paper:
+        rows = [[name, *[None] * 3, *(f"{value:.1%}" for value in theirs)] for name, theirs in PRIOR_WORKS.items()]
+    for name, row in (*report["variants"].items(), *report["baselines"].items()):
+        theirs = [f"{value:.1%}" for value in PAPER_TABLE_2.get(name, ())] or ["-", "-"]
+        rows.append([TITLES[name], *(score_cell(row, key) for key in SCORES), *(theirs if paper else [])])
+    lines = ["## Comparison (the paper's Table 2)", "", table(head, rows)]
+    lines.append(
+        f"All folds pooled, the mean over seeds; 95 % intervals from {bootstrap['draws']} draws of {bootstrap['clusters']} "
+        f"{bootstrap['of']}. The lower rows are of the same folds, without the network."
+    )
+    if paper:
+        lines.append("The paper does not say how it chose the epoch; its figures and ours are not of the same protocol.")
+    oracle = oracle_line(report["variants"]["full"])
+    return [*lines, "", *([f"*{oracle}.*", ""] if oracle else [])]
+
+
+def _table_3(report: dict[str, Any]) -> list[str]:
+    """Confusion matrix of the full model, as Table 3 has it."""
+    labels, full = report["labels"], report["variants"]["full"]
+    head = ["truth \\ prediction", *labels, "recall"]
+
+    def rows(confusion: list[list[int]]) -> list[list[Any]]:
+        return [
+            [label, *row, f"{row[k] / sum(row):.3f}" if sum(row) else None]
+            for k, (label, row) in enumerate(zip(labels, confusion, strict=True))
+        ]
+
+    counted = "" if len(report["seeds"]) == 1 else ", every utterance once a seed"
+    lines = [f"## Confusion matrix of the full model{counted} (the paper's Table 3)", "", table(head, rows(full["confusion"]))]
+    if is_the_papers(report):
+        lines += ["The paper's:", "", table(head, rows(PAPER_TABLE_3))]
+    systems = {**report["variants"], **report["baselines"]}
+    recalls = [
+        [TITLES[name], *(None if r is None else f"{r:.3f}" for r in row["recall"].values())] for name, row in systems.items()
+    ]
+    return [*lines, "Recall by class:", "", table(["method", *labels], recalls)]
+
+
+def _differences(report: dict[str, Any]) -> list[str]:
+    """What each part of the model is worth."""
+    if not report["differences"]:
+        return []
+    rows = []
+    for variant, found in report["differences"].items():
+        cells = []
+        for key in SCORES:
+            ends = found[key]["interval"]
+            cells.append(f"{found[key]['difference']:+.3f}" + (f" [{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else ""))
+        rows.append([TITLES[variant], *cells])
+    return [
+        "## Ablation (5.4): the full model minus each variant, on the same folds and seeds",
+        "",
+        table(["variant", *SCORES.values()], rows),
+        "95 % intervals from common draws; where one holds 0, no difference has been shown.",
+        "",
+    ]
+
+
+def _breakdowns(report: dict[str, Any]) -> list[str]:
+    """Parts of the test utterances, of the full model; and gender."""
+    full = report["variants"]["full"]
+    head = ["utterances", *SCORES.values()]
+
+    def cells(part: dict[str, Any]) -> list[Any]:
+        return [part["utterances"], *(part.get(key) for key in SCORES)]
+
+    lines = ["## Full model, part by part", ""]
+    lines.append(table(["speaker", *head], [[name, *cells(part)] for name, part in full["per_speaker"].items()]))
+    terciles = [(part, part["seconds_up_to"]) for part in full["duration_terciles"]]
+    rows = [["longest" if end is None else f"up to {end:.2f} s", *cells(part)] for part, end in terciles]
+    lines.append(table(["duration, as far as the network hears", *head], rows))
+    if full["styles"]:
+        lines.append(table(["style", *head], [[name, *cells(part)] for name, part in full["styles"].items()]))
+    genders = [(TITLES[name], row["gender"]) for name, row in report["variants"].items() if row["gender"]]
+    if genders:
+        lines += ["## Gender (5.5)", ""]
+        rows = [[title, found["utterances"], spread_cell(found["accuracy"])] for title, found in genders]
+        lines.append(table(["variant", "utterances", "accuracy"], rows))
+    return lines
+
+
+def _spread(report: dict[str, Any]) -> list[str]:
+    """Mean and deviation over folds and over seeds, and each fold."""
+    systems = {**report["variants"], **report["baselines"]}
+    rows = [
+        [TITLES[name], *(spread_cell(row[over][key]) for over in ("over_folds", "over_seeds") for key in ("wa", "ua"))]
+        for name, row in systems.items()
+    ]
+    folds = [row["fold"] for row in report["split"]["folds"]]
+    each = []
+    for name, row in report["variants"].items():
+        for seed, ua, epochs in zip(report["seeds"], row["ua_of_seeds_and_folds"], row["selected_epochs"], strict=True):
+            each.append([TITLES[name], seed, *(f"{u:.3f} ({epoch})" for u, epoch in zip(ua, epochs, strict=True))])
+    return [
+        "## Mean and deviation",
+        "",
+        table(["method", "WA over folds", "UA over folds", "WA over seeds", "UA over seeds"], rows),
+        "UA of each fold (and the epoch that was chosen):",
+        "",
+        table(["variant", "seed", *(f"fold {name}" for name in folds)], each),
+    ]
+
+
+def _about(report: dict[str, Any]) -> list[str]:
+    """Split, settings, versions."""
+    split = report["split"]
+    rows = [
+        [row["fold"], row["test_session"], row["validation_session"]]
+        + [f"{row[part]['utterances']} ({len(row[part]['speakers'])})" for part in ("train", "validation", "test")]
+        for row in split["folds"]
+    ]
+    lines = ["## Split", "", f"Hash `{split['hash']}`; that of every fold is in report.json.", ""]
+    lines.append(
+        table(
+            ["fold", "test", "validation", *(f"{part}: utterances (speakers)" for part in ("train", "validation", "test"))],
+            rows,
+        )
+    )
+    if report["dropped"]:
+        dropped = ", ".join(f"{count} {emotion}" for emotion, count in report["dropped"].items())
+        lines += [f"Left out, being of other classes: {dropped}.", ""]
+    if report["bad_files"]:
+        lines += [f"Left out, being unusable: {len(report['bad_files'])} files, named in report.json.", ""]
+    lines += ["## Settings", "", table(["setting", "value"], list(report["config"].items()))]
+    return [*lines, "## Versions", "", table(["package", "version"], list(report["versions"].items()))]
+
+
+def draw(report: dict[str, Any], out: Path) -> None:
+    """confusion-VARIANT.png, spread.png and curves.png; nothing where matplotlib is not installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        return
+    if "matplotlib.pyplot" not in sys.modules:
+        matplotlib.use("Agg")
+    for variant, row in report["variants"].items():
+        title = f"{TITLES[variant]}: WA {row['wa']:.3f}  UA {row['ua']:.3f}"
+        save_picture(confusion_figure(row["confusion"], report["labels"], title), out / f"confusion-{variant}.png")
+    _draw_spread(report, out / "spread.png")
+    _draw_curves(report, out)
+
+
+def _draw_spread(report: dict[str, Any], path: Path) -> None:
+    """UA of each fold and seed, a column a variant; the pooled score with its interval beside it."""
+    from matplotlib.figure import Figure
+
+    systems = {**report["variants"], **report["baselines"]}
+    figure = Figure(figsize=(2 + 1.1 * len(systems), 4.2), layout="constrained")
+    axes = figure.subplots()
+    colours = [f"C{k % 10}" for k in range(len(report["seeds"]))]
+    for x, row in enumerate(systems.values()):
+        for k, ua in enumerate(row["ua_of_seeds_and_folds"]):
+            label = f"a fold, seed {report['seeds'][k]}" if x == 0 else None
+            axes.plot([x - 0.12] * len(ua), ua, "o", color=colours[k], alpha=0.6, markersize=4, label=label)
+        ends = row["intervals"]["ua"]
+        if ends:
+            axes.plot([x + 0.12] * 2, ends, color="black", label="95 % interval" if x == 0 else None)
+        axes.plot([x + 0.12], [row["ua"]], "D", color="black", markersize=5, label="pooled" if x == 0 else None)
+    axes.set(ylabel="UA", ylim=(0, 1.02), xlim=(-0.5, len(systems) - 0.5), xticks=range(len(systems)))
+    axes.set_xticklabels([TITLES[name] for name in systems], rotation=25, ha="right")
+    axes.legend(fontsize=7)
+    save_picture(figure, path)
+
+
+def _draw_curves(report: dict[str, Any], out: Path) -> None:
+    """Training loss and validation UA of the full model's jobs, epoch after epoch; thick: their mean."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    losses, scores = [], []
+    for seed in report["seeds"]:
+        for row in report["split"]["folds"]:
+            file = out / "jobs" / f"full-seed{seed}-fold{row['fold']}" / "metrics.jsonl"
+            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            losses.append([line["train_loss"] for line in lines])
+            scores.append([line["validation"]["ua"] if "validation" in line else np.nan for line in lines])
+    epochs = np.arange(1, len(losses[0]) + 1)
+    for axes, curves in ((left, losses), (right, scores)):
+        axes.plot(epochs, np.array(curves).T, color="C0", alpha=0.25, linewidth=0.8)
+        axes.plot(epochs, np.mean(curves, axis=0), color="C0", linewidth=2)
+    left.set(xlabel="epoch", ylabel="training loss, equation (10)", ylim=(0, None))
+    right.set(xlabel="epoch", ylabel="validation UA", ylim=(0, 1.02))
+    save_picture(figure, out / "curves.png")

@@ -1,0 +1,247 @@
+"""`npser data`: which corpora can be read, what one of them holds, and its manifest."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import soundfile
+
+from npser import corpora
+from npser.corpora import Utterance, manifest
+from npser.split import natural
+
+if TYPE_CHECKING:
+    from npser.store import Progress
+
+UNKNOWN_LENGTH = 2**62  # frames; what libsndfile tells where a header does not
+MOST_LISTED = 30  # speakers; more are only counted
+COLUMNS = [field.name for field in fields(Utterance)]
+
+
+def known() -> list[dict[str, Any]]:
+    """List the corpora that are read.
+
+    Returns
+    -------
+    list of dict
+        ``name`` for --corpus, ``layout`` in a few words, and ``utterances``, how many there should be where that is known.
+    """
+    return [
+        {"name": name, "layout": module.LAYOUT, "utterances": sum(map(_total, getattr(module, "COUNTS", {}).values())) or None}
+        for name, module in corpora.layouts().items()
+    ]
+
+
+def _total(counts: dict[str, int]) -> int:
+    return sum(counts.values())
+
+
+def known_text(rows: list[dict[str, Any]]) -> str:
+    """What `npser data list` prints."""
+    return "\n".join(f"{row['name']:<11}{row['utterances'] or '':>6}  {row['layout']}" for row in rows)
+
+
+def check(place: Path, layout: str | None, progress: Progress) -> dict[str, Any]:
+    """Count what a corpus holds, and compare it with what it should hold.
+
+    Parameters
+    ----------
+    place, layout
+        The corpus, and how to read it; see corpora.load.
+    progress : callable
+        tqdm, or what looks like it.
+
+    Returns
+    -------
+    dict
+        ``data``, ``corpora``, ``utterances``; ``emotions``, ``styles`` and ``splits``, counts; ``sessions``, counts by
+        session and emotion; ``speakers``, gender and count of each; ``seconds``, total, mean, min and max by the files'
+        headers, None where no length is known; ``missing``, files that should be there; ``unreadable``, files with the
+        reason; ``compared``, corpora whose counts are known; ``difference``, the first from them, or None.
+
+    Raises
+    ------
+    ValueError
+        As corpora.load.
+    """
+    found, missing = corpora.read(place, layout)
+    lengths: list[float] = []
+    unreadable: dict[str, str] = {}
+    for utterance in progress(found, desc="durations", unit="file"):
+        try:
+            seconds = _seconds(utterance.path)
+            lengths += [] if seconds is None else [seconds]
+        except ValueError as error:
+            unreadable[str(utterance.path)] = str(error)
+    names = list(dict.fromkeys(u.corpus for u in found))
+    differences = {name: _difference(name, found) for name in names if hasattr(corpora.layouts().get(name), "COUNTS")}
+    sessions = sorted({u.session for u in found if u.session}, key=natural)
+    speakers = sorted({u.speaker for u in found if u.speaker}, key=natural)
+    genders = {u.speaker: u.gender for u in found}
+    spoken = Counter(u.speaker for u in found)
+    return {
+        "data": str(place),
+        "corpora": names,
+        "utterances": len(found),
+        "emotions": _counts(u.emotion for u in found),
+        "styles": _counts(u.style for u in found),
+        "splits": _counts(u.split for u in found),
+        "sessions": {session: _counts(u.emotion for u in found if u.session == session) for session in sessions},
+        "speakers": {speaker: {"gender": genders[speaker], "utterances": spoken[speaker]} for speaker in speakers},
+        "seconds": _lengths(lengths),
+        "missing": missing,
+        "unreadable": unreadable,
+        "compared": list(differences),
+        "difference": next(filter(None, differences.values()), None),
+    }
+
+
+def passed(result: dict[str, Any]) -> bool:
+    """Whether a check found nothing wrong."""
+    return not (result["missing"] or result["unreadable"] or result["difference"])
+
+
+def _seconds(path: Path) -> float | None:
+    """Length of a recording by its header; None where that does not tell."""
+    try:
+        audio: Any = soundfile.info(os.fsencode(path))  # pyright: ignore[reportArgumentType] (bytes do)
+    except (soundfile.SoundFileError, TypeError, OSError) as error:  # TypeError: headerless, by the name's ending
+        reason = getattr(error, "error_string", str(error)).rstrip(". ")
+        raise ValueError(reason if os.path.exists(path) else "does not exist") from None
+    return audio.frames / audio.samplerate if audio.frames < UNKNOWN_LENGTH else None
+
+
+def _lengths(lengths: list[float]) -> dict[str, float] | None:
+    if not lengths:
+        return None
+    total = sum(lengths)
+    return {"total": total, "mean": total / len(lengths), "min": min(lengths), "max": max(lengths)}
+
+
+def _counts(words: Any) -> dict[str, int]:
+    """How often each word occurs, alphabetically; None is no word."""
+    return dict(sorted(Counter(word for word in words if word is not None).items()))
+
+
+def _difference(name: str, found: Sequence[Utterance]) -> str | None:
+    """The first count that is not as published. Excited counts as happy where only four classes are known."""
+    for session, expected in corpora.layouts()[name].COUNTS.items():
+        there = Counter(
+            "happy" if u.emotion == "excited" else u.emotion
+            for u in found
+            if u.corpus == name and session in ("", (u.session or "").rpartition("/")[2])
+        )
+        where = f"{name}, session {session}" if session else name
+        # All emotions of a corpus are known where its sessions are not told apart.
+        for emotion in sorted(set(expected) if session else set(expected) | set(there)):
+            if there[emotion] != expected.get(emotion, 0):
+                return f"{where}: {there[emotion]} utterances are {emotion}; a whole copy has {expected.get(emotion, 0)}"
+    return None
+
+
+def text(result: dict[str, Any]) -> str:
+    """What `npser data check` prints."""
+    emotions = list(result["emotions"])
+    width = max(map(len, ["session", *result["sessions"]]))
+    rows = [f"{'':<{width}}  {'  '.join(emotions)}  total"]
+    for name, counts in (*result["sessions"].items(), ("all", result["emotions"])):
+        cells = "  ".join(f"{counts.get(emotion, 0):>{len(emotion)}}" for emotion in emotions)
+        rows.append(f"{name:<{width}}  {cells}  {_total(counts):>5}")
+    lines = [f"{result['data']}: {result['utterances']} utterances of {', '.join(result['corpora'])}", "", *rows, ""]
+    lines += [*_speakers_text(result["speakers"]), ""]
+    for kind in ("styles", "splits"):
+        if result[kind]:
+            lines.append(f"{kind:<10} {', '.join(f'{count} {word}' for word, count in result[kind].items())}")
+    if result["seconds"]:
+        total, mean, least, most = (result["seconds"][key] for key in ("total", "mean", "min", "max"))
+        lines.append(f"durations  {total / 3600:.2f} h in all, mean {mean:.2f} s, from {least:.2f} to {most:.2f} s")
+    if result["missing"]:
+        lines.append(f"missing    {len(result['missing'])} recordings that have a label; the first: {result['missing'][0]}")
+    for path, reason in list(result["unreadable"].items())[:1]:
+        lines.append(f"unreadable {len(result['unreadable'])} files; the first: {path}: {reason}")
+    if result["difference"]:
+        lines.append(f"counts     {result['difference']}")
+    elif result["compared"]:
+        lines.append(f"counts     as they are known of {', '.join(result['compared'])}")
+    return "\n".join(lines)
+
+
+def _speakers_text(speakers: dict[str, dict[str, Any]]) -> list[str]:
+    """How many of which gender, and each of them where they are few."""
+    genders = Counter(about["gender"] or "of unknown gender" for about in speakers.values())
+    kinds = ", ".join(f"{count} {gender}" for gender, count in sorted(genders.items()))
+    if not speakers:
+        return ["speakers   none is known"]
+    each = [f"  {name}  {about['gender'] or 'unknown'}  {about['utterances']}" for name, about in speakers.items()]
+    return [f"speakers   {len(speakers)}: {kinds}", *(each if len(each) <= MOST_LISTED else [])]
+
+
+def convert(place: Path, out: Path, layout: str | None) -> dict[str, Any]:
+    """Write the manifest of a corpus: training from it is training from the corpus.
+
+    Parameters
+    ----------
+    place, layout
+        The corpus, and how to read it; see corpora.load.
+    out : Path
+        A CSV that does not exist. Paths in it are relative to its folder where they lead to the files.
+
+    Returns
+    -------
+    dict
+        ``manifest``, ``utterances``, ``columns``, and ``missing``, files that should be there and are left out.
+
+    Raises
+    ------
+    ValueError
+        As corpora.load; where `out` exists or cannot be written; where CSV cannot hold a file's name.
+    """
+    if os.path.lexists(out):
+        raise ValueError(f"{out} exists; name another file, or remove it")
+    found, missing = corpora.read(place, layout)
+    columns = [c for c in COLUMNS if any(getattr(u, c) is not None for u in found)]
+    rows = [{column: getattr(u, column) for column in columns} | {"path": _path(u.path, out.parent)} for u in found]
+    try:
+        with out.open("x", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, columns, lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+        _compare(found, out)
+    except OSError as error:
+        raise ValueError(f"{out} cannot be written ({error.strerror}); name another file") from error
+    except UnicodeEncodeError as error:
+        out.unlink()
+        raise ValueError(f"{place} holds a file whose name is not UTF-8 ({error.object!r}); rename it") from error
+    except BaseException:
+        out.unlink(missing_ok=True)
+        raise
+    return {"manifest": str(out), "utterances": len(found), "columns": columns, "missing": missing}
+
+
+def _path(path: Path, folder: Path) -> str:
+    """Relative to a folder, unless links on the way lead elsewhere."""
+    absolute = os.path.abspath(path)
+    relative = os.path.relpath(absolute, os.path.abspath(folder))
+    if relative[0].isspace():
+        relative = os.path.join(".", relative)  # cells are stripped
+    try:
+        return relative if os.path.samefile(folder / relative, absolute) else absolute
+    except OSError:
+        return absolute
+
+
+def _compare(found: Sequence[Utterance], out: Path) -> None:
+    """Read the manifest again: it must say the same of every recording."""
+
+    def known(utterances: Sequence[Utterance]) -> list[tuple[Any, ...]]:
+        return [(os.path.realpath(u.path), *(getattr(u, column) for column in COLUMNS if column != "path")) for u in utterances]
+
+    for utterance, before, after in zip(found, known(found), known(manifest.read(out)[0]), strict=True):
+        if before != after:
+            raise ValueError(f"{utterance.path}: CSV cannot hold its name or its labels as they are; rename it")

@@ -1,0 +1,506 @@
+"""Folds, jobs that die, and the whole command."""
+
+import copy
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import UNCOMPILED, Command, manifest_of, one_sentence, report_of, write_manifest
+from test_resume import start
+
+from npser import corpora, crossval_report, dataset, jobs
+from npser.config import Config
+from npser.corpora import Utterance
+from npser.folds import fold_warnings, make_folds
+from npser.metrics import confusion_matrix, scores
+
+HEAVY = pytest.mark.skipif(UNCOMPILED, reason="many processes and epochs: too slow without the compiler")
+PROC = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds worker processes in /proc")
+
+
+@pytest.fixture
+def utterances(corpus: Path) -> list[Utterance]:
+    return corpora.load(corpus).utterances
+
+
+# Folds
+
+
+@pytest.mark.parametrize("by", ["session", "speaker", "2", "3", "4", "6"])
+def test_folds_test_everything_once_and_never_share_speakers(utterances: list[Utterance], by: str) -> None:
+    folds = make_folds(utterances, by, digests=[u.path.name for u in utterances])
+    assert len(folds) == {"session": 3, "speaker": 6}.get(by, 0) or int(by)
+    assert sorted(r for fold in folds for r in fold.split.test) == list(range(24))
+    for fold in folds:
+        s = fold.split
+        assert sorted([*s.train, *s.validation, *s.test]) == list(range(24))
+        speakers = [{utterances[r].speaker for r in part} for part in (s.train, s.validation, s.test)]
+        assert not speakers[2] & (speakers[0] | speakers[1])
+        if by != "2":  # with two groups a fifth of the training utterances validates, and a warning says so
+            assert not speakers[0] & speakers[1]
+        else:
+            assert "validation is a fifth" in s.warnings[0]
+
+
+def test_the_next_group_validates(utterances: list[Utterance]) -> None:
+    pairs = [(fold.name, fold.split.validation_session) for fold in make_folds(utterances)]
+    assert pairs == [("1", "buzz/2"), ("2", "buzz/3"), ("3", "buzz/1")]
+
+
+def test_groups_of_speakers_are_balanced_by_label() -> None:
+    sizes = {"a": (40, 2), "b": (2, 40), "c": (20, 20), "d": (20, 20), "e": (30, 10), "f": (12, 32)}
+    many = [
+        Utterance(Path(f"{speaker}{emotion}{k}.wav"), emotion, "c", f"c/{speaker}")
+        for speaker, counts in sizes.items()
+        for emotion, count in zip(("angry", "sad"), counts, strict=True)
+        for k in range(count)
+    ]
+    for fold in make_folds(many, "3"):
+        angry = sum(many[r].emotion == "angry" for r in fold.split.test)
+        assert 0.4 < angry / len(fold.split.test) < 0.6
+        assert 70 <= len(fold.split.test) <= 90
+
+
+def test_groups_of_speakers_hold_both_genders(utterances: list[Utterance]) -> None:
+    for by in ("2", "3"):
+        for fold in make_folds(utterances, by):
+            assert {utterances[r].gender for r in fold.split.test} == {"female", "male"}
+
+
+def test_groups_of_speakers_may_span_corpora(utterances: list[Utterance]) -> None:
+    twice = [*utterances, *(replace(u, corpus="b", speaker=f"b/{u.speaker}", session=None) for u in utterances)]
+    folds = make_folds(twice, "3")
+    assert all(len({twice[r].speaker for r in fold.split.test}) == 4 for fold in folds)
+    assert len(make_folds(twice)) == 3 + 5  # sessions of the one, groups of speakers of the other
+
+
+def test_a_speaker_in_two_sessions_is_refused(utterances: list[Utterance]) -> None:
+    swap = {"1f_angry_0.wav": "buzz/2", "2f_angry_0.wav": "buzz/1"}
+    mixed = [replace(u, session=swap.get(u.path.name, u.session)) for u in utterances]
+    with pytest.raises(ValueError, match=r"speaker buzz/[12]f is in .*--allow-speaker-overlap"):
+        make_folds(mixed)
+    assert all(fold.split.speaker_dependent for fold in make_folds(mixed, allow_speaker_overlap=True))
+
+
+def test_the_same_recording_in_two_sessions_is_refused(utterances: list[Utterance]) -> None:
+    digests = [str(k) for k in range(24)]
+    a = next(k for k, u in enumerate(utterances) if u.session == "buzz/1")
+    b = next(k for k, u in enumerate(utterances) if u.session == "buzz/3")
+    digests[b] = digests[a]
+    with pytest.raises(ValueError, match="byte for byte"):
+        make_folds(utterances, digests=digests)
+
+
+def test_a_session_of_one_class_is_told_once_a_fold(utterances: list[Utterance]) -> None:
+    few = [u for u in utterances if u.session != "buzz/2" or u.emotion == "sad"]
+    told = fold_warnings(make_folds(few))
+    assert "fold 2: the test part holds no angry: its UA is of the other classes only" in told
+    assert "fold 1: the validation part holds no angry: its UA is of the other classes only" in told
+
+
+def test_utterances_without_a_session_train_and_are_told(utterances: list[Utterance]) -> None:
+    some = [replace(u, session=None, speaker=None) if u.path.name.startswith("1f") else u for u in utterances]
+    folds = make_folds(some)
+    assert fold_warnings(folds) == ["4 utterances have no session; they are in the training part"]
+    assert len([r for fold in folds for r in fold.split.test]) == 20
+
+
+def test_what_cannot_be_cut_is_refused(utterances: list[Utterance]) -> None:
+    unknown = [replace(u, session=None, speaker=None) for u in utterances]
+    for by, words in (("session", "holds none"), ("speaker", "holds none"), ("3", "0 speakers")):
+        with pytest.raises(ValueError, match=words):
+            make_folds(unknown, by)
+    for by in ("1", "0", "-2", "emotion", "7"):
+        with pytest.raises(ValueError, match=f"--folds {by}"):
+            make_folds(utterances, by)
+    one = [u for u in utterances if u.speaker == "buzz/1f"]
+    with pytest.raises(ValueError, match="only one"):
+        make_folds(one, "speaker")
+
+
+# Jobs
+
+
+class Mortal(Executor):
+    """Runs jobs at once; the first so many executors break at their second job."""
+
+    broken = 0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        (job,) = args
+        if Mortal.broken and job["fold"] == "1":
+            future.set_exception(BrokenExecutor())
+        elif job["fold"] == "bad":
+            future.set_exception(ValueError("the loss is not finite"))
+        else:
+            result = {"ua": 0.5, "selected_epoch": 1, "run": {"seconds": 0.0}}
+            folder = Path(job["folder"])
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "job.json").write_text(json.dumps({"identity": job["identity"]}))
+            (folder / "result.json").write_text(json.dumps(result))
+            future.set_result(result)
+        return future
+
+
+@contextmanager
+def mortal() -> Iterator[Executor]:
+    try:
+        yield Mortal()
+    finally:
+        Mortal.broken = max(0, Mortal.broken - 1)
+
+
+def make_jobs(folder: Path, *names: str) -> list[dict[str, Any]]:
+    return [{"folder": str(folder / name), "identity": name, "fold": name} for name in names]
+
+
+@pytest.mark.parametrize("deaths", [0, 1, 3])
+def test_jobs_of_dead_workers_are_run_again(tmp_path: Path, deaths: int) -> None:
+    Mortal.broken, said = deaths, []
+    some = make_jobs(tmp_path, "0", "1", "2")
+    assert jobs.run_jobs(some, mortal, said.append, lambda: None) == deaths
+    assert all(jobs.finished(job) for job in some)
+    assert sum("a worker died" in text for text in said) == deaths
+    if deaths:
+        assert "running them again (1 of 3)" in "".join(said)
+
+
+def test_workers_that_keep_dying_end_the_run(tmp_path: Path) -> None:
+    Mortal.broken, said = 4, []
+    with pytest.raises(ValueError, match=r"4th time: try fewer --workers"):
+        jobs.run_jobs(make_jobs(tmp_path, "0", "1"), mortal, said.append, lambda: None)
+    assert Mortal.broken == 0
+
+
+def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    said: list[str] = []
+    some = make_jobs(tmp_path, "bad", "0", "2")
+    with pytest.raises(ValueError, match="1 of 3 jobs failed; bad: the loss is not finite"):
+        jobs.run_jobs(some, mortal, said.append, lambda: None)
+    assert [bool(jobs.finished(job)) for job in some] == [False, True, True]
+
+
+def test_a_job_of_other_settings_is_not_taken(tmp_path: Path) -> None:
+    (job,) = make_jobs(tmp_path, "0")
+    assert jobs.finished(job) is None
+    with mortal() as executor:
+        executor.submit(jobs.run_job, job)
+    assert jobs.finished(job)
+    with pytest.raises(ValueError, match="other data or settings"):
+        jobs.finished(job | {"identity": "other"})
+    (tmp_path / "0" / "result.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        jobs.finished(job)
+
+
+def test_a_worker_that_sees_other_files_refuses(corpus: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus, tmp_path / "corpus")
+    with ThreadPoolExecutor(2) as pool:
+        config, cache = Config(pad=False), tmp_path / "cache"
+        data = dataset.prepare(corpora.load(tmp_path / "corpus"), config, cache, pool, lambda items, **_: items)
+        folds = make_folds(data.utterances)
+        plan, digest = jobs.write_plan(tmp_path, data, folds, config, "default", cache, refit=False, oracle=True)
+        assert jobs._dataset(jobs._read_plan(str(plan), digest), config, pool).content == data.content
+        with pytest.raises(ValueError, match="is not the plan of this job"):
+            jobs._read_plan(str(plan), "0" * 64)
+        other = jobs._read_plan(str(plan), digest) | {"cache": str(tmp_path / "elsewhere")}
+        again = jobs._dataset(other, config, pool)  # the features are computed once more
+        np.testing.assert_array_equal(again.store.rows, data.store.rows)
+        shutil.rmtree(tmp_path / "elsewhere")
+        data.utterances[3].path.write_bytes(data.utterances[4].path.read_bytes())
+        with pytest.raises(ValueError, match="other content on this worker"):
+            jobs._dataset(other, config, pool)
+
+
+def test_genders_are_shuffled_in_training_and_validation_only(corpus: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        data = dataset.prepare(corpora.load(corpus), Config(pad=False), tmp_path, pool, lambda items, **_: items)
+    split = make_folds(data.utterances)[0].split
+    shuffled = jobs.shuffled_gender(data, split, 0)
+    np.testing.assert_array_equal(shuffled.gender_y[split.test], data.gender_y[split.test])
+    for part in (split.train, split.validation):
+        assert sorted(shuffled.gender_y[part]) == sorted(data.gender_y[part])
+    assert (shuffled.gender_y[split.train] != data.gender_y[split.train]).any()
+    np.testing.assert_array_equal(shuffled.emotion_y, data.emotion_y)
+    np.testing.assert_array_equal(shuffled.gender_y, jobs.shuffled_gender(data, split, 0).gender_y)
+    assert (shuffled.gender_y != jobs.shuffled_gender(data, split, 1).gender_y).any()
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def ablation(corpus: Path, small: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folds of three speakers with everything that there is to report."""
+    out = tmp_path_factory.mktemp("crossval") / "out"
+    command = [sys.executable, "-m", "npser", "crossval", corpus, "--config", small, "--epochs", "1", "--folds", "2"]
+    command += ["--ablate", "--out", out, "--workers", "2"]
+    done = subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True, text=True, timeout=600)
+    assert "UA" in done.stdout
+    return out
+
+
+@pytest.fixture
+def report(ablation: Path) -> dict[str, Any]:
+    return report_of(ablation)
+
+
+def test_scores_are_those_of_the_kept_predictions(ablation: Path, report: dict[str, Any]) -> None:
+    labels = report["labels"]
+    for variant, found in report["variants"].items():
+        rows = []
+        for file in sorted((ablation / "jobs").glob(f"{variant}-seed0-fold*/predictions.jsonl")):
+            rows += [json.loads(line) for line in file.read_text().splitlines()]
+        assert len({row["file"] for row in rows}) == 24
+        truth, predicted = (np.array([labels.index(row[key]) for row in rows]) for key in ("emotion", "predicted"))
+        confusion = confusion_matrix(truth, predicted, 2)
+        assert found["confusion"] == confusion.tolist()
+        for name in ("wa", "ua", "macro_f1"):
+            assert found[name] == pytest.approx(scores(confusion)[name])
+            low, high = found["intervals"][name]
+            assert low <= found[name] <= high
+        assert (rows[0]["gender_probabilities"] is None) == (variant == "no-gender")
+        assert (found["gender"] is None) == (variant == "no-gender")
+        assert sum(part["utterances"] for part in found["per_speaker"].values()) == 24
+        folds = [scores(np.array(job["confusion"]))["ua"] for job in job_results(ablation, variant)]
+        assert found["over_folds"]["ua"]["values"] == pytest.approx(folds)
+
+
+def job_results(out: Path, variant: str) -> list[dict[str, Any]]:
+    return [json.loads(file.read_text()) for file in sorted((out / "jobs").glob(f"{variant}-seed*/result.json"))]
+
+
+def test_the_report_is_whole(ablation: Path, report: dict[str, Any]) -> None:
+    assert set(report["variants"]) == {"full", "no-attention", "no-gender", "shuffled-gender"}
+    assert set(report["baselines"]) == {"majority", "duration", "linear"}
+    assert set(report["differences"]) == {"no-attention", "no-gender", "shuffled-gender"}
+    for variant, found in report["differences"].items():
+        expected = report["variants"]["full"]["ua"] - report["variants"][variant]["ua"]
+        assert found["ua"]["difference"] == pytest.approx(expected)
+    text = (ablation / "report.md").read_text()
+    for words in ("Table 2", "Table 3", "oracle, not comparable", report["split"]["hash"], "| seed | 0 |", "buzz/1f", "numba"):
+        assert words in text
+    assert "paper WA" not in text  # the paper's figures are of another corpus
+    assert report["split"]["folds"][0]["test"]["utterances"] == 12
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return
+    pictures = {path.name for path in ablation.glob("*.png")}
+    assert pictures == {"curves.png", "spread.png", *(f"confusion-{variant}.png" for variant in report["variants"])}
+
+
+def test_the_papers_figures_stand_beside_those_of_its_corpus(report: dict[str, Any]) -> None:
+    ours = copy.deepcopy(report) | {"corpora": ["iemocap"], "labels": crossval_report.PAPER_LABELS, "run": {}}
+    for row in (*ours["variants"].values(), *ours["baselines"].values()):
+        row |= {"confusion": np.eye(4, dtype=int).tolist(), "recall": dict.fromkeys(ours["labels"], 1.0)}
+    text = crossval_report.markdown(ours)
+    assert "81.6% | 82.8%" in text
+    assert "55.3% | 51.1%" in text
+    assert "| Multichannel CNN, 2018 | - | - | - | 73.9% | 68.5% |" in text
+    assert "70.5% | 72.6%" in text
+    assert "| angry | 939 | 101 | 63 | 0 | 0.851 |" in text
+    paper = np.array(crossval_report.PAPER_TABLE_3)
+    assert paper.sum() == 5531
+    assert round(100 * scores(paper)["wa"], 1) == 81.6
+
+
+def test_the_same_command_runs_nothing_again(npser: Command, corpus: Path, small: Path, ablation: Path, tmp_path: Path) -> None:
+    shutil.copytree(ablation, tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    words = ("crossval", corpus, "--config", small, "--epochs", "1", "--folds", "2", "--ablate", "--out", "out")
+    shown = npser(*words, "--json")
+    assert "8, of which 8 are done already" in shown.stderr
+    assert json.loads(shown.stdout)["variants"] == report_of(ablation)["variants"]
+    assert report_of(tmp_path / "out") == report_of(ablation)
+    for path, content in before.items():
+        if path.name not in ("report.json", "plan.json") or "jobs" in path.parts:
+            assert path.read_bytes() == content, path
+    one_sentence(npser(*words, "--set", "dropout=0.1", status=1), "other data or settings", "--out")
+
+
+def test_style_and_split_columns(npser: Command, corpus: Path, small: Path, tmp_path: Path) -> None:
+    rows = manifest_of(corpus, split="train")
+    for k, row in enumerate(rows):
+        row |= {"style": "improvised" if k % 3 else "scripted", "gender": "female", "scenario": "one"}
+    write_manifest(tmp_path / "other.csv", rows)
+    words = ("crossval", "other.csv", "--config", small, "--epochs", "1", "--folds", "2", "--no-oracle", "--ablate")
+    shown = npser(*words, "--json", "--set", "attention=false", "--refit")
+    found = json.loads(shown.stdout)
+    full = found["variants"]["full"]
+    assert {name: part["utterances"] for name, part in full["styles"].items()} == {"improvised": 16, "scripted": 8}
+    assert "scenario" in found["baselines"]
+    assert list(found["variants"]) == ["full"]
+    assert (full["oracle"], full["gender"]) == (None, None)
+    assert any("split column is not used" in text for text in found["notices"])
+    assert (tmp_path / "runs" / "other-default-crossval-2" / "report.md").exists()
+    (job,) = (tmp_path / "runs").glob("*/jobs/*fold*1")
+    result = json.loads((job / "result.json").read_text())
+    refit = json.loads((job / "refit" / "report.json").read_text())
+    assert result["confusion"] == refit["confusion"]
+    assert refit["epochs"] == refit["selected_epoch"] == result["selected_epoch"]
+    assert refit["split"]["train"]["utterances"] == 12
+
+
+def test_wrong_words_get_one_sentence(npser: Command, corpus: Path, small: Path) -> None:
+    words = ("crossval", corpus, "--config", small)
+    one_sentence(npser(*words, "--folds", "weeks", status=1), "--folds weeks")
+    one_sentence(npser(*words, "--seeds", "0", status=1), "--seeds 0")
+    one_sentence(npser(*words, "--workers", "0", status=1), "--workers 0")
+    one_sentence(npser(*words, "--out", "/dev/null/x", status=1), "--out /dev/null/x")
+
+
+# Kills. All against the same undisturbed run.
+
+EPOCHS = "80"
+
+
+@pytest.fixture(scope="module")
+def words(corpus: Path, small: Path) -> tuple[str, ...]:
+    return ("crossval", str(corpus), "--config", str(small), "--epochs", EPOCHS, "--out")
+
+
+@pytest.fixture(scope="module")
+def whole(words: tuple[str, ...], environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run: three jobs in one process."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    command = [sys.executable, "-m", "npser", *words, str(out), "--threads", "1"]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
+    return out
+
+
+def assert_same_experiment(a: Path, b: Path) -> None:
+    """The same report but for the key run, and the same predictions and models."""
+    assert report_of(a) == report_of(b)
+    assert (a / "report.md").read_bytes() == (b / "report.md").read_bytes()
+    for job in sorted((a / "jobs").iterdir()):
+        for name in ("predictions.jsonl", "model.safetensors", "metrics.jsonl"):
+            assert (job / name).read_bytes() == (b / "jobs" / job.name / name).read_bytes()
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def epochs_done(out: Path, fold: int) -> int:
+    file = out / "jobs" / f"full-seed0-fold{fold}" / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def children(pid: int) -> list[int]:
+    """Worker processes of a command: not the tracker of its semaphores."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+@HEAVY
+@PROC
+def test_a_killed_command_goes_on_and_leaves_no_process(
+    environment: dict[str, str], npser: Command, words: tuple[str, ...], whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = start(environment, tmp_path, *words, out)
+    wait_until(lambda: epochs_done(out, 2) > 5, process)
+    workers = children(process.pid)
+    assert workers
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline, "a worker has outlived its command"
+        time.sleep(0.05)
+    assert not (out / "report.json").exists()
+    shown = npser(*words, out, "--workers", "2")
+    assert "3, of which 1 are done already" in shown.stdout
+    assert_same_experiment(whole, out)
+
+
+@HEAVY
+def test_ctrl_c_stops_the_workers_and_says_how_to_go_on(
+    environment: dict[str, str], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    process = start(environment, tmp_path, *words, "out", "--workers", "2")
+    wait_until(lambda: epochs_done(tmp_path / "out", 1) > 2, process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1].startswith("npser: interrupted; go on with: npser crossval"), err
+    assert "Traceback" not in err
+
+
+@HEAVY
+@PROC
+def test_a_killed_worker_is_told_and_its_job_run_again(
+    environment: dict[str, str], words: tuple[str, ...], whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = start(environment, tmp_path, *words, out, "--workers", "2")
+    wait_until(lambda: epochs_done(out, 1) > 5, process)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    shown, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert "a worker died" in shown
+    assert "(1 of 3)" in shown
+    assert err == ""
+    assert_same_experiment(whole, out)
+    assert json.loads((out / "report.json").read_text())["run"]["pools_broken"] == 1
+
+
+@HEAVY
+def test_a_dask_cluster_that_loses_a_worker(
+    environment: dict[str, str], words: tuple[str, ...], whole: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed", reason="dask[distributed] is not installed")
+    file = tmp_path / "scheduler.json"
+    settings: dict[str, Any] = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+
+    def dask(*options: str) -> subprocess.Popen[Any]:
+        return subprocess.Popen([sys.executable, "-m", "distributed.cli." + options[0], *options[1:]], **settings)
+
+    place = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file)]
+    cluster = [dask("dask_scheduler", "--port", "0", *place)]
+    try:
+        deadline = time.monotonic() + 60
+        while not file.exists() or not file.read_text().strip():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        address = json.loads(file.read_text())["address"]
+        for name in ("a", "b"):
+            options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1", "--name", name)
+            cluster.append(dask("dask_worker", address, *options))
+        out = tmp_path / "out"
+        process = start(environment, tmp_path, *words, out, "--dask", address)
+        wait_until(lambda: epochs_done(out, 1) > 5 and epochs_done(out, 2) > 5, process)
+        cluster[1].kill()
+        shown, err = process.communicate(timeout=200)
+        assert process.returncode == 0, err
+        assert "has left the cluster" in shown
+        assert err == ""
+        assert_same_experiment(whole, out)
+    finally:
+        for member in reversed(cluster):
+            member.kill()
+            member.wait()
+
+
+@HEAVY
+def test_no_dask_scheduler_is_one_sentence(npser: Command, words: tuple[str, ...], tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="dask[distributed] is not installed")
+    one_sentence(npser(*words, "out", "--dask", "nonsense://x", status=1), "--dask nonsense://x")

@@ -1,0 +1,146 @@
+"""`npser data list`, `check` and `convert` as a user runs them."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import Command, one_sentence, report_of, tone
+
+from npser.corpora import layouts, read
+from npser.data_command import check, convert
+
+
+@pytest.fixture(scope="module")
+def emodb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six speakers of three sessions, three emotions."""
+    folder = tmp_path_factory.mktemp("data") / "berlin" / "wav"
+    folder.mkdir(parents=True)
+    names = [
+        f"{speaker}a0{take}{letter}a.wav"
+        for speaker in ("03", "08", "09", "10", "11", "13")
+        for take in "12"
+        for letter in "WTL"
+    ]
+    for seed, name in enumerate(names):
+        tone(folder / name, {"W": 260.0, "T": 120.0, "L": 150.0}[name[5]] + seed, 0.25, seed)
+    return folder.parent
+
+
+def test_list_names_all_layouts(npser: Command):
+    lines = npser("data", "list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(layouts())
+    rows = json.loads(npser("data", "list", "--json").stdout)
+    sizes = {row["name"]: row["utterances"] for row in rows if row["utterances"]}
+    assert sizes == {
+        "iemocap": 5531,
+        "emodb": 535,
+        "ravdess": 1440,
+        "cremad": 7442,
+        "savee": 480,
+        "tess": 2800,
+        "emovo": 588,
+        "esd": 35000,
+    }
+
+
+def test_check_counts_classes_sessions_speakers_and_durations(npser: Command, emodb: Path):
+    shown = npser("data", "check", emodb, status=1)
+    assert shown.stderr == ""
+    assert "36 utterances of emodb" in shown.stdout
+    assert "emodb/2      4      4    4     12" in shown.stdout
+    assert "6: 3 female, 3 male" in shown.stdout
+    assert "emodb/09  female  6" in shown.stdout
+    assert "mean 0.25 s" in shown.stdout
+    assert "emodb: 12 utterances are angry; a whole copy has 127" in shown.stdout
+    result = json.loads(npser("data", "check", emodb, "--json", status=1).stdout)
+    assert result["emotions"] == {"angry": 12, "bored": 12, "sad": 12}
+    assert result["sessions"]["emodb/1"] == {"angry": 4, "bored": 4, "sad": 4}
+    assert result["speakers"]["emodb/03"] == {"gender": "male", "utterances": 6}
+    assert result["seconds"] == pytest.approx({"total": 9, "mean": 0.25, "min": 0.25, "max": 0.25})
+
+
+def test_check_of_a_corpus_without_known_counts_passes_and_of_bad_files_does_not(npser: Command, corpus: Path, tmp_path: Path):
+    shown = npser("data", "check", corpus).stdout
+    assert "24 utterances of buzz" in shown
+    assert "counts" not in shown
+    (tmp_path / "mine" / "sad").mkdir(parents=True)
+    tone(tmp_path / "mine" / "sad" / "a.wav", 200)
+    (tmp_path / "mine" / "sad" / "b.wav").write_text("no sound")
+    shown = npser("data", "check", "mine", status=1).stdout
+    assert "unreadable 1 files; the first: mine/sad/b.wav" in shown
+    assert "none is known" in shown
+    assert json.loads(npser("data", "check", "mine", "--json", status=1).stdout)["sessions"] == {}
+
+
+@pytest.mark.parametrize("name", ["ravdess", "cremad", "savee", "tess", "emovo", "esd", "emodb"])
+def test_check_knows_a_whole_copy_by_its_counts(name: str, tmp_path: Path):
+    sound = tmp_path / "sound.wav"
+    tone(sound, 200, 0.01)
+    layout = layouts()[name]
+    scale = 100 if name == "esd" else 1  # 35,000 files take long
+    rows = [f"{name}-{emotion}-{i}" for emotion, count in layout.COUNTS[""].items() for i in range(count // scale)]
+    (tmp_path / "audio").mkdir()
+    for row in rows:
+        os.link(sound, tmp_path / "audio" / f"{row}.wav")
+    lines = [f"audio/{row}.wav,{row.split('-')[1]},{name}\n" for row in rows]
+    (tmp_path / "all.csv").write_text("path,emotion,corpus\n" + "".join(lines))
+    (tmp_path / "less.csv").write_text("path,emotion,corpus\n" + "".join(lines[:-1]))
+    whole, less = (check(tmp_path / table, None, lambda items, **_: items)["difference"] for table in ("all.csv", "less.csv"))
+    emotion, count = list(layout.COUNTS[""].items())[-1]
+    if name == "esd":
+        assert whole == "esd: 70 utterances are angry; a whole copy has 7000"
+    else:
+        assert whole is None
+        assert less == f"{name}: {count - 1} utterances are {emotion}; a whole copy has {count}"
+
+
+def test_convert_writes_what_is_known_and_overwrites_nothing(npser: Command, emodb: Path, tmp_path: Path):
+    done = npser("data", "convert", emodb, "out.csv", "--json")
+    assert json.loads(done.stdout)["utterances"] == 36
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["path", "emotion", "corpus", "speaker", "gender", "session"]
+    assert not any(os.path.isabs(row["path"]) for row in rows)
+    before = (tmp_path / "out.csv").read_bytes()
+    one_sentence(npser("data", "convert", emodb, "out.csv", status=1), "out.csv exists", "remove it")
+    assert (tmp_path / "out.csv").read_bytes() == before
+    one_sentence(npser("data", "convert", emodb, "nowhere/out.csv", status=1), "nowhere/out.csv cannot be written")
+    one_sentence(npser("data", "convert", emodb, "other.csv", "--corpus", "tess", status=1), "TESS's OAF_back_angry.wav")
+    assert not (tmp_path / "other.csv").exists()
+
+
+def test_convert_is_the_same_in_the_corpus_s_own_folder_and_behind_a_link(emodb: Path, tmp_path: Path):
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    convert(emodb, tmp_path / "link" / "a.csv", None)
+    expected = [(os.path.realpath(u.path), u.emotion, u.speaker, u.session) for u in read(emodb)[0]]
+    assert [
+        (os.path.realpath(u.path), u.emotion, u.speaker, u.session) for u in read(tmp_path / "link" / "a.csv")[0]
+    ] == expected
+
+
+def test_convert_keeps_odd_names_and_refuses_what_a_manifest_cannot_hold(tmp_path: Path):
+    for name in (" happy/a.wav", "sad/ a.wav", 'sad/b,"c".wav', "sad/d\n.wav"):
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).touch()
+    convert(tmp_path / "mine", tmp_path / "mine" / "a.csv", None)
+    assert [u.path.name for u in read(tmp_path / "mine" / "a.csv")[0]] == ["a.wav", " a.wav", 'b,"c".wav', "d\n.wav"]
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/mine/sad/\xff.wav")).touch()
+    except OSError:
+        pytest.skip("this disk has UTF-8 names only")
+    with pytest.raises(ValueError, match=r"a file whose name is not UTF-8 .*; rename it"):
+        convert(tmp_path / "mine", tmp_path / "b.csv", None)
+    assert not (tmp_path / "b.csv").exists()
+
+
+def test_training_from_the_manifest_is_training_from_the_folder(npser: Command, emodb: Path, small: Path, tmp_path: Path):
+    npser("data", "convert", emodb, "out.csv")
+    words = ("--config", small, "--labels", "all", "--epochs", "2", "--threads", "1")
+    npser("train", emodb, *words, "--out", "a")
+    npser("train", "out.csv", *words, "--out", "b")
+    for name in ("model.safetensors", "metrics.jsonl", "report.md"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+    assert report_of(tmp_path / "a") == report_of(tmp_path / "b")

@@ -1,0 +1,155 @@
+"""Intervals against cases that can be counted by hand, and the baselines against what they are meant to be."""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from npser import baselines, corpora, dataset, statistics
+from npser.config import Config
+from npser.metrics import confusion_matrix, scores
+from npser.split import Split
+
+
+def test_scores_of_many_matrices_are_those_of_each() -> None:
+    rng = np.random.default_rng(0)
+    many = rng.integers(0, 5, (50, 3, 3)) * (rng.random((50, 3, 1)) < 0.7)  # classes that do not occur
+    many[:, 0, 0] += 1
+    found = statistics.scores_of(many)
+    for k, matrix in enumerate(many):
+        expected = scores(matrix)
+        for name in statistics.NAMES:
+            np.testing.assert_allclose(found[name][k], expected[name], rtol=1e-12)
+
+
+def test_confusions_of_clusters_add_up() -> None:
+    rng = np.random.default_rng(1)
+    truth, predicted, cluster = (rng.integers(0, k, 200) for k in (4, 4, 7))
+    found = statistics.confusions(truth, predicted, cluster, 4)
+    assert found.shape == (7, 4, 4)
+    np.testing.assert_array_equal(found.sum(axis=0), confusion_matrix(truth, predicted, 4))
+    np.testing.assert_array_equal(found[3], confusion_matrix(truth[cluster == 3], predicted[cluster == 3], 4))
+
+
+def test_the_bootstrap_draws_whole_clusters() -> None:
+    # Speakers with 10, 20 and 30 utterances, of whom 10, 10 and 0 are right: 27 draws are possible, all as likely.
+    right, total = np.array([10, 10, 0]), np.array([10, 20, 30])
+    runs = np.zeros((1, 3, 2, 2), int)
+    runs[0, :, 0, 0], runs[0, :, 0, 1] = right, total - right
+    draws = [np.bincount(draw, minlength=3) for draw in itertools.product(range(3), repeat=3)]
+    possible = np.sort([(times @ right) / (times @ total) for times in draws])
+    found = np.sort(statistics.resampled(runs, statistics.draw_clusters(3, seed=5, draws=27_000))["wa"])
+    assert set(np.round(found, 9)) == set(np.round(possible, 9))
+    for value in set(np.round(possible, 9)):
+        share = np.mean(np.isclose(possible, value))
+        assert abs(np.mean(np.isclose(found, value)) - share) < 5 * np.sqrt(share * (1 - share) / 27_000)
+    assert statistics.intervals(runs, 0)["wa"] == [possible[0], possible[-1]]  # each end is drawn once in 27 times
+
+
+def test_draws_are_seeded_and_as_large_as_the_sample() -> None:
+    a, b, c = (statistics.draw_clusters(6, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).any()
+    assert a.shape == (statistics.DRAWS, 6)
+    assert (a.sum(axis=1) == 6).all()
+
+
+def test_one_cluster_has_no_interval() -> None:
+    runs = np.ones((2, 1, 2, 2), int)
+    assert set(statistics.intervals(runs, 0).values()) == {None}
+    assert statistics.differences(runs, runs, 0)["ua"] == {"difference": 0.0, "interval": None}
+
+
+def test_differences_are_paired() -> None:
+    # Speakers differ a lot, and a is right once more than b with each of them: the difference is sure, the scores are not.
+    right = np.array([2, 5, 9, 14, 17])
+    b = np.zeros((1, 5, 2, 2), int)
+    b[0, :, 0, 0], b[0, :, 0, 1] = right, 20 - right
+    a = b + np.array([[1, -1], [0, 0]])
+    found = statistics.differences(a, b, 0)["wa"]
+    np.testing.assert_allclose([found["difference"], *found["interval"]], 0.05)
+    low, high = statistics.intervals(a, 0)["wa"] or [0, 0]
+    assert high - low > 0.3
+    assert statistics.differences(b, a, 0)["wa"]["difference"] == -found["difference"]
+
+
+def test_scores_of_seeds_are_averaged_and_not_pooled() -> None:
+    runs = np.zeros((2, 2, 2, 2), int)
+    runs[0, :, 0, 0] = runs[1, :, 0, 1] = 5  # one seed always right, one never
+    runs[:, :, 1, 1] = 5
+    assert statistics.intervals(runs, 0)["ua"] == [0.75, 0.75]
+
+
+def test_spread() -> None:
+    assert statistics.spread([0.5]) == {"mean": 0.5, "deviation": None, "values": [0.5]}
+    assert statistics.spread([1.0, 3.0])["deviation"] == pytest.approx(np.sqrt(2))
+
+
+@pytest.fixture(scope="module")
+def data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dataset.Dataset:
+    with ThreadPoolExecutor(2) as pool:
+        cache = tmp_path_factory.mktemp("features")
+        return dataset.prepare(corpora.load(corpus), Config(pad=False), cache, pool, lambda items, **_: items)
+
+
+def test_keys_predict_the_commonest_class_of_the_rest() -> None:
+    key, y = np.array([0, 0, 0, 1, 1, 0, 1, 2]), np.array([1, 1, 0, 0, 0, 0, 1, 1])
+    split = Split(train=[0, 1, 2], validation=[3, 4], test=[5, 6, 7])
+    assert baselines._by_key(key, y, split, 2).tolist() == [1, 0, 0]  # key 2 is new: 0 is the commonest of all
+    other = np.where(np.arange(8) >= 5, 1 - y, y)
+    assert baselines._by_key(key, other, split, 2).tolist() == [1, 0, 0]  # the test part's labels are not read
+
+
+def test_durations_are_cut_at_quantiles_of_the_rest() -> None:
+    seconds = np.arange(101.0)
+    split = Split(train=list(range(0, 101, 2)), validation=list(range(1, 81, 2)), test=list(range(81, 101, 2)))
+    bins = baselines._duration_bins(seconds, split)
+    assert bins.min() == 0
+    assert bins.max() == baselines.BINS - 1
+    rest = [*split.train, *split.validation]
+    counts = np.bincount(bins[rest], minlength=baselines.BINS)
+    assert counts.max() - counts.min() <= 2
+    assert (np.diff(bins) >= 0).all()
+
+
+def test_the_gradient_of_the_linear_classifier() -> None:
+    rng = np.random.default_rng(0)
+    W, b, X, Y = rng.normal(size=(5, 3)), rng.normal(size=3), rng.normal(size=(8, 5)), np.eye(3)[rng.integers(0, 3, 8)]
+    _, dW, db = baselines.logistic(W, b, X, Y, 0.1)
+    VW, vb, h = rng.normal(size=W.shape), rng.normal(size=3), 1e-6
+    up, down = (baselines.logistic(W + s * h * VW, b + s * h * vb, X, Y, 0.1)[0] for s in (1, -1))
+    np.testing.assert_allclose((up - down) / (2 * h), (dW * VW).sum() + db @ vb, rtol=1e-6)
+
+
+def test_the_linear_classifier_is_scikit_learns() -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    rng = np.random.default_rng(2)
+    y = rng.integers(0, 3, 150)
+    F = rng.normal(size=(150, 6)) * 3 + 0.7 * y[:, None] + 10
+    new = rng.normal(size=(400, 6)) * 3 + 10.7
+    theirs = linear_model.LogisticRegression(C=1 / (0.1 * 150), tol=1e-8, max_iter=5000)
+    theirs.fit((F - F.mean(axis=0)) / F.std(axis=0), y)
+    expected = theirs.predict((new - F.mean(axis=0)) / F.std(axis=0))
+    assert np.mean(baselines._fit_linear(F, y, 0.1, 3)(new) == expected) > 0.99
+
+
+def test_statistics_of_utterances_leave_padding_out(data: dataset.Dataset) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        found = baselines.utterance_statistics(data, pool)
+    assert found.shape == (24, 768)
+    X, _ = data.store.batch(np.array([7]), np.zeros(384, np.float32), np.ones(384, np.float32))
+    X = X[:10]  # 0.25 s: frames are centred on samples 0, 400, ... 3600, and 4000 is no sample
+    np.testing.assert_allclose(found[7], np.concatenate([X.mean(axis=0), X.std(axis=0)]), rtol=1e-4, atol=1e-4)
+
+
+def test_scenarios_are_a_baseline_where_they_are_known(data: dataset.Dataset) -> None:
+    from dataclasses import replace
+
+    with ThreadPoolExecutor(2) as pool:
+        assert set(baselines.baselines(data, pool)) == {"majority", "duration", "linear"}
+        telling = replace(data, utterances=[replace(u, scenario=f"about {u.emotion}") for u in data.utterances])
+        predict = baselines.baselines(telling, pool)["scenario"]
+    split = Split(list(range(12)), list(range(12, 16)), list(range(16, 24)))
+    assert predict(split).tolist() == data.emotion_y[16:].tolist()
