@@ -46,15 +46,20 @@ NEMO = [35, 62, 68, 73, 77, 80, 83, 86, 90, 93, 96, 99, 103, 107, 111, 115, 120,
 Tasks = dict[str, Callable[[], Any]]
 
 
-def in_turns(tasks: Tasks, repeats: int) -> dict[str, float]:
-    """Median milliseconds of each task; A B A B, after two runs of each that do not count."""
+def in_turns(tasks: Tasks, repeats: int, settle: float = 0.3) -> dict[str, float]:
+    """Median milliseconds of each task; A B A B. Before each timed run a pause and a run that does not count.
+
+    Threads of OpenMP and onnxruntime go on spinning for up to 0.2 s after their work: without the pause, each program would be
+    timed while those of the one before it hold the cores.
+    """
     times: dict[str, list[float]] = {name: [] for name in tasks}
-    for turn in range(repeats + 2):
+    for _ in range(repeats):
         for name, run in tasks.items():
+            time.sleep(settle)
+            run()
             started = time.perf_counter()
             run()
-            if turn >= 2:
-                times[name].append(1e3 * (time.perf_counter() - started))
+            times[name].append(1e3 * (time.perf_counter() - started))
     return {name: float(np.median(taken)) for name, taken in times.items()}
 
 
