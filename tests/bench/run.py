@@ -46,8 +46,8 @@ NEMO = [35, 62, 68, 73, 77, 80, 83, 86, 90, 93, 96, 99, 103, 107, 111, 115, 120,
 Tasks = dict[str, Callable[[], Any]]
 
 
-def in_turns(tasks: Tasks, repeats: int, settle: float = 0.3) -> dict[str, float]:
-    """Median milliseconds of each task; A B A B. Before each timed run a pause and a run that does not count.
+def in_turns(tasks: Tasks, repeats: int, calls: int = 1) -> dict[str, float]:
+    """Median milliseconds of each task; A B A B. Each turn is a pause, a run that does not count, and the mean of some calls.
 
     Threads of OpenMP and onnxruntime go on spinning for up to 0.2 s after their work: without the pause, each program would be
     timed while those of the one before it hold the cores.
@@ -55,11 +55,12 @@ def in_turns(tasks: Tasks, repeats: int, settle: float = 0.3) -> dict[str, float
     times: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(repeats):
         for name, run in tasks.items():
-            time.sleep(settle)
+            time.sleep(0.3)
             run()
             started = time.perf_counter()
-            run()
-            times[name].append(1e3 * (time.perf_counter() - started))
+            for _ in range(calls):
+                run()
+            times[name].append(1e3 * (time.perf_counter() - started) / calls)
     return {name: float(np.median(taken)) for name, taken in times.items()}
 
 
@@ -166,7 +167,7 @@ def forward(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, d
                     session = peers.onnx_session(torch_network, Path(folder, "network.onnx"), threads)
                 tasks["onnxruntime"] = lambda session=session, X=X: session.run(None, {"X": X})
                 np.testing.assert_allclose(tasks["onnxruntime"]()[0], expected, atol=1e-4)
-        found[f"forward, batch {count}"] = in_turns(tasks, 5 * repeats)
+        found[f"forward, batch {count}"] = in_turns(tasks, repeats, calls=120 // count)
     return found
 
 
