@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from npser.corpora import Utterance, tables
-from npser.corpora.folder import audio_files, once_each
+from npser.corpora.folder import recordings
 from npser.corpora.labels import NO_SIGNAL, canonical_gender
 
 EMOTIONS = {
@@ -45,9 +45,7 @@ def read(folder: Path) -> list[Utterance]:
     ValueError
         Where no file is named as in CREMA-D, or the table of actors is broken.
     """
-    paths = once_each([path for path in audio_files(folder) if matches(path.name)])
-    if not paths:
-        raise ValueError(f"{folder} holds no file named like CREMA-D's 1001_IEO_ANG_HI.wav; leave --corpus cremad out")
+    paths = recordings(folder, matches, "CREMA-D's 1001_IEO_ANG_HI.wav", "cremad")
     genders: dict[str, str | None] = {}
     for table in tables.find(folder, r"VideoDemographics\.csv")[:1]:
         rows = tables.rows(table, "actorid", "sex")

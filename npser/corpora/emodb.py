@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from npser.corpora import Utterance
-from npser.corpora.folder import audio_files, once_each
+from npser.corpora.folder import recordings
 
 # One woman and one man each, as in the sessions of IEMOCAP.
 SESSIONS = {
@@ -58,9 +58,7 @@ def read(folder: Path) -> list[Utterance]:
     ValueError
         Where no file is named as in EmoDB.
     """
-    paths = once_each([path for path in audio_files(folder) if matches(path.name)])
-    if not paths:
-        raise ValueError(f"{folder} holds no file named like EmoDB's 03a01Wa.wav; leave --corpus emodb out")
+    paths = recordings(folder, matches, "EmoDB's 03a01Wa.wav", "emodb")
     return [_utterance(path) for path in paths]
 
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from npser.corpora import Utterance
-from npser.corpora.folder import audio_files, once_each
+from npser.corpora.folder import recordings
 
 # Disgusto, gioia, neutro, paura, rabbia, sorpresa, tristezza.
 EMOTIONS = {
@@ -44,9 +44,7 @@ def read(folder: Path) -> list[Utterance]:
     ValueError
         Where no file is named as in EMOVO.
     """
-    paths = once_each([path for path in audio_files(folder) if matches(path.name)])
-    if not paths:
-        raise ValueError(f"{folder} holds no file named like EMOVO's gio-f1-b1.wav; leave --corpus emovo out")
+    paths = recordings(folder, matches, "EMOVO's gio-f1-b1.wav", "emovo")
     return [_utterance(path) for path in paths]
 
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from npser.corpora import Utterance, tables
-from npser.corpora.folder import audio_files, once_each
+from npser.corpora.folder import recordings
 from npser.corpora.labels import NO_LABEL
 
 # 0001 to 0010 speak Mandarin, 0011 to 0020 English.
@@ -53,9 +53,7 @@ def read(folder: Path) -> list[Utterance]:
     ValueError
         Where no file is named as in ESD.
     """
-    paths = once_each([path for path in audio_files(folder) if matches(path.name)])
-    if not paths:
-        raise ValueError(f"{folder} holds no file named like ESD's 0011_000351.wav; leave --corpus esd out")
+    paths = recordings(folder, matches, "ESD's 0011_000351.wav", "esd")
     listed: dict[str, str] = {}
     if any(_by_folder(path) is None for path in paths):
         for table in tables.find(folder, rf"{_SPEAKER}\.txt"):

@@ -63,12 +63,27 @@ def is_audio(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in AUDIO
 
 
-def once_each(paths: list[Path], key: Callable[[Path], str] = lambda path: path.stem.upper()) -> list[Path]:
+def _base_name(path: Path) -> str:
+    """What copies of a recording share."""
+    return path.stem.upper()
+
+
+def once_each(paths: list[Path], key: Callable[[Path], str] = _base_name) -> list[Path]:
     """Keep one file of each base name, or other key, rather one that can be decoded: some archives unpack twice."""
     first: dict[str, Path] = {}
     for path in sorted(paths, key=lambda path: (path.suffix.lower() in UNDECODABLE, path)):
         first.setdefault(key(path), path)
     return sorted(first.values())
+
+
+def recordings(
+    folder: Path, matches: Callable[[str], bool], example: str, corpus: str, key: Callable[[Path], str] = _base_name
+) -> list[Path]:
+    """The files below a folder that are named as a corpus names them, each recording once; ValueError where there is none."""
+    paths = once_each([path for path in audio_files(folder) if matches(path.name)], key)
+    if not paths:
+        raise ValueError(f"{folder} holds no file named like {example}; leave --corpus {corpus} out")
+    return paths
 
 
 def read(folder: Path) -> list[Utterance]:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from npser.corpora import Utterance, tables
-from npser.corpora.folder import audio_files, once_each
+from npser.corpora.folder import recordings
 from npser.corpora.labels import NO_AGREEMENT, NO_LABEL
 
 EMOTIONS = {"A": "angry", "H": "happy", "S": "sad", "N": "neutral", "O": "other", "X": NO_AGREEMENT}
@@ -47,9 +47,7 @@ def read(folder: Path) -> tuple[list[Utterance], list[str]]:
     ValueError
         Where there are no labels or no recordings.
     """
-    paths = once_each([path for path in audio_files(folder) if matches(path.name)], _turn)
-    if not paths:
-        raise ValueError(f"{folder} holds no file named like MSP-IMPROV-S01A-F01-P-FM01.wav; leave --corpus mspimprov out")
+    paths = recordings(folder, matches, "MSP-IMPROV-S01A-F01-P-FM01.wav", "mspimprov", _turn)
     emotions: dict[str, str] = {}
     for table in labels_in(folder)[:1]:
         for line in tables.text(table).splitlines():

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from npser.corpora import Utterance, tables
-from npser.corpora.folder import audio_files, once_each
+from npser.corpora.folder import recordings
 from npser.corpora.labels import NO_AGREEMENT, NO_LABEL, canonical_gender
 
 EMOTIONS = {
@@ -55,9 +55,7 @@ def read(folder: Path) -> tuple[list[Utterance], list[str]]:
     ValueError
         Where there is no table or no recording, or the table says what is not known.
     """
-    paths = once_each([path for path in audio_files(folder) if matches(path.name)])
-    if not paths:
-        raise ValueError(f"{folder} holds no file named like MSP-PODCAST_0001_0008.wav; leave --corpus msppodcast out")
+    paths = recordings(folder, matches, "MSP-PODCAST_0001_0008.wav", "msppodcast")
     found = labels_in(folder)
     if not found:
         raise ValueError(f"{folder} holds no Labels/labels_concensus.csv; name the folder that holds Audios and Labels")

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from npser.corpora import Utterance
-from npser.corpora.folder import audio_files, once_each
+from npser.corpora.folder import recordings
 
 EMOTIONS = {
     "angry": "angry",
@@ -43,9 +43,7 @@ def read(folder: Path) -> list[Utterance]:
     ValueError
         Where no file is named as in TESS.
     """
-    paths = once_each([path for path in audio_files(folder) if matches(path.name)], lambda path: "_".join(_decode(path)))
-    if not paths:
-        raise ValueError(f"{folder} holds no file named like TESS's OAF_back_angry.wav; leave --corpus tess out")
+    paths = recordings(folder, matches, "TESS's OAF_back_angry.wav", "tess", lambda path: "_".join(_decode(path)))
     return [_utterance(path) for path in paths]
 
 
