@@ -6,28 +6,17 @@ Modules are imported by the command that needs them, so that `npser predict` and
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import re
-import shlex
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npser import __version__
+from npser import __version__, terminal
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
-    from npser.config import Config
-    from npser.dataset import Dataset
     from npser.lite import Prediction
-
-SYNTHETIC_UTTERANCES, SYNTHETIC_SEED = 400, 0
-INTERRUPTED = 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         return args.command(args)
     except KeyboardInterrupt:
         print("npser: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return terminal.INTERRUPTED
     except BrokenPipeError:  # what reads our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -158,215 +147,30 @@ def _add_training(parser: argparse.ArgumentParser, out: str) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from npser import experiment, split
+    from npser.train_command import train
 
-    if args.data and args.synthetic_utterances is not None:
-        raise ValueError("--synthetic-utterances is the size of the corpus that serves without DATA; leave one of the two out")
-    config = _config(args)
-    say = _say_to(sys.stderr if args.json else sys.stdout)
-    folder = None
-    try:
-        with _pool(args) as pool:
-            data = _prepare(args, args.data or [_synthetic(args)], config, pool, say)
-            parts = split.make_split(
-                data.utterances, args.test_session, args.val_session, config.seed, args.allow_speaker_overlap, data.content
-            )
-            say(f"split     {_split_text(data, parts)}")
-            for text in parts.warnings:
-                warnings.warn(text, stacklevel=1)
-            held_out = (parts.test_session or "none").rpartition("/")[2]
-            folder = _run_folder(args, f"{'+'.join(data.names)}-{args.preset}-test{held_out}-seed{config.seed}")
-            say(f"run       {folder}, preset {args.preset}, {config.epochs} epochs, seed {config.seed}")
-            report = experiment.run(
-                data,
-                parts,
-                config,
-                args.preset,
-                folder,
-                pool,
-                notices=_notices(data.names),
-                resume=args.resume,
-                oracle=not args.no_oracle,
-                say=say,
-                progress=_progress,
-            )
-    except KeyboardInterrupt:
-        again = [word for word in sys.argv[1:] if word != "--resume"]
-        out = ["--out", str(folder)] if folder is not None and args.out is None else []
-        print(f"npser: interrupted; go on with: npser {shlex.join([*again, *out, '--resume'])}", file=sys.stderr)
-        return INTERRUPTED
-    from npser.report import terminal
-
-    say(f"\n{terminal(report)}")
-    say(f"\nreport    {folder / 'report.md'}\nmodel     {folder / 'model.safetensors'}")
-    if args.json:
-        print(json.dumps(report, indent=2))
-    return 0
-
-
-def _prepare(args: argparse.Namespace, places: list[Path], config: Config, pool: ThreadPoolExecutor, say: Any) -> Dataset:
-    """Read corpora, compile the kernels, and find or compute the features, saying so."""
-    from npser import corpora, dataset
-    from npser.train import compile_kernels
-
-    labels = None if args.labels is None else args.labels.split(",")
-    cache = _cache(args)
-    corpus = corpora.load(places, args.corpus, labels, args.skip_bad)
-    counts = ", ".join(f"{sum(u.emotion == label for u in corpus.utterances)} {label}" for label in corpus.labels)
-    what = "" if args.data else ", the synthetic corpus, since no DATA is named"
-    say(f"data      {', '.join(map(str, places))}{what}")
-    say(f"          {len(corpus.utterances)} utterances: {counts}")
-    if corpus.dropped:
-        dropped = ", ".join(f"{count} {emotion}" for emotion, count in corpus.dropped.items())
-        say(f"          left out, being of other classes: {dropped}; --labels chooses the classes")
-    with _compiling(say):
-        compile_kernels()
-    data = dataset.prepare(corpus, config, cache, pool, _progress, args.skip_bad)
-    say(f"features  kept in {cache}")
-    return data
+    return train(args)
 
 
 def _crossval(args: argparse.Namespace) -> int:
-    from npser import crossval, crossval_report, folds
-    from npser.experiment import SPEAKER_DEPENDENT
-    from npser.threads import available_cores
+    from npser.train_command import crossval
 
-    for name in ("seeds", "workers"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)}: expected at least 1")
-    config = _config(args)
-    say = _say_to(sys.stderr if args.json else sys.stdout)
-    try:
-        with _pool(args) as pool:
-            data = _prepare(args, args.data, config, pool, say)
-            overlap = args.allow_speaker_overlap
-            parts = folds.make_folds(data.utterances, args.folds, config.seed, overlap, data.content)
-            told = folds.fold_warnings(parts)
-            if any(u.split for u in data.utterances):
-                told.append("the split column is not used: every fold is tested in turn")
-            for text in told:
-                warnings.warn(text, stacklevel=1)
-            branded = [SPEAKER_DEPENDENT] if any(fold.split.speaker_dependent for fold in parts) else []
-            name = _folder_name(f"{'+'.join(data.names)}-{args.preset}-crossval-{args.folds}")
-            folder = _make_folder(args.out or Path("runs", name))
-            tested = ", ".join(fold.name for fold in parts)
-            say(f"folds     {len(parts)} by {args.folds}, tested in turn: {tested}")
-            say(f"run       {folder}, preset {args.preset}, {config.epochs} epochs")
-            report = crossval.run(
-                data,
-                parts,
-                args.folds,
-                config,
-                args.preset,
-                folder,
-                _cache(args),
-                pool,
-                seeds=args.seeds,
-                ablate=args.ablate,
-                refit=args.refit,
-                oracle=not args.no_oracle,
-                workers=args.workers,
-                threads=args.threads or available_cores(),
-                dask=args.dask,
-                notices=[*_notices(data.names), *branded, *told],
-                say=say,
-                progress=_progress,
-            )
-    except KeyboardInterrupt:
-        print(f"npser: interrupted; go on with: npser {shlex.join(sys.argv[1:])}", file=sys.stderr)
-        return INTERRUPTED
-    say(f"\n{crossval_report.terminal(report)}\n\nreport    {folder / 'report.md'}")
-    if args.json:
-        print(json.dumps(report, indent=2))
-    return 0
-
-
-def _config(args: argparse.Namespace) -> Config:
-    """Preset, then --config, then --set, then flags of their own: each over the one before."""
-    from npser.config import PRESETS, override, parse_setting, read_toml
-
-    config = PRESETS[args.preset]
-    if args.config:
-        config = override(config, read_toml(args.config))
-    config = override(config, dict(parse_setting(text) for text in args.set))
-    return override(config, {name: getattr(args, name) for name in ("epochs", "seed") if getattr(args, name) is not None})
-
-
-def _synthetic(args: argparse.Namespace) -> Path:
-    """The synthetic corpus in the cache, made now if it is not there. It is the same for every training seed."""
-    from npser.corpora import synthetic
-    from npser.store import lock
-
-    utterances = SYNTHETIC_UTTERANCES if args.synthetic_utterances is None else args.synthetic_utterances
-    folder = _cache(args) / f"synthetic-{SYNTHETIC_SEED}-{utterances}"
-
-    def progress(numbers: Any) -> Any:
-        return _progress(numbers, desc="synthetic corpus", unit="file")
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with lock(folder.with_suffix(".lock")):
-        if not (folder / "manifest.csv").exists():
-            synthetic.generate(folder, utterances, SYNTHETIC_SEED, progress)
-    return folder
-
-
-def _notices(corpora: list[str]) -> list[str]:
-    """What every output about these corpora has to say."""
-    from npser.corpora import synthetic
-
-    return [synthetic.NOTICE] if synthetic.NAME in corpora else []
-
-
-def _split_text(data: Any, parts: Any) -> str:
-    """Sizes of the parts, and the sessions that are held out."""
-    named = ((parts.validation, "validation", parts.validation_session), (parts.test, "test", parts.test_session))
-    texts = [f"train {len(parts.train)}"]
-    texts += [f"{part} {len(members)}" + (f" (session {session})" if session else "") for members, part, session in named]
-    return f"{', '.join(texts)} utterances, by {parts.method}" if data.utterances and parts.method != "none" else texts[0]
-
-
-def _run_folder(args: argparse.Namespace, name: str) -> Path:
-    """The folder of a new run, or of the one to resume; made if it is not there."""
-    if args.out is not None:
-        folder = args.out
-        if not args.resume and (folder / "report.json").exists():
-            raise ValueError(f"--out {folder}: holds a finished run; name another folder, or train on with --resume --epochs N")
-        if not args.resume and (folder / "metrics.jsonl").exists():
-            raise ValueError(f"--out {folder}: holds an unfinished run; go on with it with --resume, or name another folder")
-    else:
-        name = _folder_name(name)
-        folder, number = Path("runs", name), 1
-        while folder.exists():
-            following = Path("runs", f"{name}-{number + 1}")
-            if args.resume and not following.exists():
-                break
-            folder, number = following, number + 1
-    return _make_folder(folder)
-
-
-def _folder_name(name: str) -> str:
-    """A name for a run folder: corpora may be called anything."""
-    return re.sub(r"[^\w.+-]+", "-", name).strip(".-")[:100]
-
-
-def _make_folder(folder: Path) -> Path:
-    """A folder that can be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out {folder}: cannot be made ({error.strerror}); name another folder") from None
-    return folder
+    return crossval(args)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from npser.corpora import synthetic
     from npser.evaluation import evaluate, text
+    from npser.store import default_cache
     from npser.train import compile_kernels
 
-    with _pool(args) as pool:
-        with _compiling(_say_to(sys.stderr)):
+    with terminal.pool(args.threads) as pool:
+        with terminal.compiling(terminal.say_to(sys.stderr)):
             compile_kernels()
-        result = evaluate(args.model, args.data, args.corpus, _cache(args), pool, _progress, args.skip_bad)
-    result["notices"] = list(dict.fromkeys([*_notices(result["corpora"]), *result["notices"]]))
+        result = evaluate(
+            args.model, args.data, args.corpus, args.cache or default_cache(), pool, terminal.progress, args.skip_bad
+        )
+    result["notices"] = list(dict.fromkeys([*synthetic.notices(result["corpora"]), *result["notices"]]))
     print(json.dumps(result, indent=2) if args.json else text(result))
     return 0
 
@@ -393,7 +197,7 @@ def _predict(args: argparse.Namespace) -> int:
     if form == "csv":
         columns = [f"p_{label}" for label in model.emotions] + [f"p_{label}" for label in model.genders]
         _print_csv(["path", "emotion", "gender", "seconds", *columns, "error"])
-    for path in _progress(args.audio, desc="predict", unit="file", disable=None if len(args.audio) > 1 else True):
+    for path in terminal.progress(args.audio, desc="predict", unit="file", disable=None if len(args.audio) > 1 else True):
         try:
             prediction, error = model.predict(path), None
         except ValueError as problem:
@@ -444,7 +248,7 @@ def _data_list(args: argparse.Namespace) -> int:
 def _data_check(args: argparse.Namespace) -> int:
     from npser.data_command import check, passed, text
 
-    result = check(args.data, args.corpus, _progress)
+    result = check(args.data, args.corpus, terminal.progress)
     print(json.dumps(result, indent=2) if args.json else text(result))
     return 0 if passed(result) else 1
 
@@ -470,7 +274,7 @@ def _info(args: argparse.Namespace) -> int:
 def _gradcheck(args: argparse.Namespace) -> int:
     from npser.gradcheck import check, text
 
-    with _compiling(_say_to(sys.stderr)):
+    with terminal.compiling(terminal.say_to(sys.stderr)):
         rows = check()
     print(json.dumps(rows, indent=2) if args.json else text(rows))
     return 0 if all(row["ok"] for row in rows) else 1
@@ -481,57 +285,12 @@ def _bench(args: argparse.Namespace) -> int:
     from npser.threads import available_cores
     from npser.train import compile_kernels
 
-    with _pool(args) as pool:
-        with _compiling(_say_to(sys.stderr)):
+    with terminal.pool(args.threads) as pool:
+        with terminal.compiling(terminal.say_to(sys.stderr)):
             compile_kernels()
         found = measure(args.threads or available_cores(), pool)
     print(json.dumps(found, indent=2) if args.json else text(found))
     return 0
-
-
-def _cache(args: argparse.Namespace) -> Path:
-    from npser.store import default_cache
-
-    return args.cache or default_cache()
-
-
-@contextlib.contextmanager
-def _pool(args: argparse.Namespace) -> Iterator[ThreadPoolExecutor]:
-    """The threads of a run; inside, BLAS keeps to the thread that calls it."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from npser.threads import available_cores, keep_freed_memory, single_threaded_blas
-
-    if args.threads is not None and args.threads < 1:
-        raise ValueError(f"--threads {args.threads}: expected at least 1")
-    keep_freed_memory()
-    with single_threaded_blas(), ThreadPoolExecutor(args.threads or available_cores()) as pool:
-        yield pool
-
-
-@contextlib.contextmanager
-def _compiling(say: Any) -> Iterator[None]:
-    """Around the first use of the kernels: tells why it takes long, where it does."""
-    import threading
-
-    timer = threading.Timer(3, say, ["kernels   compiling them for this machine, once: 10 to 20 seconds"])
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _progress(items: Any, **options: Any) -> Any:
-    """tqdm on standard error, and on a terminal only."""
-    from tqdm import tqdm
-
-    return tqdm(items, **{"disable": None, "dynamic_ncols": True, **options})
-
-
-def _say_to(file: Any) -> Any:
-    """print, to file, at once."""
-    return lambda text: print(text, file=file, flush=True)
 
 
 def _show_warning(message: Warning | str, *_: Any) -> None:

@@ -143,7 +143,7 @@ def _train(job: Job, folder: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
     if job["variant"] == "shuffled-gender":
         data = shuffled_gender(data, split, config.seed)
 
-    notices = [synthetic.NOTICE] if synthetic.NAME in data.names else []
+    notices = synthetic.notices(data.names)
     if job["variant"] == "shuffled-gender":
         notices.append(SHUFFLED)
 

@@ -122,6 +122,11 @@ NOISE = 2 * HOP  # samples of a frame of noise
 LEVEL, FLOOR, PEAK = -33.0, -72.0, 0.9  # dB re full scale of neutral voice and of the background; the highest sample
 
 
+def notices(corpora: list[str]) -> list[str]:
+    """What every output about these corpora has to say."""
+    return [NOTICE] if NAME in corpora else []
+
+
 def generate(
     folder: Path, utterances: int = 400, seed: int = 0, progress: Callable[[Iterable[int]], Iterable[int]] | None = None
 ) -> Path:
