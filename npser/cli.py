@@ -109,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_place(convert)
     convert.add_argument("out", type=Path, metavar="OUT.csv", help="manifest to write; must not exist")
 
+    text = "Write a network as an ONNX graph, for onnxruntime and other languages"
+    export = command("export", _export, text)
+    export.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
+    export.add_argument("out", type=Path, metavar="OUT.onnx", help="file to write")
+    export.add_argument("--with-features", action="store_true", help="take the waveform at 16 kHz in place of its features")
+
     info = command("info", _info, "Show what a model file holds")
     info.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
 
@@ -456,6 +462,14 @@ def _data_convert(args: argparse.Namespace) -> int:
     if result["missing"]:
         warnings.warn(f"{len(result['missing'])} files do not exist; the first: {result['missing'][0]}", stacklevel=1)
     print(json.dumps(result, indent=2) if args.json else f"{args.out}: {result['utterances']} utterances")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from npser.export import export, text
+
+    found = export(args.model, args.out, args.with_features)
+    print(json.dumps(found, indent=2) if args.json else text(found))
     return 0
 
 
