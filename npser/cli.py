@@ -426,12 +426,12 @@ def _row(path: str, prediction: Prediction) -> dict[str, Any]:
 
 def _prediction_text(prediction: Prediction) -> str:
     """A line for people."""
-    width = max(map(len, prediction.probabilities))
+    width = max(map(len, prediction.probabilities), default=0)
     each = "  ".join(f"{label} {p:.2f}" for label, p in prediction.probabilities.items())
     gender = ""
     if prediction.gender is not None and prediction.gender_probabilities is not None:
         gender = f"  {prediction.gender} {prediction.gender_probabilities[prediction.gender]:.2f}"
-    return f"{prediction.emotion:<{width}}  ({each}){gender}  {prediction.seconds:.1f} s"
+    return f"{prediction.emotion or prediction.reason:<{width}}  ({each}){gender}  {prediction.seconds:.1f} s"
 
 
 def _print_csv(cells: list[Any]) -> None:

@@ -52,7 +52,7 @@ def test_predict_answers_in_the_form_that_is_asked_for(npser: Command, corpus: P
     assert set(rows[0]) == {"path", "emotion", "probabilities", "gender", "gender_probabilities", "seconds"}
     assert sum(rows[0]["probabilities"].values()) == pytest.approx(1)
     assert rows[0]["probabilities"][rows[0]["emotion"]] == max(rows[0]["probabilities"].values())
-    assert rows[0]["seconds"] == pytest.approx(0.25)
+    assert rows[0]["seconds"] == pytest.approx(0.35)
 
     table = list(csv.DictReader(npser("predict", *files, "--model", model, "--format", "csv", status=1).stdout.splitlines()))
     assert [row["emotion"] for row in table] == [rows[0]["emotion"], "", rows[2]["emotion"]]
