@@ -26,11 +26,10 @@ try:
 except wave.Error as error:
     sys.exit(f"{sys.argv[2]}: expected a wav of 16 bits, 16 kHz and one channel ({error})")
 
-# A network trained on padded input hears the beginning; of longer recordings, others hear half-overlapping windows.
+# One window, or half-overlapping ones, whose log-probabilities are averaged
 half = round(constants["max_seconds"] * constants["sample_rate"]) // 2
-starts = [0] if constants["zero_padded"] else range(0, max(len(x) - half, 1), half)
-windows = [x[None, start : start + 2 * half] for start in starts]
-log_p = np.mean([np.log(session.run(["emotion"], {"waveform": window})[0][0]) for window in windows], axis=0)
+windows = [x[None, start : start + 2 * half] for start in range(0, max(len(x) - half, 1), half)]
+log_p = np.mean([np.log(np.asarray(session.run(["emotion"], {"waveform": window})[0])[0]) for window in windows], axis=0)
 p = np.exp(log_p) / np.exp(log_p).sum()
 for label, share in zip(labels, p, strict=True):
     print(f"{label:>10} {share:.3f}")

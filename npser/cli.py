@@ -100,6 +100,14 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--model", type=Path, metavar="FILE", help="model.safetensors of a run")
     predict.add_argument("--format", choices=("text", "jsonl", "csv"), default="text", help="(default: text; --json is jsonl)")
 
+    text = "Show what the network hears of a recording, where it looks and what it says, as a page for a browser"
+    explain = command("explain", _explain, text)
+    explain.add_argument("audio", metavar="AUDIO", help="audio file")
+    explain.add_argument("--model", type=Path, metavar="FILE", help="model.safetensors of a run")
+    explain.add_argument(
+        "--out", type=Path, required=True, metavar="PAGE.html", help="page to write; or with matplotlib .png, .pdf or .svg"
+    )
+
     data = commands.add_parser("data", help="list, check and convert corpora", description="List, check and convert corpora.")
     kinds = data.add_subparsers(required=True, metavar="COMMAND")
     command("list", _data_list, "List the corpora that are read, their sizes where known, and how their files are named", kinds)
@@ -379,12 +387,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     if args.model is None:
-        print(
-            "npser: predict needs --model FILE: no model comes with npser; train one, npser train CORPUS, and name the "
-            "model.safetensors of its run folder",
-            file=sys.stderr,
-        )
-        return 2
+        return _no_model("predict")
     if args.json and args.format == "csv":
         print("npser: --json is --format jsonl; leave one of --json and --format csv out", file=sys.stderr)
         return 2
@@ -418,6 +421,16 @@ def _predict(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _no_model(command: str) -> int:
+    """What to do, until a model comes with npser; exit status 2."""
+    print(
+        f"npser: {command} needs --model FILE: no model comes with npser; train one, npser train CORPUS, and name the "
+        "model.safetensors of its run folder",
+        file=sys.stderr,
+    )
+    return 2
+
+
 def _row(path: str, prediction: Prediction) -> dict[str, Any]:
     """A line of jsonl."""
     names = ("emotion", "probabilities", "gender", "gender_probabilities", "seconds")
@@ -438,6 +451,16 @@ def _print_csv(cells: list[Any]) -> None:
     import csv
 
     csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
+
+
+def _explain(args: argparse.Namespace) -> int:
+    if args.model is None:
+        return _no_model("explain")
+    from npser.explain import explain
+
+    prediction = explain(args.audio, args.model, args.out)
+    print(json.dumps({"out": str(args.out), **_row(args.audio, prediction)}, indent=2) if args.json else args.out)
+    return 0
 
 
 def _data_list(args: argparse.Namespace) -> int:

@@ -232,9 +232,10 @@ def text(found: dict[str, Any]) -> str:
     written = f"{'graph':<10}{found['path']} ({found['bytes'] / 1e6:.2f} MB, opset {OPSET})"
     seconds = constants["max_seconds"]
     if not constants["zero_padded"]:
-        length = f"up to {seconds:g} s; of longer recordings, average the log-probabilities of such windows"
+        length = f"up to {seconds:g} s"
     elif "waveform" in found["inputs"]:
-        length = f"any; the graph pads with zeros or cuts to {seconds:g} s"
+        length = f"up to {seconds:g} s; shorter ones are padded inside, the rest of longer ones is cut"
     else:
-        length = f"{features.window_samples(seconds) // HOP + 1} frames: {seconds:g} s, zero-padded or cut"
-    return "\n".join([written, *lines("input"), *lines("output"), f"{'length':<10}{length}"])
+        length = f"{features.window_samples(seconds) // HOP + 1} frames, which are {seconds:g} s, zero-padded"
+    more = f"{'':<10}of longer recordings, average the log-probabilities of half-overlapping windows"
+    return "\n".join([written, *lines("input"), *lines("output"), f"{'length':<10}{length}", more])
