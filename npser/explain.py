@@ -17,9 +17,10 @@ import numpy as np
 import soundfile
 
 from npser import checkpoint, features
-from npser.features import HOP, N_MELS, SAMPLE_RATE
+from npser.features import FLOOR_DB, HOP, N_MELS, SAMPLE_RATE
 from npser.lite import Heard, Model, Prediction
 from npser.silence import unheard
+from npser.threads import single_threaded_blas
 
 Array = np.ndarray
 
@@ -80,7 +81,7 @@ class Look:
     @property
     def level(self) -> Array:
         """bands from 0, RANGE_DB below the loudest or fainter, to 1."""
-        return np.clip((self.bands - np.max(self.bands, initial=-40.0)) / RANGE_DB + 1, 0, 1)
+        return np.clip((self.bands - np.max(self.bands, initial=FLOOR_DB + RANGE_DB)) / RANGE_DB + 1, 0, 1)
 
     @property
     def segments(self) -> list[tuple[float, float]]:
@@ -120,6 +121,11 @@ def explain(audio: str | os.PathLike[str], model: Path, out: Path) -> Prediction
 
 def look(audio: str | os.PathLike[str], path: Path) -> Look:
     """Hear a recording, window by window: of a long one, nothing but the pictures is kept."""
+    with single_threaded_blas():  # the recurrence is many small products, between which BLAS's threads would only spin
+        return _look(audio, path)
+
+
+def _look(audio: str | os.PathLike[str], path: Path) -> Look:
     model = Model(path)
     c = model.config
     samples, sound = _read(audio)

@@ -45,7 +45,7 @@ def page(look: Look) -> str:
     track("axis", "", _ticks(look.seconds))
     parts = {
         "name": html.escape(look.name),
-        "about": f"{clock(look.seconds, 1)} min &middot; npser {__version__}, model {look.sha256[:12]}",
+        "about": f"{_length(look.seconds)} &middot; npser {__version__}, model {look.sha256[:12]}",
         "notices": "".join(f'<p class="card notice">{html.escape(text)}</p>' for text in notices(look)),
         "verdict": html.escape(verdict(look)[0]),
         "verdict_more": html.escape(verdict(look)[1]),
@@ -89,7 +89,7 @@ def clock(seconds: float, digits: int = 0) -> str:
 
 def ticks(seconds: float) -> dict[float, str]:
     """About ten moments, evenly spaced, and how they are written."""
-    step = next((step for step in TICKS if seconds / step <= 12), 8 * TICKS[-1])
+    step = next((step for step in TICKS if seconds / step <= 9), 8 * TICKS[-1])
     moments = [k * step for k in range(int(seconds / step) + 1)]
     return {t: clock(t) if seconds >= 60 else f"{t:.3g} s" for t in moments}
 
@@ -106,7 +106,15 @@ def verdict(look: Look) -> tuple[str, str]:
     p, windows = look.prediction, len(look.prediction.timeline)
     if p.emotion is None:
         return "no answer", p.reason or ""
-    return p.emotion, f"{p.probabilities[p.emotion]:.0%} probable" + (f", over {windows} windows" if windows > 1 else "")
+    return p.emotion, f"{_percent(p.probabilities[p.emotion])} probable" + (f", over {windows} windows" if windows > 1 else "")
+
+
+def _percent(p: float) -> str:
+    return "over 99%" if p >= 0.995 else f"{p:.0%}"
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{clock(seconds)} {'min' if seconds < 3600 else 'h'}"
 
 
 def _no_gender(look: Look) -> str:
@@ -192,7 +200,12 @@ def _frequencies() -> str:
 
 
 def _ticks(seconds: float) -> str:
-    return "".join(f'<span style="left:{100 * t / seconds:.4f}%">{text}</span>' for t, text in ticks(seconds).items())
+    marks = []
+    for t, text in ticks(seconds).items():
+        share = t / seconds
+        inside = f";transform:translateX(-{100 if share > 0.96 else 0}%)" if not 0.04 < share <= 0.96 else ""
+        marks.append(f'<i style="left:{100 * share:.4f}%"></i><span style="left:{100 * share:.4f}%{inside}">{text}</span>')
+    return "".join(marks)
 
 
 def _legend(look: Look, several: bool) -> str:
@@ -217,7 +230,7 @@ def _moments(look: Look) -> list[list[float | str]]:
 
 
 def _said(emotion: str | None, probabilities: dict[str, float], reason: str | None) -> str:
-    return reason or "no answer" if emotion is None else f"{emotion} {probabilities[emotion]:.0%}"
+    return reason or "no answer" if emotion is None else f"{emotion}, {_percent(probabilities[emotion])}"
 
 
 def _table(look: Look) -> str:

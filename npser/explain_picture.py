@@ -25,11 +25,12 @@ def picture(look: Look, kind: str) -> bytes:
         tracks["Attention head"] = 0.4 + 0.16 * look.weights.shape[1]
     bars = 0.5 + 0.24 * max(len(look.model.emotions), 2)
     figure = Figure(figsize=(11, 1.3 + bars + sum(tracks.values())), layout="constrained")
-    head, body = np.ravel(figure.subfigures(2, 1, height_ratios=[bars, 0.8 + sum(tracks.values())]))
+    parts = figure.subfigures(2, 1, height_ratios=[bars, 0.8 + sum(tracks.values())], squeeze=False)
     shown = "   ".join([look.name, ", ".join(filter(None, verdict(look)))])
     if notices(look):
         shown += f"\n{notices(look)[0]}"
     figure.suptitle(shown, fontsize=11, x=0.01, ha="left", parse_math=False)  # a file name may hold dollar signs
+    head, body = np.asarray(parts)[:, 0]
     emotions, genders = head.subplots(1, 2, width_ratios=[2, 1])
     _bars(emotions, look.prediction.probabilities, [look.colours[label] for label in look.prediction.probabilities])
     _bars(genders, look.prediction.gender_probabilities or {}, INK)
