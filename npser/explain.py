@@ -20,7 +20,6 @@ from npser import checkpoint, features
 from npser.features import FLOOR_DB, HOP, N_MELS, SAMPLE_RATE
 from npser.lite import Heard, Model, Prediction
 from npser.silence import unheard
-from npser.threads import single_threaded_blas
 
 Array = np.ndarray
 
@@ -121,11 +120,6 @@ def explain(audio: str | os.PathLike[str], model: Path, out: Path) -> Prediction
 
 def look(audio: str | os.PathLike[str], path: Path) -> Look:
     """Hear a recording, window by window: of a long one, nothing but the pictures is kept."""
-    with single_threaded_blas():  # the recurrence is many small products, between which BLAS's threads would only spin
-        return _look(audio, path)
-
-
-def _look(audio: str | os.PathLike[str], path: Path) -> Look:
     model = Model(path)
     c = model.config
     samples, sound = _read(audio)
@@ -152,7 +146,7 @@ def _look(audio: str | os.PathLike[str], path: Path) -> Look:
             weights.add(column[: len(of_frames)], of_frames)
             padding.append(float(a[:, -(-len(S) // c.n_pw) :].sum() / len(a)))
     return Look(
-        name=os.path.basename(os.fspath(audio)),
+        name=os.path.basename(os.fsencode(audio)).decode(errors="replace"),  # a name need not be UTF-8
         model=model,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         prediction=model.answer(heard),

@@ -19,7 +19,8 @@ from npser import checkpoint, features
 from npser.features import FLOOR_DB, HOP, SAMPLE_RATE
 from npser.silence import unheard
 
-MANY = 200  # recordings from which on the engine pays for its start
+MANY = 100  # recordings from which on the compiled engine pays for its start
+UNREADABLE = (ValueError, OSError, MemoryError)  # of one recording; the others go on
 
 Array = np.ndarray
 Audio = str | os.PathLike[str] | BinaryIO | Array
@@ -129,7 +130,7 @@ class Model:
             Of the arrays, in Hz.
         engine : {"auto", "lite", "numba"}
             lite: as `predict`, one after the other. numba: the compiled engine, several at a time, which takes a second to
-            start; to 1e-5 the same probabilities, without attention. auto: numba where len(audio) is at least 200.
+            start; to 1e-5 the same probabilities, without attention. auto: numba where len(audio) is at least 100.
         threads : int, optional
             Of the compiled engine; all cores by default. Results do not depend on it.
 
@@ -143,13 +144,12 @@ class Model:
         ValueError
             For another engine or number of threads, or where audio is a single path.
         """
-        if engine not in ("auto", "lite", "numba"):
-            raise ValueError(f"engine is {engine!r}; expected auto, lite or numba")
+        engine = engine_for(engine, len(audio) if isinstance(audio, Sized) else 0)
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; expected at least 1")
         if isinstance(audio, (str, os.PathLike)):
             raise ValueError(f"audio is the path {os.fspath(audio)!r}; expected a list of recordings")
-        if engine == "numba" or (engine == "auto" and isinstance(audio, Sized) and len(audio) >= MANY):
+        if engine == "numba":
             from npser import many  # here and not above: it imports Numba
 
             return many.predict(self, audio, sample_rate, threads)
@@ -158,7 +158,7 @@ class Model:
     def _predict_or_tell(self, audio: Audio, sample_rate: int | None) -> Prediction:
         try:
             return self.predict(audio, sample_rate)
-        except (ValueError, OSError) as error:
+        except UNREADABLE as error:
             return unreadable(error)
 
     def windows(self, audio: Audio, sample_rate: int | None = None) -> Iterator[Array]:
@@ -278,6 +278,13 @@ def log_softmax(x: Array) -> Array:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
+def engine_for(engine: str, recordings: int) -> str:
+    """What "auto" means for so many recordings; ValueError for an engine that there is not."""
+    if engine not in ("auto", "lite", "numba"):
+        raise ValueError(f"engine is {engine!r}; expected auto, lite or numba")
+    return ("numba" if recordings >= MANY else "lite") if engine == "auto" else engine
+
+
 def likeliest(probabilities: dict[str, float]) -> str | None:
     """The label of the highest probability; of none, None."""
     return max(probabilities, key=probabilities.__getitem__, default=None)
@@ -285,7 +292,7 @@ def likeliest(probabilities: dict[str, float]) -> str | None:
 
 def unreadable(error: Exception) -> Prediction:
     """What predict_many yields for a recording that cannot be read."""
-    return Prediction(None, {}, None, None, 0.0, error=str(error))
+    return Prediction(None, {}, None, None, 0.0, error=str(error) or type(error).__name__)
 
 
 def _mean_p(log_p: list[Array]) -> list[float]:

@@ -11,8 +11,8 @@ from threading import Event
 import numpy as np
 
 from npser import features, model
-from npser.features import HOP
-from npser.lite import Audio, Heard, Model, Prediction, unreadable
+from npser.features import HOP, SAMPLE_RATE
+from npser.lite import UNREADABLE, Audio, Heard, Model, Prediction, unreadable
 from npser.silence import unheard
 from npser.store import Store
 from npser.threads import available_cores, single_threaded_blas
@@ -23,6 +23,7 @@ def predict(trained: Model, audio: Iterable[Audio], sample_rate: int | None, thr
     """What Model.predict_many does with engine "numba"."""
     network, recordings = Network.of(trained.checkpoint), iter(audio)
     threads = threads or available_cores()
+    compile_kernels(trained)
     running: deque[Future[list[Prediction]]] = deque()
     stop = Event()
     pool = ThreadPoolExecutor(threads)
@@ -37,6 +38,11 @@ def predict(trained: Model, audio: Iterable[Audio], sample_rate: int | None, thr
     finally:  # also where the caller wants no more, or Ctrl-C was pressed
         stop.set()
         pool.shutdown(cancel_futures=True)
+
+
+def compile_kernels(trained: Model) -> None:
+    """Run the network on a moment of silence: threads that met an uncompiled kernel would compile it at the same time."""
+    _logits(Network.of(trained.checkpoint), [np.zeros(SAMPLE_RATE, np.float32)])
 
 
 def _shard(trained: Model, network: Network, audio: list[Audio], sample_rate: int | None, stop: Event) -> list[Prediction]:
@@ -61,7 +67,7 @@ def _shard(trained: Model, network: Network, audio: list[Audio], sample_rate: in
                     run()
                 if stop.is_set():
                     return []
-        except (ValueError, OSError) as error:
+        except UNREADABLE as error:
             errors[r] = error
     if waiting:
         run()

@@ -49,7 +49,7 @@ def test_predict_answers_in_the_form_that_is_asked_for(npser: Command, corpus: P
     rows = [json.loads(line) for line in npser("predict", *files, "--model", model, "--json", status=1).stdout.splitlines()]
     assert [row["path"] for row in rows] == [str(path) for path in files]
     assert set(rows[1]) == {"path", "error"}
-    assert set(rows[0]) == {"path", "emotion", "probabilities", "gender", "gender_probabilities", "seconds"}
+    assert set(rows[0]) == {"path", "emotion", "probabilities", "gender", "gender_probabilities", "seconds", "reason"}
     assert sum(rows[0]["probabilities"].values()) == pytest.approx(1)
     assert rows[0]["probabilities"][rows[0]["emotion"]] == max(rows[0]["probabilities"].values())
     assert rows[0]["seconds"] == pytest.approx(0.35)
@@ -60,7 +60,7 @@ def test_predict_answers_in_the_form_that_is_asked_for(npser: Command, corpus: P
     assert "bad.wav" in table[1]["error"]
 
     shown = npser("predict", *files, "--model", model, status=1)
-    assert len(shown.stdout.splitlines()) == 2
+    assert len(shown.stdout.splitlines()) == 2 * 3
     assert rows[0]["emotion"] in shown.stdout.splitlines()[0]
     assert "bad.wav" in shown.stderr
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import Command, one_sentence
-from test_lite import GENDERS, SMALL, network, recording, sound
+from networks import GENDERS, SMALL, network, recording, sound
 
 from npser import explain_page, features
 from npser.config import Config
@@ -254,16 +254,23 @@ def test_moments_are_written_as_people_write_them():
 def test_the_command_writes_what_the_name_asks_for(npser: Command, trained: Path, corpus: Path, tmp_path: Path):
     pytest.importorskip("matplotlib", reason="needs the extra plot")
     words = ("explain", corpus / "1f_angry_0.wav", "--model", trained / "model.safetensors", "--out")
-    starts = {"a.html": b"<!doctype html>", "a.png": b"\x89PNG", "a.pdf": b"%PDF", "a.svg": b"<?xml"}
-    for name, start in starts.items():
-        assert npser(*words, name).stdout == f"{name}\n"
-        first = (tmp_path / name).read_bytes()
-        assert first.startswith(start)
-        npser(*words, name)
-        assert (tmp_path / name).read_bytes() == first  # no dates, no random names
-    shown = json.loads(npser(*words, "a.html", "--json").stdout)
-    assert shown["out"] == "a.html"
-    assert set(shown["probabilities"]) == {"angry", "sad"}
+    assert npser(*words, "a.html").stdout == "a.html\n"
+    assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")
+    shown = json.loads(npser(*words, "a.PNG", "--json").stdout)
+    assert (tmp_path / "a.PNG").read_bytes().startswith(b"\x89PNG")
+    assert shown["out"] == "a.PNG"
+    assert f'class="verdict">{shown["emotion"]}<' in (tmp_path / "a.html").read_text()
+
+
+def test_the_same_recording_gives_the_same_bytes(tmp_path: Path):
+    found = look_at(tmp_path, sound(37_000))
+    assert page(found) == page(look_at(tmp_path, sound(37_000)))
+    pytest.importorskip("matplotlib", reason="needs the extra plot")
+    from npser.explain_picture import picture
+
+    for kind, start in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")):
+        assert picture(found, kind).startswith(start)
+        assert picture(found, kind) == picture(found, kind)
 
 
 def test_what_cannot_be_shown_is_told_in_a_sentence(npser: Command, trained: Path, corpus: Path, tmp_path: Path):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import ROOT, Command, one_sentence
+from networks import EMOTIONS, GENDERS, SMALL, Trained, network, recording, sound
 from test_corpora import CORPORA
-from test_lite import EMOTIONS, GENDERS, SIZES, SMALL, Trained, network, recording, sound
+from test_lite import SIZES
 
 from npser import features, lite
 from npser.config import PRESETS, Config
@@ -59,7 +60,7 @@ def assert_same(actual: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) ->
             np.testing.assert_allclose(actual[name], value, atol=1e-3 * value.max(), err_msg=name)
 
 
-@pytest.mark.parametrize("config", SIZES)
+@pytest.mark.parametrize("config", SIZES[:3])
 @pytest.mark.parametrize(("attention", "genders"), [(True, GENDERS), (True, None), (False, GENDERS)])
 @pytest.mark.parametrize("with_features", [False, True], ids=["features", "waveform"])
 def test_the_graph_gives_what_npser_gives(
@@ -90,6 +91,16 @@ def test_digital_silence_and_faint_bands_come_out_the_same(tmp_path: Path):
     graph = session(trained, with_features=True)
     for x in (np.zeros(9000), 0.9 * np.sin(np.arange(9000) * 2 * np.pi / 16), np.r_[np.zeros(4000), sound(5000)]):
         assert_same(outputs(graph, x.astype(np.float32)), expected(trained.lite, x.astype(np.float32)))
+
+
+@pytest.mark.parametrize("preset", ["paper", "default"])
+@pytest.mark.parametrize("with_features", [False, True], ids=["features", "waveform"])
+def test_networks_of_the_papers_size_come_out_the_same(tmp_path: Path, preset: str, with_features: bool):
+    trained = network(tmp_path, PRESETS[preset])
+    graph = session(trained, with_features)
+    for n in (700, 30_001, 120_000):
+        x = sound(n)
+        assert_same(outputs(graph, x if with_features else trained.lite.network_input(x)), expected(trained.lite, x))
 
 
 @pytest.mark.parametrize("preset", ["paper", "default"])
