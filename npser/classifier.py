@@ -113,8 +113,9 @@ class EmotionClassifier:
         labels = [str(c) for c in classes.tolist()]
         speakers = _speakers(groups, len(recordings))
         with self._workshop() as (folder, pool):
-            paths, content, store = _features(recordings, self.sample_rate, config, folder, pool)
-            utterances = [Utterance(path, labels[k], CORPUS, who) for path, k, who in zip(paths, number, speakers, strict=True)]
+            content, store = _features(recordings, self.sample_rate, config, folder, pool)
+            numbered = enumerate(zip(number, speakers, strict=True))  # called by their place: what is drawn follows names
+            utterances = [Utterance(Path(f"{r:09}"), labels[k], CORPUS, speaker) for r, (k, speaker) in numbered]
             data = Dataset(utterances, content, store, labels, {}, [CORPUS], {})
             split = self._split(utterances)
             if groups is not None:  # without them the split is as documented
@@ -139,7 +140,7 @@ class EmotionClassifier:
         network = Network.of(self._trained())
         recordings = _recordings(X, self.sample_rate)
         with self._workshop() as (folder, pool):
-            _, _, store = _features(recordings, self.sample_rate, network.config, folder, pool)
+            _, store = _features(recordings, self.sample_rate, network.config, folder, pool)
             return np.exp(network.log_probabilities(store, np.arange(len(recordings)), pool)[0])
 
     def score(self, X: Sequence[Any] | np.ndarray, y: Sequence[Any] | np.ndarray) -> float:
@@ -274,8 +275,8 @@ def _speakers(groups: Any, count: int) -> list[str | None]:
 
 def _features(
     recordings: list[Path | np.ndarray], rate: int | None, config: Config, folder: Path, pool: ThreadPoolExecutor
-) -> tuple[list[Path], list[str], Store]:
-    """Files, their digests and their features; waveforms become files in folder. ValueError for one that cannot be used."""
+) -> tuple[list[str], Store]:
+    """Digests and features; waveforms become files in folder. ValueError for a recording that cannot be used."""
     paths: list[Path] = []
     for r, recording in enumerate(recordings):
         if isinstance(recording, np.ndarray):
@@ -287,4 +288,4 @@ def _features(
     store = open_store(paths, content, config.max_seconds, config.pad, folder, pool)
     for r, reason in store.errors.items():
         raise ValueError(f"{paths[r]}: {reason}")
-    return paths, content, store
+    return content, store
