@@ -11,7 +11,7 @@ import numpy as np
 
 from npser import checkpoint
 from npser.config import PRESETS
-from npser.report import score_line
+from npser.report import calibration_line, score_line
 
 NEEDED = {"preset", "corpora", "split", "speakers", "seed", "versions", "licence", "notices", "scores"}
 
@@ -63,8 +63,7 @@ def text(card: dict[str, Any]) -> str:
             lines.append(f"{'':<12}recall: {', '.join(f'{label} {right}/{there}' for label, right, there in recall)}")
         else:
             lines.append(f"{part:<12}none, so nothing is known of how well it does" if part == "test" else f"{part:<12}none")
-    calibrated = f"temperature {card['temperature']:.2f}, fitted on the validation part"
-    lines.append(f"calibrated  {calibrated if card['temperature'] != 1 else 'no, or not needed: temperature 1'}")
+    lines.append(f"calibrated  {calibration_line(scores.get('calibration')).removeprefix('calibration: ')}")
     lines.append(f"versions    {', '.join(f'{name} {version}' for name, version in training['versions'].items())}")
     lines.append(f"licence     {training['licence']}")
     return "\n".join(lines + [f"note        {notice}" for notice in training["notices"]])

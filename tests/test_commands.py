@@ -1,6 +1,7 @@
 """`npser evaluate`, `predict`, `info` and `gradcheck` as a user runs them."""
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -74,9 +75,24 @@ def test_info_shows_the_card(npser: Command, trained: Path) -> None:
     report = report_of(trained)
     for text in ("angry, sad", "female, male", "buzz", f"{report['parameters']:,}", report["split"]["hash"][:16]):
         assert text in shown
+    confusion = report["confusion"]
+    assert f"recall: angry {confusion[0][0]}/{sum(confusion[0])}, sad {confusion[1][1]}/{sum(confusion[1])}" in shown
+    assert f"temperature {report['calibration']['temperature']:.2f}" in shown
+    assert "d_lstm 4" in shown  # unlike the preset's
+    assert all(speaker in shown for speaker in ("buzz/2f", "buzz/2m"))
+    assert hashlib.sha256((trained / "model.safetensors").read_bytes()).hexdigest() in shown
     card = json.loads(npser("info", trained / "model.safetensors", "--json").stdout)
     assert card["labels"] == {"emotion": ["angry", "sad"], "gender": ["female", "male"]}
     assert card["training"]["scores"]["test"]["wa"] == report["wa"]
+
+
+def test_info_says_where_nothing_was_tested(npser: Command, corpus: Path, small: Path) -> None:
+    npser(
+        "train", corpus, "--config", small, "--test-session", "none", "--val-session", "none", "--epochs", "1", "--out", "run"
+    )
+    shown = npser("info", "run/model.safetensors").stdout
+    assert "test        none, so nothing is known of how well it does" in shown
+    assert "not calibrated" in shown
 
 
 def test_gradcheck_prints_a_table_of_every_layer(npser: Command) -> None:
@@ -105,7 +121,7 @@ def test_gradcheck_exits_with_1_when_a_gradient_is_off(environment: dict[str, st
 
 
 def test_every_command_explains_itself(npser: Command) -> None:
-    for command in ("train", "evaluate", "predict", "info", "gradcheck"):
+    for command in ("train", "evaluate", "predict", "explain", "export", "info", "gradcheck"):
         assert "usage: npser" in npser(command, "--help").stdout
     assert npser("--version").stdout.startswith("npser ")
 
