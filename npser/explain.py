@@ -153,8 +153,8 @@ def look(audio: str | os.PathLike[str], path: Path) -> Look:
         seconds=samples / SAMPLE_RATE,
         frames=frames,
         wave=wave,
-        bands=bands.mean(),
-        weights=weights.mean() if padding else None,
+        bands=bands.mean(FLOOR_DB),
+        weights=weights.mean(np.nan) if padding else None,
         padding=float(np.mean(padding)) if padding else 0.0,
         sound=sound,
     )
@@ -174,9 +174,9 @@ class _Mean:
             self.sum[column[starts]] += np.add.reduceat(rows, starts)
             self.count[column[starts], 0] += np.diff(starts, append=len(column))
 
-    def mean(self) -> Array:
-        """(columns, width); NaN where there was nothing."""
-        return np.where(self.count > 0, self.sum / np.maximum(self.count, 1), np.nan)
+    def mean(self, nothing: float) -> Array:
+        """(columns, width); nothing where nothing was added."""
+        return np.where(self.count > 0, self.sum / np.maximum(self.count, 1), nothing)
 
 
 def _widen(wave: Array, part: Array, x: Array) -> None:

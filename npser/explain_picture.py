@@ -57,6 +57,8 @@ def _bars(axis: Any, probabilities: dict[str, float], colours: Any) -> None:
         axis.set_axis_off()
         return
     rows = axis.barh(list(probabilities), list(probabilities.values()), color=colours)
+    for label in axis.get_yticklabels():
+        label.set_parse_math(False)
     axis.bar_label(rows, [f"{p:.1%}" for p in probabilities.values()], padding=3, fontsize=9)
     axis.set(xlim=(0, 1.12), xticks=[])
     axis.invert_yaxis()

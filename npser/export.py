@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from npser import __version__, checkpoint, features
 from npser.features import FLOOR_DB, HOP, N_FFT, N_MELS, SAMPLE_RATE
 
-OPSET, IR_VERSION = 17, 8  # the oldest that has STFT; what onnxruntime 1.15 and everything newer reads
+OPSET, IR_VERSION = 17, 8  # the oldest that has STFT, so that older versions of onnxruntime run the graph too
 Array = np.ndarray
 
 

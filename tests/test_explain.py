@@ -184,7 +184,7 @@ def test_the_page_fetches_nothing(tmp_path: Path):
 
 def test_names_and_labels_are_text_wherever_they_stand(tmp_path: Path):
     trained = network(tmp_path)
-    evil = '</script><b>"&{{name}}'
+    evil = '</script><b>"&{{name}} $\\nonsense$'
     trained.lite.checkpoint.labels["emotion"] = [evil, "happy", "neutral", "sad"]
     from npser import checkpoint
 
@@ -205,6 +205,10 @@ def test_names_and_labels_are_text_wherever_they_stand(tmp_path: Path):
     answers = re.search(r'<script type="application/json" id="answers">(.*?)</script>', text)
     assert answers is not None
     assert json.loads(answers[1])[0] == [0.0, f"{evil}, over 99%"]
+    pytest.importorskip("matplotlib", reason="needs the extra plot")
+    from npser.explain_picture import picture
+
+    assert picture(found, "svg").startswith(b"<?xml")
 
 
 def test_the_player_holds_the_recording(tmp_path: Path):
