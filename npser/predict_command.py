@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import glob
@@ -76,12 +77,15 @@ def run(
     block = "█" if utf8 and sys.stdout.isatty() else "#"
     show = _csv_writer(trained, timeline) if form == "csv" else _show_jsonl if form == "jsonl" else _text_writer(block)
     failed = False
-    audio = [_standard_input() if path == STANDARD_INPUT else path for path in paths]
-    predictions = trained.predict_many(audio, engine=engine, threads=threads)
     hidden = None if len(paths) > 1 and not sys.stdout.isatty() else True
-    for path, prediction in zip(paths, progress(predictions, total=len(paths), unit="file", disable=hidden), strict=True):
-        failed |= prediction.error is not None
-        show(list(_rows(path, withhold(prediction, min_confidence), timeline)))
+    with contextlib.ExitStack() as opened:
+        audio = [opened.enter_context(_standard_input()) if path == STANDARD_INPUT else path for path in paths]
+        predictions = progress(
+            trained.predict_many(audio, engine=engine, threads=threads), total=len(paths), unit="file", disable=hidden
+        )
+        for path, prediction in zip(paths, predictions, strict=True):
+            failed |= prediction.error is not None
+            show(list(_rows(path, withhold(prediction, min_confidence), timeline)))
     return 1 if failed else 0
 
 
@@ -140,7 +144,7 @@ def _standard_input() -> BinaryIO:
     """A copy of standard input on disk: a pipe cannot be read twice, and memory may not hold hours of sound."""
     descriptor, path = tempfile.mkstemp()
     os.unlink(path)
-    copy = open("standard input", "w+b", opener=lambda *_: descriptor)  # noqa: SIM115 (closed with its last reader)
+    copy = open("standard input", "w+b", opener=lambda *_: descriptor)  # noqa: SIM115 (the caller closes it)
     shutil.copyfileobj(sys.stdin.buffer, copy)
     return copy
 
