@@ -150,7 +150,7 @@ def test_the_report_the_model_evaluate_and_predict_have_the_same_temperature(
     assert calibration_error(log_p, y) == pytest.approx(found["ece_after"], abs=1e-4)
     uncalibrated = log_softmax(log_p * found["temperature"])
     assert calibration_error(uncalibrated, y) == pytest.approx(found["ece_before"], abs=1e-4)
-    line = f"temperature {found['temperature']:.2f}, fitted on the validation part; expected calibration error on the test part"
+    line = f"temperature {found['temperature']:.2f} from the validation part; expected calibration error on the test part"
     assert line in (trained / "report.md").read_text()
 
 
