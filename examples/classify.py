@@ -11,6 +11,8 @@ if len(sys.argv) != 3:
     sys.exit(__doc__)
 model = npser.load(sys.argv[1])
 prediction = model.predict(sys.argv[2])
+if prediction.emotion is None:
+    print(f"no answer: {prediction.reason}")
 for label, p in prediction.probabilities.items():
     print(f"{label:>10} {p:6.3f} {'#' * round(40 * p)}")
 if prediction.attention is not None and prediction.times is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from npser.classifier import EmotionClassifier
     from npser.lite import Model
 
 __version__ = "0.1.0"
@@ -34,4 +35,12 @@ def load(path: str | os.PathLike[str]) -> Model:
     return Model(path)
 
 
-__all__ = ["__version__", "load"]
+def __getattr__(name: str) -> Any:
+    if name == "EmotionClassifier":
+        from npser.classifier import EmotionClassifier  # late, as above, and because it needs the kernels
+
+        return EmotionClassifier
+    raise AttributeError(f"module 'npser' has no attribute {name!r}")
+
+
+__all__ = ["EmotionClassifier", "__version__", "load"]

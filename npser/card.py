@@ -7,8 +7,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from npser import checkpoint
-from npser.report import score_line
+from npser.config import PRESETS
+from npser.report import calibration_line, score_line
 
 NEEDED = {"preset", "corpora", "split", "speakers", "seed", "versions", "licence", "notices", "scores"}
 
@@ -34,23 +37,38 @@ def card(path: Path) -> dict[str, Any]:
 
 def text(card: dict[str, Any]) -> str:
     """The card as the terminal shows it."""
-    training, c = card["training"], card["config"]
-    split, scores = training["split"], training["scores"]
+    training, c, labels = card["training"], card["config"], card["labels"]
+    split, scores, speakers = training["split"], training["scores"], training["speakers"]
     heads = f"{c['n_attn']} attention heads" if c["attention"] else "mean over time in place of attention"
+    preset = dataclasses.asdict(PRESETS[training["preset"]]) if training["preset"] in PRESETS else c
+    changed = [f"{name} {value}" for name, value in c.items() if value != preset[name] and name != "seed"]
+    who = f"{len(speakers)} speakers" if speakers else "unknown speakers"
     lines = [
-        f"model       {card['path']} ({card['bytes'] / 1e6:.2f} MB, sha256 {card['sha256'][:16]})",
-        f"emotions    {', '.join(card['labels']['emotion'])}",
-        f"genders     {', '.join(card['labels']['gender'] or ['not told apart'])}",
+        f"model       {card['path']} ({card['bytes'] / 1e6:.2f} MB)",
+        f"sha256      {card['sha256']}",
+        f"emotions    {', '.join(labels['emotion'])}",
+        f"genders     {', '.join(labels['gender'] or ['not told apart'])}",
         f"network     {card['parameters']:,} parameters: {c['d_cnn']} filters, 2 x {c['d_lstm']} LSTM units, {heads}",
         f"input       {c['max_seconds']:g} s windows, {'zero-padded' if c['pad'] else 'natural length'}",
-        f"trained on  {', '.join(training['corpora'])}; {len(training['speakers']) or 'unknown'} speakers; preset "
-        f"{training['preset']}, seed {training['seed']}",
+        f"trained on  {', '.join(training['corpora'])}; {who}" + (f": {_some(speakers)}" if speakers else ""),
+        f"settings    preset {training['preset']}, seed {training['seed']}" + (f"; {', '.join(changed)}" if changed else ""),
         f"split       by {split['method']}, test {split['test_session'] or '-'}, "
         f"validation {split['validation_session'] or '-'}, hash {split['hash'][:16]}",
     ]
     for part in ("validation", "test"):
-        if scores.get(part):
-            lines.append(f"{part:<12}{score_line(scores[part])}  (epoch {scores['epoch']})")
+        found = scores.get(part)
+        if found:
+            lines.append(f"{part:<12}{score_line(found)}  (epoch {scores['epoch']}, {np.sum(found['confusion'])} utterances)")
+            recall = zip(labels["emotion"], np.diag(found["confusion"]), np.sum(found["confusion"], axis=1), strict=True)
+            lines.append(f"{'':<12}recall: {', '.join(f'{label} {right}/{there}' for label, right, there in recall)}")
+        else:
+            lines.append(f"{part:<12}none, so nothing is known of how well it does" if part == "test" else f"{part:<12}none")
+    lines.append(f"calibrated  {calibration_line(scores.get('calibration')).removeprefix('calibration: ')}")
     lines.append(f"versions    {', '.join(f'{name} {version}' for name, version in training['versions'].items())}")
     lines.append(f"licence     {training['licence']}")
-    return "\n".join([*lines, *training["notices"]])
+    return "\n".join(lines + [f"note        {notice}" for notice in training["notices"]])
+
+
+def _some(names: list[str]) -> str:
+    """As many names as fit on a line."""
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

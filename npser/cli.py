@@ -11,17 +11,16 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from npser import __version__, terminal
-
-if TYPE_CHECKING:
-    from npser.lite import Prediction
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    os.environ.setdefault("VECLIB_MAXIMUM_THREADS", "1")  # before NumPy: nothing can limit Accelerate's threads later
+    # Before NumPy: nothing can limit Accelerate's threads later, and idle ones of OpenBLAS would slow a single prediction
+    for variable in ("VECLIB_MAXIMUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
     warnings.showwarning = _show_warning
     args = _parser().parse_args(argv)
     try:
@@ -85,9 +84,25 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(evaluate, "+", "")
 
     predict = command("predict", _predict, "Name the emotion of recordings")
-    predict.add_argument("audio", nargs="+", metavar="AUDIO", help="audio file")
+    text = "audio file, folder, or pattern such as 'calls/*.wav'; - for one on standard input"
+    predict.add_argument("audio", nargs="*", metavar="AUDIO", help=text)
+    predict.add_argument("--from-file", type=Path, metavar="LIST", help="text file that names more, one on each line")
     predict.add_argument("--model", type=Path, metavar="FILE", help="model.safetensors of a run")
     predict.add_argument("--format", choices=("text", "jsonl", "csv"), default="text", help="(default: text; --json is jsonl)")
+    predict.add_argument("--timeline", action="store_true", help="add a row for every window, with its start and end")
+    text = "no answer where the likeliest emotion has less (default: 0)"
+    predict.add_argument("--min-confidence", type=float, default=0.0, metavar="P", help=text)
+    text = "lite starts at once, numba takes many files at a time (default: auto, by their number)"
+    predict.add_argument("--engine", choices=("auto", "lite", "numba"), default="auto", help=text)
+    _add_threads(predict)
+
+    text = "Show what the network hears of a recording, where it looks and what it says, as a page for a browser"
+    explain = command("explain", _explain, text)
+    explain.add_argument("audio", metavar="AUDIO", help="audio file")
+    explain.add_argument("--model", type=Path, metavar="FILE", help="model.safetensors of a run")
+    explain.add_argument(
+        "--out", type=Path, required=True, metavar="PAGE.html", help="page to write; or with matplotlib .png, .pdf or .svg"
+    )
 
     data = commands.add_parser("data", help="list, check and convert corpora", description="List, check and convert corpora.")
     kinds = data.add_subparsers(required=True, metavar="COMMAND")
@@ -97,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
     convert = command("convert", _data_convert, "Write the manifest of a corpus, to train from instead", kinds)
     _add_place(convert)
     convert.add_argument("out", type=Path, metavar="OUT.csv", help="manifest to write; must not exist")
+
+    text = "Write a network as an ONNX graph, for onnxruntime and other languages"
+    export = command("export", _export, text)
+    export.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
+    export.add_argument("out", type=Path, metavar="OUT.onnx", help="file to write")
+    export.add_argument("--with-features", action="store_true", help="take the waveform at 16 kHz in place of its features")
 
     info = command("info", _info, "Show what a model file holds")
     info.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
@@ -177,65 +198,49 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     if args.model is None:
-        print(
-            "npser: predict needs --model FILE: no model comes with npser; train one, npser train CORPUS, and name the "
-            "model.safetensors of its run folder",
-            file=sys.stderr,
-        )
-        return 2
+        return _no_model("predict")
     if args.json and args.format == "csv":
         print("npser: --json is --format jsonl; leave one of --json and --format csv out", file=sys.stderr)
         return 2
-    from npser.lite import Model
+    if not args.audio and args.from_file is None:
+        print("npser: predict needs recordings: name files or folders, or a list of them with --from-file", file=sys.stderr)
+        return 2
+    from npser import predict_command
 
-    model = Model(args.model)
-    for notice in model.checkpoint.training.get("notices", []):
-        print(f"npser: note: {notice}", file=sys.stderr)
-    form = "jsonl" if args.json else args.format
-    width = max(map(len, args.audio))
-    failed = False
-    if form == "csv":
-        columns = [f"p_{label}" for label in model.emotions] + [f"p_{label}" for label in model.genders]
-        _print_csv(["path", "emotion", "gender", "seconds", *columns, "error"])
-    for path in terminal.progress(args.audio, desc="predict", unit="file", disable=None if len(args.audio) > 1 else True):
-        try:
-            prediction, error = model.predict(path), None
-        except ValueError as problem:
-            prediction, error, failed = None, str(problem), True
-        if form == "jsonl":
-            print(json.dumps({"path": path, "error": error} if prediction is None else _row(path, prediction)), flush=True)
-        elif form == "csv" and prediction is None:
-            _print_csv([path, *[""] * (3 + len(model.emotions) + len(model.genders)), error])
-        elif form == "csv" and prediction is not None:
-            p = [*prediction.probabilities.values(), *(prediction.gender_probabilities or {}).values()]
-            _print_csv([path, prediction.emotion, prediction.gender, f"{prediction.seconds:.3f}", *map("{:.6f}".format, p), ""])
-        elif prediction is None:
-            print(f"npser: {error}", file=sys.stderr)
-        else:
-            print(f"{path:<{width}}  {_prediction_text(prediction)}", flush=True)
-    return 1 if failed else 0
+    return predict_command.run(
+        args.audio,
+        args.from_file,
+        args.model,
+        "jsonl" if args.json else args.format,
+        args.timeline,
+        args.engine,
+        args.threads,
+        args.min_confidence,
+        terminal.progress,
+        terminal.compiling(terminal.say_to(sys.stderr)),
+    )
 
 
-def _row(path: str, prediction: Prediction) -> dict[str, Any]:
-    """A line of jsonl."""
-    names = ("emotion", "probabilities", "gender", "gender_probabilities", "seconds")
-    return {"path": path, **{name: getattr(prediction, name) for name in names}}
+def _no_model(command: str) -> int:
+    """What to do, until a model comes with npser; exit status 2."""
+    print(
+        f"npser: {command} needs --model FILE: no model comes with npser; train one, npser train CORPUS, and name the "
+        "model.safetensors of its run folder",
+        file=sys.stderr,
+    )
+    return 2
 
 
-def _prediction_text(prediction: Prediction) -> str:
-    """A line for people."""
-    width = max(map(len, prediction.probabilities))
-    each = "  ".join(f"{label} {p:.2f}" for label, p in prediction.probabilities.items())
-    gender = ""
-    if prediction.gender is not None and prediction.gender_probabilities is not None:
-        gender = f"  {prediction.gender} {prediction.gender_probabilities[prediction.gender]:.2f}"
-    return f"{prediction.emotion:<{width}}  ({each}){gender}  {prediction.seconds:.1f} s"
+def _explain(args: argparse.Namespace) -> int:
+    if args.model is None:
+        return _no_model("explain")
+    from npser.explain import explain
 
-
-def _print_csv(cells: list[Any]) -> None:
-    import csv
-
-    csv.writer(sys.stdout, lineterminator="\n").writerow(cells)
+    found = explain(args.audio, args.model, args.out)
+    names = ("emotion", "reason", "probabilities", "gender", "gender_probabilities", "seconds")
+    row = {"path": args.audio, "out": str(args.out), **{name: getattr(found, name) for name in names}}
+    print(json.dumps(row, indent=2) if args.json else args.out)
+    return 0
 
 
 def _data_list(args: argparse.Namespace) -> int:
@@ -260,6 +265,14 @@ def _data_convert(args: argparse.Namespace) -> int:
     if result["missing"]:
         warnings.warn(f"{len(result['missing'])} files do not exist; the first: {result['missing'][0]}", stacklevel=1)
     print(json.dumps(result, indent=2) if args.json else f"{args.out}: {result['utterances']} utterances")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from npser.export import export, text
+
+    found = export(args.model, args.out, args.with_features)
+    print(json.dumps(found, indent=2) if args.json else text(found))
     return 0
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from npser import checkpoint, crossval_report, jobs, statistics, store
 from npser.baselines import baselines
+from npser.calibration import calibration_error_of
 from npser.config import Config
 from npser.dataset import GENDERS, Dataset
 from npser.folds import Fold
@@ -219,6 +220,7 @@ def report(
         found["variants"][variant] = {
             **of(predicted),
             "gender": _gender(data, folds, seeds),
+            "calibration": _calibration(predicted == data.emotion_y[members], seeds),
             "selected_epochs": [[result["selected_epoch"] for result in seed] for seed in seeds],
             "validation_ua": [[result["validation"]["ua"] if result["validation"] else None for result in s] for s in seeds],
             "oracle": _oracle(seeds),
@@ -308,6 +310,23 @@ def _gender(data: Dataset, folds: list[Fold], seeds: list[list[dict[str, Any]]])
     if not accuracies:
         return None
     return {"accuracy": statistics.spread(accuracies), "utterances": utterances, "labels": GENDERS}
+
+
+def _calibration(right: np.ndarray, seeds: list[list[dict[str, Any]]]) -> dict[str, Any] | None:
+    """Temperatures by seed and fold, and the calibration error of all folds together. right (R, n): what was predicted rightly.
+
+    None where a network had no validation part to fit its temperature on.
+    """
+    if not all(result.get("calibration") for seed in seeds for result in seed):
+        return None
+    found: dict[str, Any] = {"temperatures": [[result["calibration"]["temperature"] for result in seed] for seed in seeds]}
+    for when in ("before", "after"):
+        errors = []
+        for seed, hits in zip(seeds, right, strict=True):
+            confidence = np.concatenate([result["confidence"][when] for result in seed])
+            errors.append(calibration_error_of(confidence, hits))
+        found[f"ece_{when}"] = statistics.spread(errors)
+    return found
 
 
 def _oracle(seeds: list[list[dict[str, Any]]]) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from npser.report import confusion_figure, confusion_text, save_picture, table
+from npser.report import CALIBRATION, calibration_line, confusion_figure, confusion_text, save_picture, table
 
 TITLES = {
     "full": "Full model",
@@ -95,6 +95,7 @@ def markdown(report: dict[str, Any]) -> str:
         *_table_3(report),
         *_differences(report),
         *_breakdowns(report),
+        *_calibration(report),
         *_spread(report),
         *_about(report),
     ]
@@ -191,6 +192,26 @@ def _breakdowns(report: dict[str, Any]) -> list[str]:
         rows = [[title, found["utterances"], spread_cell(found["accuracy"])] for title, found in genders]
         lines.append(table(["variant", "utterances", "accuracy"], rows))
     return lines
+
+
+def _calibration(report: dict[str, Any]) -> list[str]:
+    """How far confidence is off, before and after the temperature."""
+    rows = []
+    for name, row in report["variants"].items():
+        found = row["calibration"]
+        if found:
+            temperatures = [t for seed in found["temperatures"] for t in seed]
+            between = f"{min(temperatures):.2f} to {max(temperatures):.2f}"
+            rows.append([TITLES[name], between, spread_cell(found["ece_before"]), spread_cell(found["ece_after"])])
+    lines = ["## Calibration", ""]
+    if not rows:
+        return [*lines, calibration_line(None).capitalize() + ".", ""]
+    return [
+        *lines,
+        table(["variant", "temperatures", "calibration error before", "after"], rows),
+        f"Of all folds together, the mean over seeds; each temperature is of a network's validation group. {CALIBRATION}",
+        "",
+    ]
 
 
 def _spread(report: dict[str, Any]) -> list[str]:

@@ -87,6 +87,7 @@ def text(result: dict[str, Any]) -> str:
         "",
         confusion_text(result["confusion"], result["labels"]),
         "",
+        f"expected calibration error {result['ece']:.3f}",
         _speakers_text(result),
     ]
     if result["dropped"]:

@@ -60,24 +60,7 @@ def run(
         The report. Dates and durations stand under its key ``run`` only.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    notices = [*notices, *([SPEAKER_DEPENDENT] if split.speaker_dependent else []), *split.warnings]
-    about = {
-        "preset": preset,
-        "corpora": data.names,
-        "split": {
-            "method": split.method,
-            "hash": split_hash(data.utterances, data.content, split),
-            "test_session": split.test_session,
-            "validation_session": split.validation_session,
-            "speaker_dependent": split.speaker_dependent,
-        },
-        "speakers": _speakers(data, split.train),
-        "audio": hashlib.sha256("".join(data.content[r] for r in split.train).encode()).hexdigest(),
-        "seed": config.seed,
-        "versions": {"npser": __version__, "python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "licence": "that of the training recordings",
-        "notices": notices,
-    }
+    about = describe(data, split, config, preset, notices)
     result = fit(data, split, config, out, about, pool, resume=resume, oracle=oracle, say=say, progress=progress)
     seconds = time.perf_counter() - clock
     test = result["test"]
@@ -103,6 +86,7 @@ def run(
         "epochs": config.epochs,
         "validation": result["validation"],
         "oracle": result["oracle"],
+        "calibration": result["calibration"],
         "parameters": result["parameters"],
         "seconds": round(data.seconds(list(range(len(data.utterances)))), 3),  # of audio
         "split": about["split"] | parts,
@@ -111,7 +95,7 @@ def run(
         "config": dataclasses.asdict(result["config"]),
         "dropped": data.dropped,
         "bad_files": data.bad,
-        "notices": notices,
+        "notices": about["notices"],
         "versions": about["versions"],
         "run": {"started": started.isoformat(timespec="seconds"), "seconds_since_start": round(seconds, 1)},
     }
@@ -121,6 +105,27 @@ def run(
         out / "report.json", (json.dumps(found, indent=2, sort_keys=True) + "\n").encode()
     )  # last: its presence says finished
     return found
+
+
+def describe(data: Dataset, split: Split, config: Config, preset: str, notices: list[str]) -> dict[str, Any]:
+    """What a model file says of its training, beside the scores."""
+    return {
+        "preset": preset,
+        "corpora": data.names,
+        "split": {
+            "method": split.method,
+            "hash": split_hash(data.utterances, data.content, split),
+            "test_session": split.test_session,
+            "validation_session": split.validation_session,
+            "speaker_dependent": split.speaker_dependent,
+        },
+        "speakers": _speakers(data, split.train),
+        "audio": hashlib.sha256("".join(data.content[r] for r in split.train).encode()).hexdigest(),
+        "seed": config.seed,
+        "versions": {"npser": __version__, "python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "licence": "that of the training recordings",
+        "notices": [*notices, *([SPEAKER_DEPENDENT] if split.speaker_dependent else []), *split.warnings],
+    }
 
 
 def _speakers(data: Dataset, members: list[int]) -> list[str]:

@@ -16,7 +16,7 @@ import re
 import shlex
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import cast
+from typing import BinaryIO, cast
 
 import numpy as np
 import scipy.fft
@@ -45,8 +45,8 @@ def window_samples(seconds: float) -> int:
     return round(seconds * SAMPLE_RATE)
 
 
-def read_blocks(path: str | os.PathLike[str]) -> tuple[int, Iterator[np.ndarray]]:
-    """Open an audio file.
+def read_blocks(path: str | os.PathLike[str] | BinaryIO) -> tuple[int, Iterator[np.ndarray]]:
+    """Open an audio file, or read one that is open; it must be seekable.
 
     Returns
     -------
@@ -59,13 +59,18 @@ def read_blocks(path: str | os.PathLike[str]) -> tuple[int, Iterator[np.ndarray]
     ValueError
         For a file that is missing, empty, undecodable, or holds samples that are not finite: one sentence that names it.
     """
-    name = os.fspath(path)
-    if os.path.isdir(name):
+    stream = None if isinstance(path, (str, os.PathLike)) else path
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else str(getattr(path, "name", "the stream"))
+    if stream is None and os.path.isdir(name):
         raise ValueError(f"{name}: is a folder; expected an audio file")
     try:
-        if os.path.getsize(name) == 0:
+        if (os.path.getsize(name) if stream is None else stream.seek(0, os.SEEK_END)) == 0:
             raise ValueError(f"{name}: the file is empty (0 bytes)")
-        audio = _Forward(os.fsencode(name))  # pyright: ignore[reportArgumentType] (bytes do: a name need not be UTF-8)
+        if stream is None:
+            audio = _Forward(os.fsencode(name))  # pyright: ignore[reportArgumentType] (bytes do: a name need not be UTF-8)
+        else:
+            stream.seek(0)
+            audio = _Forward(stream)
     except OSError as error:
         raise ValueError(f"{name}: cannot be opened ({error.strerror or error})") from None
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless, by the name's ending
@@ -141,7 +146,7 @@ def windows(blocks: Iterable[np.ndarray], rate: int, seconds: float, cut: bool) 
         k += 1
 
 
-def read_windows(path: str | os.PathLike[str], seconds: float, cut: bool) -> Iterator[np.ndarray]:
+def read_windows(path: str | os.PathLike[str] | BinaryIO, seconds: float, cut: bool) -> Iterator[np.ndarray]:
     """Windows of an audio file, each (n,) float32 at 16 kHz; see read_blocks for errors and windows for the rest."""
     rate, blocks = read_blocks(path)
     return windows(blocks, rate, seconds, cut)

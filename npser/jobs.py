@@ -28,6 +28,7 @@ from npser.config import Config, stream
 from npser.corpora import Utterance, synthetic
 from npser.dataset import GENDERS, Dataset
 from npser.folds import Fold
+from npser.lite import log_softmax
 from npser.split import Split
 from npser.threads import available_cores, keep_freed_memory, single_threaded_blas
 from npser.train import Network, Say, compile_kernels
@@ -42,7 +43,6 @@ VARIANTS: dict[str, dict[str, Any]] = {  # of the ablation, with the settings th
 }
 SHUFFLED = "A control of the ablation: the genders that this network was trained on were shuffled."
 Job = dict[str, Any]
-_compiling = threading.Lock()
 
 
 def write_plan(
@@ -122,8 +122,7 @@ def run_job(job: Job) -> dict[str, Any]:
             if result is not None:
                 return result
             checkpoint.write(folder / "job.json", json.dumps({"identity": job["identity"]}).encode())
-            with _compiling:  # threads that met an uncompiled kernel would compile it at the same time
-                _compile_once()
+            compile_kernels()
             keep_freed_memory()
             with single_threaded_blas(), ThreadPoolExecutor(job["threads"] or _share_of_cores()) as pool:
                 result = _train(job, folder, pool)
@@ -163,13 +162,16 @@ def _train(job: Job, folder: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
         scored = run(together, dataclasses.replace(config, epochs=found["selected_epoch"]), last, False)
     network = Network.of(checkpoint.load(last / "model.safetensors"))
     emotion, gender = network.log_probabilities(data.store, np.array(split.test), pool)
+    uncalibrated = log_softmax(emotion * network.temperature)
     write_predictions(folder / "predictions.jsonl", data, split, emotion, gender)
     kept = ("wa", "ua", "macro_f1", "recall", "gender_accuracy", "confusion", "genders", "parameters", "config", "versions")
     return {
         **{name: scored[name] for name in kept},
+        "calibration": scored["calibration"],
         **{name: found[name] for name in ("selected_epoch", "validation", "oracle")},
         "split_hash": found["split"]["hash"],
         "predicted": emotion.argmax(axis=1).tolist(),
+        "confidence": {"before": np.exp(uncalibrated.max(axis=1)).tolist(), "after": np.exp(emotion.max(axis=1)).tolist()},
         "predicted_gender": gender.argmax(axis=1).tolist() if gender.shape[1] else None,
     }
 
@@ -208,11 +210,6 @@ def _read_plan(path: str, digest: str) -> dict[str, Any]:
     if plan["npser"] != __version__:
         raise ValueError(f"a worker runs npser {__version__} and the command npser {plan['npser']}; install the same version")
     return plan
-
-
-@functools.cache
-def _compile_once() -> None:
-    compile_kernels()
 
 
 def _dataset(plan: dict[str, Any], config: Config, pool: ThreadPoolExecutor) -> Dataset:

@@ -3,100 +3,214 @@
 The same equations as ``npser.model``, written a second time for one utterance; tests hold one against the other.
 
     model = npser.load("model.safetensors")
-    p = model.predict("call.wav")  # p.emotion, p.probabilities, p.gender, p.attention
+    p = model.predict("call.wav")  # p.emotion, p.probabilities, p.gender, p.timeline, p.attention
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from npser import checkpoint, features
 from npser.features import FLOOR_DB, HOP, SAMPLE_RATE
+from npser.silence import unheard
+
+MANY = 100  # recordings from which on the compiled engine pays for its start
+UNREADABLE = (ValueError, OSError, MemoryError)  # of one recording; the others go on
 
 Array = np.ndarray
+Audio = str | os.PathLike[str] | BinaryIO | Array
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the network says of a part of a recording, from start to end in seconds.
+
+    emotion: None where there is nothing to answer, and then reason says why; the probabilities are empty there.
+    gender_probabilities: empty for a network without the gender head as well.
+    """
+
+    start: float
+    end: float
+    emotion: str | None
+    probabilities: dict[str, float]
+    gender_probabilities: dict[str, float]
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
 class Prediction:
     """What the network says of one recording.
 
-    probabilities and gender_probabilities: by label. gender: None for a network without the gender head. seconds: length of
-    the recording, as far as it was heard. attention (n_attn, T): weights of the first window, which end at times (T,) in
-    seconds after its start; None for a network without attention.
+    emotion: None where there is nothing to answer, such as silence; then reason says why, in a few words, and probabilities is
+    empty. probabilities and gender_probabilities: by label. gender, gender_probabilities: None for a network without the
+    gender head, or where there is nothing to answer. seconds: length of the recording. attention (n_attn, T): weights of the
+    first window that is answered, which end at times (T,), in seconds; None for a network without attention, and from the
+    engine for many files. timeline: every window of the recording. error: of predict_many, why the recording cannot be read.
     """
 
-    emotion: str
+    emotion: str | None
     probabilities: dict[str, float]
     gender: str | None
     gender_probabilities: dict[str, float] | None
     seconds: float
     attention: Array | None = field(default=None, repr=False)
     times: Array | None = field(default=None, repr=False)
+    reason: str | None = None
+    timeline: list[Window] = field(default_factory=list, repr=False)
+    error: str | None = None
+
+
+class Heard(NamedTuple):
+    """One window: its length in samples at 16 kHz, and why it is not answered, or its logits."""
+
+    samples: int
+    reason: str | None
+    emotion: Array | None = None
+    gender: Array | None = None
 
 
 class Model:
-    """A trained network, read from a model file. ValueError where the file is not one."""
+    """A trained network, read from a model file. ValueError where the file is not one. Any number of threads may share it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.checkpoint = checkpoint.load(path)
         self.config = self.checkpoint.config
         self.emotions, self.genders = self.checkpoint.emotions, self.checkpoint.genders
 
-    def predict(self, audio: str | os.PathLike[str] | Array, sample_rate: int | None = None) -> Prediction:
+    def predict(self, audio: Audio, sample_rate: int | None = None) -> Prediction:
         """Classify a recording.
 
         Parameters
         ----------
-        audio : path or (n,) array
-            An audio file, or samples of one channel; then sample_rate, in Hz, is needed.
+        audio : path, binary file or (n,) array
+            An audio file, read in blocks: it may last for hours. Or samples of one channel; then sample_rate, in Hz, is needed.
         sample_rate : int, optional
 
         Returns
         -------
         Prediction
-            Of a recording longer than the network's window (7.5 s), the mean log-probability over half-overlapping windows; a
-            network trained on padded input (preset paper) hears the first window only.
+            Of a recording longer than the network's window (7.5 s), the mean log-probability over half-overlapping windows
+            that are not silent. ``emotion`` is None, with a ``reason``, for silence, for faint steady noise, and for less than
+            0.3 s.
 
         Raises
         ------
         ValueError
             For audio that is missing, empty, undecodable or not finite.
         """
-        c = self.config
-        if isinstance(audio, np.ndarray):
-            if audio.dtype.kind != "f":
-                raise ValueError(f"audio has type {audio.dtype}; expected float samples (of int16, divide by 32768)")
-            if audio.ndim != 1 or audio.size == 0 or not (np.abs(audio) <= features.LOUDEST).all():
-                raise ValueError(f"audio has shape {audio.shape}; expected (n,) finite samples of one channel")
-            if sample_rate is None or not features.RATES[0] <= sample_rate <= features.RATES[1] or sample_rate % 1:
-                raise ValueError(f"sample_rate is {sample_rate}; expected the rate of the samples, 4000 to 192000 Hz")
-            waves = features.windows([audio.astype(np.float32)], int(sample_rate), c.max_seconds, c.pad)
-        else:
-            waves = features.read_windows(audio, c.max_seconds, c.pad)
+        heard: list[Heard] = []
+        attention = times = None
+        for k, x in enumerate(self.windows(audio, sample_rate)):
+            reason = unheard(x)
+            if reason is not None:
+                heard.append(Heard(len(x), reason))
+                continue
+            emotion, gender, a = self.forward(self.network_input(x))
+            heard.append(Heard(len(x), None, emotion, gender))
+            if attention is None and a is not None:
+                attention = a
+                times = k * self.config.max_seconds / 2 + (np.arange(a.shape[1]) + 1) * self.config.n_pw * HOP / SAMPLE_RATE
+        return self.answer(heard, attention, times)
 
-        log_p: list[list[Array]] = [[], []]
-        seconds, attention = 0.0, None
-        for k, x in enumerate(waves):
-            seconds = k * c.max_seconds / 2 + len(x) / SAMPLE_RATE
-            *logits, a = self.forward(self.network_input(x))
-            attention = a if k == 0 else attention
-            for parts, logit in zip(log_p, logits, strict=True):
-                parts.append(log_softmax(logit / self.checkpoint.temperature))
-        emotion = dict(zip(self.emotions, _mean_p(log_p[0]), strict=True))
-        gender = dict(zip(self.genders, _mean_p(log_p[1]), strict=True))
-        times = None if attention is None else (np.arange(attention.shape[1]) + 1) * c.n_pw * HOP / SAMPLE_RATE
+    def predict_many(
+        self, audio: Iterable[Audio], sample_rate: int | None = None, engine: str = "auto", threads: int | None = None
+    ) -> Iterator[Prediction]:
+        """Classify recordings, in their order, each as soon as it and those before it are done.
+
+        Parameters
+        ----------
+        audio : iterable of paths, binary files or (n,) arrays
+            Any number; it is read as the predictions are taken.
+        sample_rate : int, optional
+            Of the arrays, in Hz.
+        engine : {"auto", "lite", "numba"}
+            lite: as `predict`, one after the other. numba: the compiled engine, several at a time, which takes a second to
+            start; to 1e-5 the same probabilities, without attention. auto: numba where len(audio) is at least 100.
+        threads : int, optional
+            Of the compiled engine; all cores by default. Results do not depend on it.
+
+        Yields
+        ------
+        Prediction
+            One a recording. That of a recording that cannot be read has an ``error``, and the others go on.
+
+        Raises
+        ------
+        ValueError
+            For another engine or number of threads, or where audio is a single path.
+        """
+        engine = engine_for(engine, len(audio) if isinstance(audio, Sized) else 0)
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads is {threads}; expected at least 1")
+        if isinstance(audio, (str, os.PathLike)):
+            raise ValueError(f"audio is the path {os.fspath(audio)!r}; expected a list of recordings")
+        if engine == "numba":
+            from npser import many  # here and not above: it imports Numba
+
+            return many.predict(self, audio, sample_rate, threads)
+        return (self._predict_or_tell(one, sample_rate) for one in audio)
+
+    def _predict_or_tell(self, audio: Audio, sample_rate: int | None) -> Prediction:
+        try:
+            return self.predict(audio, sample_rate)
+        except UNREADABLE as error:
+            return unreadable(error)
+
+    def windows(self, audio: Audio, sample_rate: int | None = None) -> Iterator[Array]:
+        """Half-overlapping windows of a recording at 16 kHz, each (n,) float32; arguments and errors as of predict."""
+        seconds = self.config.max_seconds
+        if not isinstance(audio, np.ndarray):
+            if not isinstance(audio, (str, os.PathLike)) and not hasattr(audio, "read"):
+                raise ValueError(f"audio is of type {type(audio).__name__}; expected a path, a binary file or an array")
+            return features.read_windows(audio, seconds, cut=False)
+        if audio.dtype.kind != "f":
+            raise ValueError(f"audio has type {audio.dtype}; expected float samples (of int16, divide by 32768)")
+        if audio.ndim != 1 or audio.size == 0 or not (np.abs(audio) <= features.LOUDEST).all():
+            raise ValueError(f"audio has shape {audio.shape}; expected (n,) finite samples of one channel")
+        if sample_rate is None or not features.RATES[0] <= sample_rate <= features.RATES[1] or sample_rate % 1:
+            raise ValueError(f"sample_rate is {sample_rate}; expected the rate of the samples, 4000 to 192000 Hz")
+        return features.windows([audio.astype(np.float32)], int(sample_rate), seconds, cut=False)
+
+    def answer(self, heard: Sequence[Heard], attention: Array | None = None, times: Array | None = None) -> Prediction:
+        """The prediction that the windows of a recording add up to. The temperature is that of the emotions."""
+        half = self.config.max_seconds / 2
+        timeline: list[Window] = []
+        emotion_log_p: list[Array] = []
+        gender_log_p: list[Array] = []
+        for k, (samples, reason, emotion, gender) in enumerate(heard):
+            span = (k * half, k * half + samples / SAMPLE_RATE)
+            if emotion is None or gender is None:
+                timeline.append(Window(*span, None, {}, {}, reason))
+                continue
+            emotion_log_p.append(log_softmax(emotion / self.checkpoint.temperature))
+            gender_log_p.append(log_softmax(gender))
+            emotions, genders = self._named(emotion_log_p[-1:], gender_log_p[-1:])
+            timeline.append(Window(*span, likeliest(emotions), emotions, genders))
+        seconds = timeline[-1].end
+        if not emotion_log_p:
+            reasons = " and ".join(dict.fromkeys(window.reason for window in timeline if window.reason))
+            return Prediction(None, {}, None, None, seconds, reason=reasons, timeline=timeline)
+        emotions, genders = self._named(emotion_log_p, gender_log_p)
         return Prediction(
-            max(emotion, key=emotion.__getitem__),
-            emotion,
-            max(gender, key=gender.__getitem__) if gender else None,
-            gender or None,
+            likeliest(emotions),
+            emotions,
+            likeliest(genders),
+            genders or None,
             seconds,
             attention,
             times,
+            timeline=timeline,
         )
+
+    def _named(self, emotion_log_p: list[Array], gender_log_p: list[Array]) -> tuple[dict[str, float], dict[str, float]]:
+        """Probabilities by label, of the mean log-probability over windows."""
+        emotions = dict(zip(self.emotions, _mean_p(emotion_log_p), strict=True))
+        return emotions, dict(zip(self.genders, _mean_p(gender_log_p), strict=True))
 
     def network_input(self, x: Array) -> Array:
         """Waveform (n,) at 16 kHz -> normalised bands, deltas, delta-deltas (L, 384)."""
@@ -162,6 +276,23 @@ def log_softmax(x: Array) -> Array:
         return x
     shifted = x - x.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def engine_for(engine: str, recordings: int) -> str:
+    """What "auto" means for so many recordings; ValueError for an engine that there is not."""
+    if engine not in ("auto", "lite", "numba"):
+        raise ValueError(f"engine is {engine!r}; expected auto, lite or numba")
+    return ("numba" if recordings >= MANY else "lite") if engine == "auto" else engine
+
+
+def likeliest(probabilities: dict[str, float]) -> str | None:
+    """The label of the highest probability; of none, None."""
+    return max(probabilities, key=probabilities.__getitem__, default=None)
+
+
+def unreadable(error: Exception) -> Prediction:
+    """What predict_many yields for a recording that cannot be read."""
+    return Prediction(None, {}, None, None, 0.0, error=str(error) or type(error).__name__)
 
 
 def _mean_p(log_p: list[Array]) -> list[float]:

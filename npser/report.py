@@ -13,6 +13,10 @@ import numpy as np
 from npser import checkpoint
 
 SCORES = ("wa", "ua", "macro_f1", "gender_accuracy")
+CALIBRATION = (
+    "The temperature divides the emotion logits. The error is the mean distance of confidence from accuracy over 15 equal bins "
+    "of confidence (Guo et al., 2017)."
+)
 
 
 def confusion_text(confusion: list[list[int]], labels: list[str]) -> str:
@@ -41,6 +45,17 @@ def oracle_line(oracle: dict[str, Any]) -> str:
     return f"oracle, not comparable: best test UA of any epoch {best}"
 
 
+def calibration_line(calibration: dict[str, Any] | None) -> str:
+    """The temperature, and what it does to the calibration error."""
+    if calibration is None:
+        return "calibration: not calibrated, because there is no validation part to fit a temperature on"
+    line = f"calibration: temperature {calibration['temperature']:.2f} from the validation part"
+    if calibration["ece_after"] is None:
+        return line
+    errors = f"{calibration['ece_before']:.3f} before, {calibration['ece_after']:.3f} after"
+    return f"{line}; expected calibration error on the test part {errors}"
+
+
 def terminal(report: dict[str, Any]) -> str:
     """The end of a run as the terminal shows it."""
     lines = []
@@ -56,6 +71,7 @@ def terminal(report: dict[str, Any]) -> str:
             confusion_text(report["confusion"], report["labels"]),
             "",
         ]
+    lines.append(calibration_line(report["calibration"]))
     if report["oracle"]:
         lines.append(oracle_line(report["oracle"]))
     return "\n".join(lines + report["notices"])
@@ -81,6 +97,7 @@ def markdown(report: dict[str, Any]) -> str:
     if report["validation"]:
         v = report["validation"]
         lines += [f"Validation ({split['validation_session'] or split['method']}), which chose the epoch: {score_line(v)}.", ""]
+    lines += [f"{calibration_line(report['calibration']).capitalize()}. {CALIBRATION}", ""]
     lines += ["## Split", "", f"By {split['method']}; hash `{split['hash']}`.", ""]
     lines.append(table(["part", "utterances", "minutes", "speakers"], [
         [name, part["utterances"], round(part["seconds"] / 60, 1), ", ".join(part["speakers"]) or "unknown"]

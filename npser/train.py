@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from npser import checkpoint, model
+from npser.calibration import calibration_error, fit_temperature
 from npser.checkpoint import Checkpoint
 from npser.config import Config, param_shapes, stream, to_toml
 from npser.dataset import GENDERS, Dataset
 from npser.features import HOP, N_MELS
+from npser.lite import log_softmax
 from npser.metrics import confusion_matrix, scores
 from npser.optim import Adam
 from npser.split import Split
@@ -26,6 +30,7 @@ from npser.store import Progress, Store, normaliser
 
 Say = Callable[[str], None]
 Targets = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+_compiling = threading.Lock()
 
 
 @dataclass
@@ -48,13 +53,14 @@ class Network:
     config: Config
     mean: np.ndarray
     std: np.ndarray
+    temperature: float = 1.0
 
     @classmethod
     def of(cls, trained: Checkpoint) -> Network:
         """The network of a model file."""
         tensors, shapes = trained.tensors, trained.shapes
         theta = np.concatenate([tensors[name].ravel() for name in shapes])
-        return cls(theta, shapes, trained.config, tensors["norm.mean"], tensors["norm.std"])
+        return cls(theta, shapes, trained.config, tensors["norm.mean"], tensors["norm.std"], trained.temperature)
 
     def input(self, store: Store, window: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """X (N, d_spec), bounds and frames for model.forward: of the padding only what differs."""
@@ -83,10 +89,8 @@ class Network:
         store.release()
         return loss, grad
 
-    def log_probabilities(
-        self, store: Store, recordings: np.ndarray, pool: ThreadPoolExecutor
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Log-probabilities of recordings, emotion (R, classes) and gender (R, 2 or 0): their windows' mean."""
+    def logits(self, store: Store, recordings: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
+        """Logits of recordings, emotion (R, classes) and gender (R, 2 or 0): their windows' mean."""
         counts = store.recordings[recordings + 1] - store.recordings[recordings]
         window = np.concatenate([np.arange(n) + first for n, first in zip(counts, store.recordings[recordings], strict=True)])
         order = np.argsort(-store.frames(window), kind="stable")  # shards of similar length
@@ -102,26 +106,35 @@ class Network:
         means = []
         for logits in map(np.concatenate, zip(*pool.map(run, shards), strict=True)):
             total = np.zeros((len(recordings), logits.shape[1]))
-            if logits.shape[1]:
-                logits = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-                np.add.at(total, owner[order], logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
-                total /= counts[:, None]
-                total -= np.log(np.exp(total).sum(axis=1, keepdims=True))  # a mean of logarithms: its sum is below 1
-            means.append(total)
+            np.add.at(total, owner[order], logits)
+            means.append(total / counts[:, None])
         store.release()
         return means[0], means[1]
+
+    def log_probabilities(
+        self, store: Store, recordings: np.ndarray, pool: ThreadPoolExecutor
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities of recordings, emotion (R, classes) and gender (R, 2 or 0): their windows' mean, adding up to 1.
+
+        The mean of windows' log-probabilities and that of their logits differ by what all classes share. Only the emotion has a
+        temperature.
+        """
+        emotion, gender = self.logits(store, recordings, pool)
+        return log_softmax(emotion / self.temperature), log_softmax(gender)
 
 
 def evaluate(
     network: Network, data: Dataset, part: list[int], pool: ThreadPoolExecutor, choices: list[int] | None = None
 ) -> dict[str, Any]:
-    """Scores on some utterances: those of metrics.scores, ``loss``, ``confusion``, ``gender_accuracy`` (None where unknown).
+    """Scores on some utterances.
+
+    Those of metrics.scores, ``loss``, ``confusion``, ``gender_accuracy`` (None where unknown), ``ece``, the calibration error.
 
     choices: the network's outputs that stand for data.labels, where these are not all of them in the same order.
     """
     recordings, c = np.array(part), network.config
     emotion, gender = network.log_probabilities(data.store, recordings, pool)
-    emotion = emotion if choices is None else emotion[:, choices]
+    emotion = emotion if choices is None else log_softmax(emotion[:, choices])
     y, gender_y = data.emotion_y[recordings], data.gender_y[recordings]
     confusion = confusion_matrix(y, emotion.argmax(axis=1), len(data.labels))
     loss, accuracy = -c.alpha * emotion[np.arange(len(y)), y].mean(), None
@@ -129,11 +142,24 @@ def evaluate(
     if gender.shape[1] and len(known):
         loss -= c.beta * gender[known, gender_y[known]].sum() / len(y)
         accuracy = float((gender[known].argmax(axis=1) == gender_y[known]).mean())
-    return {"loss": float(loss), **scores(confusion), "gender_accuracy": accuracy, "confusion": confusion.tolist()}
+    return {
+        "loss": float(loss),
+        **scores(confusion),
+        "gender_accuracy": accuracy,
+        "confusion": confusion.tolist(),
+        "ece": calibration_error(emotion, y),
+    }
 
 
 def compile_kernels() -> None:
-    """Run every kernel once on a few frames: threads that met an uncompiled one would compile it at the same time."""
+    """Have every kernel compiled: threads that met an uncompiled one would compile it at the same time."""
+    with _compiling:
+        _run_kernels()
+
+
+@functools.cache
+def _run_kernels() -> None:
+    """Run every kernel once, on a few frames."""
     c = Config(d_cnn=4, d_lstm=4, d_attn=4, n_attn=2)
     shapes = param_shapes(c, 2, 2)
     rows, window = np.zeros((12, N_MELS), np.float32), np.zeros(1, np.int64)
@@ -187,7 +213,9 @@ def fit(
     Returns
     -------
     dict
-        ``selected_epoch``, ``validation``, ``test`` and ``oracle`` scores (None where there is no such part), ``parameters``.
+        ``selected_epoch``, ``validation``, ``test`` and ``oracle`` scores (None where there is no such part), ``parameters``;
+        ``calibration``, None without a validation part: the temperature that it gives to the model file, fitted after the epoch
+        was chosen, and the test part's calibration error before and after. The test scores are with it.
 
     Raises
     ------
@@ -221,11 +249,13 @@ def fit(
     checkpoint.write(out / "config.toml", to_toml(config).encode())
     network = Network(state.theta, shapes, config, mean, std)
 
-    def save_model(theta: np.ndarray, scores: dict[str, Any]) -> None:
+    def save_model(theta: np.ndarray, scores: dict[str, Any], temperature: float = 1.0) -> None:
         tensors = {f"{layer}.{name}": v for layer, p in model.views(theta, shapes).items() for name, v in p.items()}
         tensors |= {"norm.mean": mean, "norm.std": std}
         labels = {"emotion": data.labels, "gender": genders or None}
-        checkpoint.save(out / "model.safetensors", Checkpoint(tensors, config, labels, 1.0, {**about, "scores": scores}))
+        checkpoint.save(
+            out / "model.safetensors", Checkpoint(tensors, config, labels, temperature, {**about, "scores": scores})
+        )
 
     for epoch in range(state.epoch + 1, config.epochs + 1):
         started = time.perf_counter()
@@ -240,8 +270,8 @@ def fit(
             batch_loss, grad = network.gradient(data.store, data.first_windows(batch), y, state.adam.updates, pool)
             if not (np.isfinite(batch_loss) and np.isfinite(grad).all()):
                 raise ValueError(
-                    f"the loss is not finite in epoch {epoch}, batch {start // config.batch + 1}; the files of the epochs "
-                    f"before are kept in {out}; try a lower rate, e.g. --set learning_rate={config.learning_rate / 3:.1g}"
+                    f"the loss is not finite in epoch {epoch}, batch {start // config.batch + 1}; "
+                    f"try a lower rate, such as learning_rate={config.learning_rate / 3:.1g}"
                 )
             state.adam.step(state.theta, grad)
             losses.append(batch_loss * len(batch))
@@ -264,19 +294,36 @@ def fit(
         say(_epoch_line(row, state.best, config.epochs, time.perf_counter() - started))
 
     assert state.best is not None  # there is at least one epoch
-    network = Network.of(checkpoint.load(out / "model.safetensors"))
-    test = evaluate(network, data, split.test, pool) if split.test else None
+    best = Network.of(checkpoint.load(out / "model.safetensors"))
+    best = dataclasses.replace(best, temperature=1.0)  # of a resumed run it may have been fitted before
+    calibrated = _calibrated(best, data, split.validation, pool)
+    before, test = (evaluate(n, data, split.test, pool) if split.test else None for n in (best, calibrated))
+    calibration = None
+    if split.validation:
+        calibration = {"temperature": calibrated.temperature}
+        calibration |= {"ece_before": before and before["ece"], "ece_after": test and test["ece"]}
     validation = {k: v for k, v in state.best.items() if k != "epoch"} or None
-    save_model(network.theta, {"epoch": state.best["epoch"], "validation": validation, "test": test})
+    found = {"epoch": state.best["epoch"], "validation": validation, "test": test, "calibration": calibration}
+    save_model(best.theta, found, calibrated.temperature)
     return {
         "selected_epoch": state.best["epoch"],
         "validation": validation,
         "test": test,
+        "calibration": calibration,
         "oracle": state.oracle,
-        "parameters": network.theta.size,
+        "parameters": best.theta.size,
         "config": config,
         "genders": genders,
     }
+
+
+def _calibrated(network: Network, data: Dataset, part: list[int], pool: ThreadPoolExecutor) -> Network:
+    """The network with the temperature that makes some utterances most likely; of none, as it is."""
+    if not part:
+        return network
+    recordings = np.array(part)
+    logits, _ = network.logits(data.store, recordings, pool)
+    return dataclasses.replace(network, temperature=fit_temperature(logits, data.emotion_y[recordings]))
 
 
 def _is_better(validation: dict[str, Any] | None, best: dict[str, Any] | None, select: str) -> bool:

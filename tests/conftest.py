@@ -27,7 +27,7 @@ learning_rate = 1e-2
 """
 
 
-def tone(path: Path, hz: float, seconds: float = 0.25, seed: int = 0) -> None:
+def tone(path: Path, hz: float, seconds: float = 0.35, seed: int = 0) -> None:
     """A buzz of some fundamental frequency with noise."""
     t = np.arange(round(seconds * RATE)) / RATE
     wave = sum(np.sin(2 * np.pi * hz * k * t) / k for k in range(1, 6))
@@ -46,7 +46,7 @@ def write_manifest(path: Path, rows: list[dict[str, str]]) -> Path:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three sessions of a woman and a man, two emotions that differ in pitch, 24 files of a quarter of a second."""
+    """Three sessions of a woman and a man, two emotions that differ in pitch, 24 files of a third of a second."""
     folder = tmp_path_factory.mktemp("corpora") / "buzz"
     folder.mkdir()
     rows = []

@@ -1,6 +1,7 @@
 """`npser evaluate`, `predict`, `info` and `gradcheck` as a user runs them."""
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -49,10 +50,10 @@ def test_predict_answers_in_the_form_that_is_asked_for(npser: Command, corpus: P
     rows = [json.loads(line) for line in npser("predict", *files, "--model", model, "--json", status=1).stdout.splitlines()]
     assert [row["path"] for row in rows] == [str(path) for path in files]
     assert set(rows[1]) == {"path", "error"}
-    assert set(rows[0]) == {"path", "emotion", "probabilities", "gender", "gender_probabilities", "seconds"}
+    assert set(rows[0]) == {"path", "emotion", "probabilities", "gender", "gender_probabilities", "seconds", "reason"}
     assert sum(rows[0]["probabilities"].values()) == pytest.approx(1)
     assert rows[0]["probabilities"][rows[0]["emotion"]] == max(rows[0]["probabilities"].values())
-    assert rows[0]["seconds"] == pytest.approx(0.25)
+    assert rows[0]["seconds"] == pytest.approx(0.35)
 
     table = list(csv.DictReader(npser("predict", *files, "--model", model, "--format", "csv", status=1).stdout.splitlines()))
     assert [row["emotion"] for row in table] == [rows[0]["emotion"], "", rows[2]["emotion"]]
@@ -60,7 +61,7 @@ def test_predict_answers_in_the_form_that_is_asked_for(npser: Command, corpus: P
     assert "bad.wav" in table[1]["error"]
 
     shown = npser("predict", *files, "--model", model, status=1)
-    assert len(shown.stdout.splitlines()) == 2
+    assert len(shown.stdout.splitlines()) == 2 * 3
     assert rows[0]["emotion"] in shown.stdout.splitlines()[0]
     assert "bad.wav" in shown.stderr
 
@@ -74,9 +75,24 @@ def test_info_shows_the_card(npser: Command, trained: Path) -> None:
     report = report_of(trained)
     for text in ("angry, sad", "female, male", "buzz", f"{report['parameters']:,}", report["split"]["hash"][:16]):
         assert text in shown
+    confusion = report["confusion"]
+    assert f"recall: angry {confusion[0][0]}/{sum(confusion[0])}, sad {confusion[1][1]}/{sum(confusion[1])}" in shown
+    assert f"temperature {report['calibration']['temperature']:.2f}" in shown
+    assert "d_lstm 4" in shown  # unlike the preset's
+    assert all(speaker in shown for speaker in ("buzz/2f", "buzz/2m"))
+    assert hashlib.sha256((trained / "model.safetensors").read_bytes()).hexdigest() in shown
     card = json.loads(npser("info", trained / "model.safetensors", "--json").stdout)
     assert card["labels"] == {"emotion": ["angry", "sad"], "gender": ["female", "male"]}
     assert card["training"]["scores"]["test"]["wa"] == report["wa"]
+
+
+def test_info_says_where_nothing_was_tested(npser: Command, corpus: Path, small: Path) -> None:
+    npser(
+        "train", corpus, "--config", small, "--test-session", "none", "--val-session", "none", "--epochs", "1", "--out", "run"
+    )
+    shown = npser("info", "run/model.safetensors").stdout
+    assert "test        none, so nothing is known of how well it does" in shown
+    assert "not calibrated" in shown
 
 
 def test_gradcheck_prints_a_table_of_every_layer(npser: Command) -> None:
@@ -105,7 +121,7 @@ def test_gradcheck_exits_with_1_when_a_gradient_is_off(environment: dict[str, st
 
 
 def test_every_command_explains_itself(npser: Command) -> None:
-    for command in ("train", "evaluate", "predict", "info", "gradcheck"):
+    for command in ("train", "evaluate", "predict", "explain", "export", "info", "gradcheck"):
         assert "usage: npser" in npser(command, "--help").stdout
     assert npser("--version").stdout.startswith("npser ")
 

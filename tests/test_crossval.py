@@ -20,10 +20,12 @@ import pytest
 from conftest import UNCOMPILED, Command, manifest_of, one_sentence, report_of, write_manifest
 from test_resume import start
 
-from npser import corpora, crossval_report, dataset, jobs
+from npser import checkpoint, corpora, crossval_report, dataset, jobs
+from npser.calibration import calibration_error
 from npser.config import Config
 from npser.corpora import Utterance
 from npser.folds import fold_warnings, make_folds
+from npser.lite import log_softmax
 from npser.metrics import confusion_matrix, scores
 
 HEAVY = pytest.mark.skipif(UNCOMPILED, reason="many processes and epochs: too slow without the compiler")
@@ -283,6 +285,24 @@ def job_results(out: Path, variant: str) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in sorted((out / "jobs").glob(f"{variant}-seed*/result.json"))]
 
 
+def test_the_calibration_error_is_of_all_folds_together(ablation: Path, report: dict[str, Any]) -> None:
+    for variant, found in report["variants"].items():
+        jobs_of = sorted((ablation / "jobs").glob(f"{variant}-seed0-fold*"))
+        temperatures = [checkpoint.load(job / "model.safetensors").temperature for job in jobs_of]
+        assert found["calibration"]["temperatures"] == [temperatures]
+        log_p, before, y = [], [], []
+        for job, temperature in zip(jobs_of, temperatures, strict=True):
+            for line in (job / "predictions.jsonl").read_text().splitlines():
+                row = json.loads(line)
+                log_p.append(np.log(list(row["probabilities"].values())))
+                before.append(log_softmax(log_p[-1] * temperature))
+                y.append(report["labels"].index(row["emotion"]))
+        for when, of in (("before", before), ("after", log_p)):
+            expected = calibration_error(np.array(of), np.array(y))
+            assert found["calibration"][f"ece_{when}"]["values"] == [pytest.approx(expected)]
+    assert "| Full model | " in (ablation / "report.md").read_text().partition("## Calibration")[2]
+
+
 def test_the_report_is_whole(ablation: Path, report: dict[str, Any]) -> None:
     assert set(report["variants"]) == {"full", "no-attention", "no-gender", "shuffled-gender"}
     assert set(report["baselines"]) == {"majority", "duration", "linear"}
@@ -352,6 +372,7 @@ def test_style_and_split_columns(npser: Command, corpus: Path, small: Path, tmp_
     refit = json.loads((job / "refit" / "report.json").read_text())
     assert result["confusion"] == refit["confusion"]
     assert refit["epochs"] == refit["selected_epoch"] == result["selected_epoch"]
+    assert full["calibration"] is None  # a network trained anew has no validation part
     assert refit["split"]["train"]["utterances"] == 12
 
 

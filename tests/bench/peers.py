@@ -184,16 +184,17 @@ def torch_features(filters: Any, window: Any, kernels: Any) -> Callable[[Any], A
 
 
 def predict(weights: Path, audio: Path) -> None:
-    """A whole process: imports, weights, librosa's features, one prediction. weights: safetensors of npser."""
+    """A whole process: imports, weights, then librosa's features and a prediction of a file, or of each in a folder."""
     import safetensors.numpy
     import torch
 
     tensors = safetensors.numpy.load_file(weights)
     network = torch_network(tensors).eval()
-    X = (librosa_features(audio) - tensors["norm.mean"]) / tensors["norm.std"]
-    with torch.inference_mode():
-        emotion, gender = network(torch.from_numpy(X.astype(np.float32))[None])
-    print(torch.softmax(emotion, 1).tolist(), torch.softmax(gender, 1).tolist())
+    for path in sorted(audio.glob("*.wav")) if audio.is_dir() else [audio]:
+        X = (librosa_features(path) - tensors["norm.mean"]) / tensors["norm.std"]
+        with torch.inference_mode():
+            emotion, gender = network(torch.from_numpy(X.astype(np.float32))[None])
+        print(path, torch.softmax(emotion, 1).tolist(), torch.softmax(gender, 1).tolist())
 
 
 def train(folder: Path, epochs: int) -> None:

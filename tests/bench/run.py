@@ -210,39 +210,63 @@ def feature_extraction(pool: ThreadPoolExecutor, threads: int, repeats: int) -> 
 def processes(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
     """Whole processes, imports and all, with their peak memory: a prediction, and the training of a corpus for 20 epochs."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        network = bench.network_of(PRESETS["default"])
-        tensors = {f"{layer}.{k}": v for layer, p in model.views(network.theta, network.shapes).items() for k, v in p.items()}
-        tensors |= {"norm.mean": network.mean, "norm.std": network.std}
-        labels: dict[str, list[str] | None] = {"emotion": ["angry", "happy", "neutral", "sad"], "gender": ["female", "male"]}
-        checkpoint.save(folder / "m.safetensors", checkpoint.Checkpoint(tensors, network.config, labels, 1.0, {}))
+        folder, model = Path(name), saved_model(Path(name))
         rng = np.random.default_rng(0)
         soundfile.write(folder / "a.wav", 0.1 * rng.standard_normal(5 * 16000), 16000)
-        Model(folder / "m.safetensors").predict(folder / "a.wav")
+        Model(model).predict(folder / "a.wav")
         corpus = synthetic.generate(folder / "corpus", 400).parent
-        npser, peer = [sys.executable, "-m", "npser"], [sys.executable, str(HERE / "peers.py")]
-        predict = ["predict", str(folder / "a.wav"), "--model", str(folder / "m.safetensors")]
-        jobs = {"predict, one file of 5 s": {"npser": [*npser, *predict]}}
-        train = [*npser, "train", str(corpus), "--epochs", "20", "--no-oracle", "--cache", "CACHE", "--out", "OUT"]
+        predict = [*NPSER, "predict", str(folder / "a.wav"), "--model", str(model)]
+        jobs = {"predict, one file of 5 s": {"npser": predict}}
+        train = [*NPSER, "train", str(corpus), "--epochs", "20", "--no-oracle", "--cache", "CACHE", "--out", "OUT"]
         jobs["train, 400 files, 20 epochs, features included"] = {"npser": train}
         if find_spec("torch") and find_spec("librosa"):
             mine = jobs["predict, one file of 5 s"]
-            mine["PyTorch + librosa"] = [*peer, "predict", str(folder / "m.safetensors"), str(folder / "a.wav")]
+            mine["PyTorch + librosa"] = [*PEER, "predict", str(model), str(folder / "a.wav")]
             mine = jobs["train, 400 files, 20 epochs, features included"]
-            mine["PyTorch + librosa"] = [*peer, "train", str(corpus), "20"]
-        found: dict[str, dict[str, float]] = {}
-        for what, commands in jobs.items():
-            memory: dict[str, float] = {}
-            fresh = iter(range(1000))
+            mine["PyTorch + librosa"] = [*PEER, "train", str(corpus), "20"]
+        return in_processes(jobs, folder)
 
-            def run(name: str, command: list[str], memory: dict[str, float] = memory, fresh: Any = fresh) -> None:
-                place = {"CACHE": folder / f"cache{next(fresh)}", "OUT": folder / f"out{next(fresh)}"}
-                memory[name] = peak_megabytes([str(place.get(word, word)) for word in command])
 
-            tasks: Tasks = {name: lambda name=name, command=command: run(name, command) for name, command in commands.items()}
-            found[f"process: {what}"] = in_turns(tasks, 3)
-            found[f"peak MB: {what}"] = memory
-        return found
+def many_files(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Whole processes: a folder of 1,000 recordings, about 2 s each, predicted by both engines."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, model = Path(name), saved_model(Path(name))
+        corpus = synthetic.generate(folder / "corpus", 1000).parent
+        predict = [*NPSER, "predict", str(corpus), "--json", "--model", str(model), "--threads", str(threads)]
+        jobs = {"npser": predict, "npser --engine lite": [*predict, "--engine", "lite"]}
+        if find_spec("torch") and find_spec("librosa"):
+            jobs["PyTorch + librosa"] = [*PEER, "predict", str(model), str(corpus)]
+        return in_processes({"predict, 1,000 files": jobs}, folder)
+
+
+NPSER, PEER = [sys.executable, "-m", "npser"], [sys.executable, str(HERE / "peers.py")]
+
+
+def saved_model(folder: Path) -> Path:
+    """An untrained network as a model file."""
+    network = bench.network_of(PRESETS["default"])
+    tensors = {f"{layer}.{k}": v for layer, p in model.views(network.theta, network.shapes).items() for k, v in p.items()}
+    tensors |= {"norm.mean": network.mean, "norm.std": network.std}
+    labels: dict[str, list[str] | None] = {"emotion": ["angry", "happy", "neutral", "sad"], "gender": ["female", "male"]}
+    checkpoint.save(folder / "m.safetensors", checkpoint.Checkpoint(tensors, network.config, labels, 1.0, {}))
+    return folder / "m.safetensors"
+
+
+def in_processes(jobs: dict[str, dict[str, list[str]]], folder: Path) -> dict[str, dict[str, float]]:
+    """Milliseconds and peak MB of the commands of each job; CACHE and OUT in them are a fresh folder each time."""
+    found: dict[str, dict[str, float]] = {}
+    fresh = iter(range(1000))
+    for what, commands in jobs.items():
+        memory: dict[str, float] = {}
+
+        def run(name: str, command: list[str], memory: dict[str, float] = memory) -> None:
+            place = {"CACHE": folder / f"cache{next(fresh)}", "OUT": folder / f"out{next(fresh)}"}
+            memory[name] = peak_megabytes([str(place.get(word, word)) for word in command])
+
+        tasks: Tasks = {name: lambda name=name, command=command: run(name, command) for name, command in commands.items()}
+        found[f"process: {what}"] = in_turns(tasks, 3)
+        found[f"peak MB: {what}"] = memory
+    return found
 
 
 WATCH = (
@@ -267,6 +291,7 @@ ITEMS = {
     "forward": forward,
     "features": feature_extraction,
     "processes": processes,
+    "many": many_files,
 }
 
 

@@ -1,0 +1,220 @@
+"""`npser predict`: which recordings are meant, and what is said of them, as text, JSON lines or CSV."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import glob
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from npser.lite import Model, Prediction, Window, engine_for, likeliest
+
+BAR = 40  # characters of a whole bar
+STANDARD_INPUT = "-"
+
+Answer = TypeVar("Answer", Prediction, Window)
+Row = dict[str, Any]
+
+
+def run(
+    words: list[str],
+    list_file: Path | None,
+    model: Path,
+    form: str,
+    timeline: bool,
+    engine: str,
+    threads: int | None,
+    min_confidence: float,
+    progress: Callable[..., Any],
+    compiling: AbstractContextManager[None],
+) -> int:
+    """Predict recordings and print each as it is done; returns the exit status, 1 where one of them cannot be read.
+
+    Parameters
+    ----------
+    words, list_file
+        See recordings; list_file names more of them, one a line.
+    model, engine, threads
+        See Model.predict_many.
+    form : {"text", "jsonl", "csv"}
+    timeline : bool
+        Add a row for every window of each recording.
+    min_confidence : float
+        A probability; there is no answer where the likeliest emotion has less.
+    progress : callable
+        tqdm, or what looks like it.
+    compiling : context manager
+        Entered while the kernels are loaded or compiled.
+
+    Raises
+    ------
+    ValueError
+        As recordings and Model; where min_confidence is no probability.
+    """
+    if not 0 <= min_confidence <= 1:
+        raise ValueError(f"--min-confidence {min_confidence:g}: expected a probability, 0 to 1")
+    paths = recordings([*words, *([] if list_file is None else _lines(list_file))])
+    trained = Model(model)
+    for notice in trained.checkpoint.training.get("notices", []):
+        print(f"npser: note: {notice}", file=sys.stderr)
+    if engine_for(engine, len(paths)) == "numba":
+        from npser.many import compile_kernels
+
+        with compiling:
+            compile_kernels(trained)
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    if hasattr(sys.stdout, "reconfigure"):  # a file's name may be anything
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")  # pyright: ignore
+    block = "█" if utf8 and sys.stdout.isatty() else "#"
+    show = _csv_writer(trained, timeline) if form == "csv" else _show_jsonl if form == "jsonl" else _text_writer(block)
+    failed = False
+    hidden = None if len(paths) > 1 and not sys.stdout.isatty() else True
+    with contextlib.ExitStack() as opened:
+        audio = [opened.enter_context(_standard_input()) if path == STANDARD_INPUT else path for path in paths]
+        predictions = progress(
+            trained.predict_many(audio, engine=engine, threads=threads), total=len(paths), unit="file", disable=hidden
+        )
+        for path, prediction in zip(paths, predictions, strict=True):
+            failed |= prediction.error is not None
+            show(list(_rows(path, withhold(prediction, min_confidence), timeline)))
+    return 1 if failed else 0
+
+
+def recordings(words: list[str]) -> list[str]:
+    """The recordings that the words of a command line mean.
+
+    Parameters
+    ----------
+    words : list of str
+        Files, in any state; folders, for the audio files anywhere below them, sorted; patterns such as ``calls/*.wav`` that the
+        shell has left alone, ``**`` for any folders; ``-`` for standard input.
+
+    Raises
+    ------
+    ValueError
+        For a folder without audio, a pattern that nothing matches, and where no word is left.
+    """
+    found: list[str] = []
+    for word in words:
+        if os.path.isdir(word):
+            found += _audio_below(word)
+        elif os.path.lexists(word) or not glob.has_magic(word):  # what is not there becomes a row that says so
+            found.append(word)
+        else:
+            matches = [one for name in sorted(glob.glob(word, recursive=True)) for one in recordings([name])]
+            if not matches:
+                raise ValueError(f"{word}: no file matches the pattern; expected one such as 'calls/*.wav'")
+            found += dict.fromkeys(matches)  # ** finds folders, and then what is in them
+    if not found:
+        raise ValueError("there is nothing to predict; expected audio files, folders or patterns")
+    return found
+
+
+def _audio_below(folder: str) -> list[str]:
+    """Audio files, by their names' endings."""
+    from npser.corpora.folder import AUDIO, files, is_audio
+
+    found = [str(path) for path in files(Path(folder)) if is_audio(path.name)]
+    if not found:
+        raise ValueError(f"{folder}: holds no audio files ({' '.join(sorted(AUDIO))}); name another folder, or files")
+    return found
+
+
+def _lines(list_file: Path) -> list[str]:
+    """What a list names: a recording, folder or pattern on each line, relative to the current folder."""
+    try:
+        lines = os.fsdecode(list_file.read_bytes()).splitlines()
+    except OSError as error:
+        raise ValueError(f"--from-file {list_file}: cannot be read ({error.strerror}); expected a path on each line") from None
+    if not any(lines):
+        raise ValueError(f"--from-file {list_file}: is empty; expected a path on each line")
+    return [line for line in lines if line]
+
+
+def _standard_input() -> BinaryIO:
+    """A copy of standard input on disk: a pipe cannot be read twice, and memory may not hold hours of sound."""
+    descriptor, path = tempfile.mkstemp()
+    os.unlink(path)
+    copy = open("standard input", "w+b", opener=lambda *_: descriptor)  # noqa: SIM115 (the caller closes it)
+    shutil.copyfileobj(sys.stdin.buffer, copy)
+    return copy
+
+
+def withhold(prediction: Prediction, least: float) -> Prediction:
+    """No answer where the likeliest emotion has a probability below least."""
+
+    def sure(one: Answer) -> Answer:
+        p = max(one.probabilities.values(), default=1.0)
+        return one if p >= least else dataclasses.replace(one, emotion=None, reason=f"confidence {p:.3f} is below {least:g}")
+
+    return dataclasses.replace(sure(prediction), timeline=[sure(window) for window in prediction.timeline])
+
+
+def _rows(path: str, prediction: Prediction, timeline: bool) -> Iterator[Row]:
+    """The row of a recording, then those of its windows, which have start and end."""
+    if prediction.error is not None:
+        yield {"path": path, "error": prediction.error}
+        return
+    names = ("emotion", "probabilities", "gender", "gender_probabilities", "seconds", "reason")
+    yield {"path": path, **{name: getattr(prediction, name) for name in names}}
+    for window in prediction.timeline if timeline else []:
+        row = {"path": path, **dataclasses.asdict(window), "gender": likeliest(window.gender_probabilities)}
+        yield {**row, "gender_probabilities": window.gender_probabilities or None}
+
+
+def _show_jsonl(rows: list[Row]) -> None:
+    for row in rows:
+        print(json.dumps(row), flush=True)
+
+
+def _csv_writer(model: Model, timeline: bool) -> Callable[[list[Row]], None]:
+    """Prints the header now, and rows when they come."""
+    span = ["start", "end"] if timeline else []
+    probabilities = [f"p_{label}" for label in (*model.emotions, *model.genders)]
+    columns = ["path", *span, "emotion", "gender", "seconds", *probabilities, "reason", "error"]
+    writer = csv.DictWriter(sys.stdout, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+
+    def show(rows: list[Row]) -> None:
+        for row in rows:
+            p = {**row.get("probabilities", {}), **(row.get("gender_probabilities") or {})}
+            times = {name: f"{row[name]:.3f}" for name in ("start", "end", "seconds") if name in row}
+            writer.writerow(row | times | {f"p_{label}": f"{value:.6f}" for label, value in p.items()})
+        sys.stdout.flush()
+
+    return show
+
+
+def _text_writer(block: str) -> Callable[[list[Row]], None]:
+    """Prints a recording in a line and a bar for each class, then each window in a line. block: what a bar is made of."""
+
+    def bar(p: float) -> str:
+        return f"{p:.2f} {block * round(BAR * p)}".rstrip()
+
+    def show(rows: list[Row]) -> None:
+        first, *windows = rows
+        if "error" in first:
+            print(f"npser: {first['error']}", file=sys.stderr)
+            return
+        answer = first["emotion"] or f"no answer ({first['reason']})"
+        gender = f", {first['gender']} {first['gender_probabilities'][first['gender']]:.2f}" if first["gender"] else ""
+        lines = [f"{first['path']}: {answer}{gender}, {first['seconds']:.1f} s"]
+        width = max([len(label) for row in rows for label in row["probabilities"]], default=0)
+        lines += [f"    {label:<{width}}  {bar(p)}" for label, p in first["probabilities"].items()]
+        for row in windows:
+            span = f"    {row['start']:8.2f} to {row['end']:8.2f} s"
+            p = max(row["probabilities"].values(), default=0.0)
+            answer = f"{row['emotion']:<{width}}  {bar(p)}" if row["emotion"] else f"no answer ({row['reason']})"
+            lines.append(f"{span}  {answer}")
+        print("\n".join(lines), flush=True)
+
+    return show

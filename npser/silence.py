@@ -1,0 +1,47 @@
+"""What is not answered: silence, faint steady noise, and less sound than a syllable takes.
+
+Speech comes and goes: between its loudest tenth of a second and its pauses lie 15 dB and more, however faintly it was recorded,
+whereas the noise of a room or of a microphone is steady. So a recording is noise only if it is both faint and steady.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from npser.features import SAMPLE_RATE
+
+SHORTEST = 0.3  # seconds
+FRAME = 400  # samples whose level is taken, 25 ms; without their mean, so that a constant or a slow drift is no sound
+LOUDEST_FRAMES = 4  # a tenth of a second: longer than a click, shorter than a syllable
+NOTHING = 1e-12  # power; less is no sound at all
+SILENT_DB = -95.0  # under full scale; the last bit of 16 toggles at -96
+FAINT_DB, STEADY_DB = -40.0, 10.0
+
+
+def unheard(x: np.ndarray) -> str | None:
+    """Why nothing can be said about a recording.
+
+    Parameters
+    ----------
+    x : (n,) float32
+        Samples at 16 kHz, full scale 1.
+
+    Returns
+    -------
+    str or None
+        The reason in a few words; None where there may be speech.
+    """
+    if len(x) < round(SHORTEST * SAMPLE_RATE):
+        return f"shorter than {SHORTEST} s"
+    power = x[: len(x) // FRAME * FRAME].reshape(-1, FRAME).var(axis=1)
+    sounding = np.flatnonzero(power > NOTHING)
+    if len(sounding) < LOUDEST_FRAMES:
+        return "silence"
+    power = power[sounding[0] : sounding[-1] + 1]  # a microphone that is switched on or off makes no pause between words
+    levels = np.sort(10 * np.log10(np.maximum(power, NOTHING)))
+    loud, pauses = levels[-LOUDEST_FRAMES], levels[len(levels) // 10]
+    if loud < SILENT_DB:
+        return "silence"
+    if loud < FAINT_DB and loud - pauses < STEADY_DB:
+        return "noise below the level of speech"
+    return None

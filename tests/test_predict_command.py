@@ -1,0 +1,197 @@
+"""`npser predict` as a user runs it: what it takes, what it prints."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import RATE, Command, one_sentence
+
+from npser.predict_command import recordings
+
+
+@pytest.fixture
+def calls(corpus: Path, tmp_path: Path) -> Path:
+    """A folder with a folder, of three recordings and a text."""
+    (tmp_path / "calls" / "old").mkdir(parents=True)
+    for name, place in (("1f_angry_0.wav", "b.wav"), ("2m_sad_1.wav", "a.wav"), ("3f_sad_0.wav", "old/c.wav")):
+        shutil.copy(corpus / name, tmp_path / "calls" / place)
+    (tmp_path / "calls" / "notes.txt").write_text("no sound")
+    return tmp_path / "calls"
+
+
+def rows_of(shown: subprocess.CompletedProcess[str]) -> list[dict]:
+    return [json.loads(line) for line in shown.stdout.splitlines()]
+
+
+def test_folders_patterns_and_lists_name_recordings(calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert recordings(["calls"]) == ["calls/a.wav", "calls/b.wav", "calls/old/c.wav"]
+    assert recordings(["calls/*.wav"]) == ["calls/a.wav", "calls/b.wav"]
+    assert recordings(["calls/**/*.wav"]) == ["calls/a.wav", "calls/b.wav", "calls/old/c.wav"]
+    assert recordings(["call?"]) == recordings(["calls"])
+    assert recordings(["calls/*"]) == ["calls/a.wav", "calls/b.wav", "calls/notes.txt", "calls/old/c.wav"]
+    assert recordings(["none.wav", "-", "calls/b.wav", "calls/b.wav"]) == ["none.wav", "-", "calls/b.wav", "calls/b.wav"]
+    (calls / "[a].wav").touch()
+    assert recordings(["calls/[a].wav"]) == ["calls/[a].wav"]  # a file of this name wins over the pattern
+    os.symlink(calls, calls / "old" / "again")
+    assert recordings(["calls/old"]) == [
+        "calls/old/again/[a].wav",
+        "calls/old/again/a.wav",
+        "calls/old/again/b.wav",
+        "calls/old/c.wav",
+    ]
+
+
+def test_a_folder_without_audio_and_a_pattern_without_match_are_one_sentence(npser: Command, calls: Path, trained: Path):
+    model = trained / "model.safetensors"
+    (calls.parent / "empty").mkdir()
+    (calls.parent / "list").write_text("\n\n")
+    one_sentence(npser("predict", calls, "empty", "--model", model, status=1), "empty", "no audio")
+    one_sentence(npser("predict", calls, "calls/*.mp3", "--model", model, status=1), "calls/*.mp3", "no file matches")
+    one_sentence(npser("predict", "--from-file", "list", "--model", model, status=1), "list", "empty")
+    one_sentence(npser("predict", "--from-file", "none", "--model", model, status=1), "none", "No such file")
+    one_sentence(npser("predict", "--model", model, status=2), "--from-file")
+    for p in ("1.5", "-1", "nan"):
+        one_sentence(npser("predict", calls, "--min-confidence", p, "--model", model, status=1), "--min-confidence")
+    one_sentence(npser("predict", calls, "--threads", "0", "--model", model, status=1), "threads")
+
+
+@pytest.mark.parametrize("engine", ["lite", "numba"])
+def test_a_row_a_file_in_the_order_of_the_input(npser: Command, calls: Path, trained: Path, engine: str):
+    (calls.parent / "list").write_text("calls/notes.txt\r\ncalls/b.wav\n\n")
+    words = ("predict", "calls/old", "--from-file", "list", "--engine", engine, "--model", trained / "model.safetensors")
+    shown = npser(*words, "--json", status=1)
+    rows = rows_of(shown)
+    assert [row["path"] for row in rows] == ["calls/old/c.wav", "calls/notes.txt", "calls/b.wav"]
+    assert [row.get("emotion") in ("angry", "sad") for row in rows] == [True, False, True]
+    assert set(rows[1]) == {"path", "error"}
+    assert "notes.txt: is no audio file" in rows[1]["error"]
+    assert shown.stderr == ""
+
+
+def test_text_has_an_aligned_bar_for_each_class(npser: Command, calls: Path, trained: Path):
+    shown = npser("predict", "calls/b.wav", "calls/a.wav", "--model", trained / "model.safetensors").stdout.splitlines()
+    assert re.fullmatch(r"calls/b\.wav: (angry|sad), (female|male) 0\.\d\d, 0\.3 s", shown[0])
+    assert re.fullmatch(r"calls/a\.wav: (angry|sad), (female|male) 0\.\d\d, 0\.3 s", shown[3])
+    for line, label in zip([*shown[1:3], *shown[4:6]], ["angry", "sad"] * 2, strict=True):
+        name, p, *bar = line.split()
+        assert name == label
+        assert line.index(p) == 11
+        assert len("".join(bar)) == pytest.approx(40 * float(p), abs=1)
+        assert set("".join(bar)) <= {"#"}
+
+
+def test_standard_input(npser: Command, calls: Path, trained: Path, environment: dict[str, str], tmp_path: Path):
+    model = trained / "model.safetensors"
+    (from_file,) = rows_of(npser("predict", "calls/b.wav", "--json", "--model", model))
+    command = [sys.executable, "-m", "npser", "predict", "-", "--json", "--model", str(model)]
+    for content, status in (((calls / "b.wav").read_bytes(), 0), (b"no sound", 1), (b"", 1)):
+        done = subprocess.run(command, input=content, env=environment, cwd=tmp_path, capture_output=True)
+        assert done.returncode == status, done.stderr
+        (row,) = map(json.loads, done.stdout.splitlines())
+        assert row["path"] == "-"
+        if status:
+            assert row["error"].startswith("standard input: ")
+        else:
+            assert row == {**from_file, "path": "-"}
+
+
+def long_call(path: Path) -> Path:
+    """Silence, then a buzz, 12 seconds each."""
+    t = np.arange(12 * RATE) / RATE
+    buzz = np.sin(9 * t) ** 2 * sum(np.sin(2 * np.pi * 300 * k * t) / k for k in range(1, 6))
+    soundfile.write(path, np.concatenate([np.zeros(12 * RATE), 0.1 * buzz]), RATE)
+    return path
+
+
+def test_the_timeline_is_a_row_a_window_in_each_format(npser: Command, trained: Path, tmp_path: Path):
+    words = ("predict", long_call(tmp_path / "call.wav"), tmp_path / "none.wav", "--model", trained / "model.safetensors")
+    whole, *windows, bad = rows_of(npser(*words, "--timeline", "--json", status=1))
+    assert set(bad) == {"path", "error"}
+    assert whole == rows_of(npser(*words, "--json", status=1))[0]
+    assert "start" not in whole
+    assert [row["start"] for row in windows] == [0, 3.75, 7.5, 11.25, 15, 18.75]
+    assert [row["end"] for row in windows] == [7.5, 11.25, 15, 18.75, 22.5, 24]
+    assert [row["reason"] for row in windows] == ["silence", "silence", None, None, None, None]
+    assert [row["emotion"] is None for row in windows] == [True, True, False, False, False, False]
+    assert (windows[0]["probabilities"], windows[0]["gender"], windows[0]["gender_probabilities"]) == ({}, None, None)
+    assert sum(windows[2]["probabilities"].values()) == pytest.approx(1)
+
+    table = list(csv.DictReader(npser(*words, "--timeline", "--format", "csv", status=1).stdout.splitlines()))
+    assert [row["start"] for row in table] == ["", *(f"{row['start']:.3f}" for row in windows), ""]
+    assert [row["emotion"] for row in table] == [row.get("emotion") or "" for row in (whole, *windows, bad)]
+    assert [row["reason"] for row in table] == ["", "silence", "silence", "", "", "", "", ""]
+    assert [row["p_sad"] for row in table][1:3] == ["", ""]
+    assert float(table[4]["p_sad"]) == pytest.approx(windows[3]["probabilities"]["sad"], abs=1e-6)
+    assert float(table[4]["p_male"]) == pytest.approx(windows[3]["gender_probabilities"]["male"], abs=1e-6)
+    assert table[7]["error"]
+
+    shown = npser(*words, "--timeline", status=1).stdout.splitlines()
+    assert len(shown) == 3 + 6
+    assert shown[3].split() == ["0.00", "to", "7.50", "s", "no", "answer", "(silence)"]
+    assert shown[6].split()[4] == windows[3]["emotion"]
+
+
+def test_min_confidence_withholds_answers_and_keeps_probabilities(npser: Command, calls: Path, trained: Path):
+    words = ("predict", calls / "b.wav", "--timeline", "--json", "--model", trained / "model.safetensors")
+    sure = rows_of(npser(*words))
+    p = max(sure[0]["probabilities"].values())
+    assert rows_of(npser(*words, "--min-confidence", p - 1e-3)) == sure
+    for row, before in zip(rows_of(npser(*words, "--min-confidence", p + 1e-3)), sure, strict=True):
+        assert row["emotion"] is None
+        assert row["reason"] == f"confidence {p:.3f} is below {p + 1e-3:g}"
+        assert row["probabilities"] == before["probabilities"]
+    assert "no answer (confidence" in npser(*words[:2], *words[-2:], "--min-confidence", 1).stdout
+
+
+def test_what_is_not_answered_is_a_row_and_no_failure(npser: Command, trained: Path, tmp_path: Path):
+    soundfile.write(tmp_path / "zeros.wav", np.zeros(RATE), RATE)
+    words = ("predict", "zeros.wav", "--model", trained / "model.safetensors")
+    (row,) = rows_of(npser(*words, "--json"))
+    assert (row["emotion"], row["probabilities"], row["gender"], row["reason"]) == (None, {}, None, "silence")
+    assert npser(*words).stdout == "zeros.wav: no answer (silence), 1.0 s\n"
+
+
+def test_a_name_of_any_bytes_is_printed(npser: Command, calls: Path, trained: Path, environment: dict[str, str]):
+    strange = os.fsencode(calls) + b"/\xff\xe4.wav"
+    try:
+        os.rename(calls / "a.wav", strange)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    command = [sys.executable, "-m", "npser", "predict", strange, "--model", str(trained / "model.safetensors")]
+    for more in ({}, {"PYTHONIOENCODING": "ascii"}):
+        for form in ("text", "csv", "jsonl"):
+            done = subprocess.run([*command, "--format", form], env={**environment, **more}, capture_output=True)
+            assert (done.returncode, done.stderr) == (0, b"")
+            assert form == "jsonl" or more or b"/\xff\xe4.wav" in done.stdout
+
+
+REFUSE = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("numba", "llvmlite", "npser_kernels", "scipy.signal"):
+            raise ImportError(f"{name} is not to be imported")
+
+sys.meta_path.insert(0, Refuse())
+from npser.cli import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_one_file_needs_neither_numba_nor_the_kernels(calls: Path, trained: Path, environment: dict[str, str]):
+    command = [sys.executable, "-W", "error", "-c", REFUSE, "predict", str(calls), "--timeline"]
+    command += ["--model", str(trained / "model.safetensors")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 12

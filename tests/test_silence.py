@@ -1,0 +1,84 @@
+"""What is not answered, and that real speech is, however faint its recording."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from networks import SMALL, network, recording, sound
+
+from npser.silence import unheard
+
+ROOT = Path(__file__).resolve().parents[1]
+CORPORA = Path(os.environ.get("NPSER_CORPORA") or ROOT.parent / "shared" / "corpora")
+RATE = 16_000
+NOISE = "noise below the level of speech"
+
+
+def noise(seconds: float, colour: str = "white") -> np.ndarray:
+    """Steady noise at full scale, (n,), or the hum of the mains."""
+    n = round(seconds * RATE)
+    if colour == "hum":
+        return np.sin(2 * np.pi * 50 * np.arange(n) / RATE)
+    spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(n))
+    x = np.fft.irfft(spectrum / np.sqrt(1 + np.arange(len(spectrum))) if colour == "pink" else spectrum, n)
+    return x / x.std()
+
+
+@pytest.mark.parametrize("n", [0, 1, 399, 400, 4799])
+def test_less_than_three_tenths_of_a_second_is_too_short(n: int):
+    assert unheard(sound(n)) == "shorter than 0.3 s"
+    assert unheard(sound(4800)) is None
+
+
+@pytest.mark.parametrize("seconds", [0.4, 2.0, 7.5])
+def test_nothing_a_constant_and_the_toggling_of_the_last_bit_are_silence(seconds: float):
+    n, rng = round(seconds * RATE), np.random.default_rng(0)
+    for x in (np.zeros(n), np.full(n, 0.25), rng.integers(0, 2, n) / 32768):
+        assert unheard(x.astype(np.float32)) == "silence"
+
+
+@pytest.mark.parametrize("colour", ["white", "pink", "hum"])
+@pytest.mark.parametrize("seconds", [0.4, 2.0, 7.5])
+@pytest.mark.parametrize("decibels", [-90, -60, -45])
+def test_faint_steady_noise_is_no_speech(colour: str, seconds: float, decibels: float):
+    x = noise(seconds, colour) * 10 ** (decibels / 20)
+    assert unheard(x.astype(np.float32)) == NOISE
+    x[len(x) // 2 :][:200] *= 30  # a click
+    assert unheard(x.astype(np.float32)) == NOISE
+
+
+@pytest.mark.parametrize("decibels", [0, -20, -40, -60])
+def test_what_comes_and_goes_is_answered_however_faint(decibels: float):
+    assert unheard(sound(3 * RATE) * np.float32(10 ** (decibels / 20))) is None
+
+
+def test_real_speech_is_answered_even_40_decibels_fainter():
+    files = sorted(CORPORA.glob("*/**/*.flac"))[::25]
+    if not files:
+        pytest.skip(f"no recordings in {CORPORA}; name a folder of corpora in NPSER_CORPORA")
+    for path in files:
+        x, rate = soundfile.read(path, dtype="float32")
+        assert rate == RATE
+        stored = np.round(x * np.float32(327.68 / np.abs(x).max())) / np.float32(32768)  # 16 bits, peak at -40 dB
+        for version in (x, x * np.float32(0.01), stored):
+            assert unheard(version) is None, path
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_what_is_not_answered_says_why_and_guesses_nothing(tmp_path: Path, pad: bool):
+    trained = network(tmp_path, dataclasses.replace(SMALL, pad=pad))
+    cases = {
+        "short": (sound(4000), "shorter than 0.3 s"),
+        "zeros": (np.zeros(40_000), "silence"),
+        "noise": (0.001 * noise(2.5), NOISE),
+        "both": (np.concatenate([np.zeros(20_000), 0.001 * noise(2)]), f"silence and {NOISE}"),
+    }
+    for name, (x, reason) in cases.items():
+        p = trained.lite.predict(recording(tmp_path / f"{name}.wav", x))
+        assert (p.emotion, p.probabilities, p.gender, p.gender_probabilities) == (None, {}, None, None)
+        assert (p.reason, p.attention, p.times) == (reason, None, None)
+        assert p.seconds == pytest.approx(len(x) / RATE)
+    assert trained.lite.predict(sound(9000), RATE).reason is None
