@@ -2,13 +2,10 @@
 
 import copy
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,8 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import UNCOMPILED, Command, manifest_of, one_sentence, report_of, write_manifest
-from test_resume import start
+from conftest import Command, manifest_of, one_sentence, report_of, write_manifest
 
 from npser import checkpoint, corpora, crossval_report, dataset, jobs
 from npser.calibration import calibration_error
@@ -27,9 +23,6 @@ from npser.corpora import Utterance
 from npser.folds import fold_warnings, make_folds
 from npser.lite import log_softmax
 from npser.metrics import confusion_matrix, scores
-
-HEAVY = pytest.mark.skipif(UNCOMPILED, reason="many processes and epochs: too slow without the compiler")
-PROC = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds worker processes in /proc")
 
 
 @pytest.fixture
@@ -352,6 +345,19 @@ def test_the_same_command_runs_nothing_again(npser: Command, corpus: Path, small
     one_sentence(npser(*words, "--set", "dropout=0.1", status=1), "other data or settings", "--out")
 
 
+def test_more_seeds_are_added_to_those_that_are_done(
+    npser: Command, corpus: Path, small: Path, ablation: Path, report: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(ablation, tmp_path / "out")
+    words = ("crossval", corpus, "--config", small, "--epochs", "1", "--folds", "2", "--seeds", "2", "--out", "out")
+    assert "4, of which 2 are done already" in npser(*words).stdout
+    more = report_of(tmp_path / "out")
+    assert more["seeds"] == [0, 1]
+    first, second = more["variants"]["full"]["ua_of_seeds_and_folds"]
+    assert [first] == report["variants"]["full"]["ua_of_seeds_and_folds"]
+    assert len(second) == 2
+
+
 def test_style_and_split_columns(npser: Command, corpus: Path, small: Path, tmp_path: Path) -> None:
     rows = manifest_of(corpus, split="train")
     for k, row in enumerate(rows):
@@ -382,146 +388,3 @@ def test_wrong_words_get_one_sentence(npser: Command, corpus: Path, small: Path)
     one_sentence(npser(*words, "--seeds", "0", status=1), "--seeds 0")
     one_sentence(npser(*words, "--workers", "0", status=1), "--workers 0")
     one_sentence(npser(*words, "--out", "/dev/null/x", status=1), "--out /dev/null/x")
-
-
-# Kills. All against the same undisturbed run.
-
-EPOCHS = "80"
-
-
-@pytest.fixture(scope="module")
-def words(corpus: Path, small: Path) -> tuple[str, ...]:
-    return ("crossval", str(corpus), "--config", str(small), "--epochs", EPOCHS, "--out")
-
-
-@pytest.fixture(scope="module")
-def whole(words: tuple[str, ...], environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run: three jobs in one process."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    command = [sys.executable, "-m", "npser", *words, str(out), "--threads", "1"]
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
-    return out
-
-
-def assert_same_experiment(a: Path, b: Path) -> None:
-    """The same report but for the key run, and the same predictions and models."""
-    assert report_of(a) == report_of(b)
-    assert (a / "report.md").read_bytes() == (b / "report.md").read_bytes()
-    for job in sorted((a / "jobs").iterdir()):
-        for name in ("predictions.jsonl", "model.safetensors", "metrics.jsonl"):
-            assert (job / name).read_bytes() == (b / "jobs" / job.name / name).read_bytes()
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def epochs_done(out: Path, fold: int) -> int:
-    file = out / "jobs" / f"full-seed0-fold{fold}" / "metrics.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0
-
-
-def children(pid: int) -> list[int]:
-    """Worker processes of a command: not the tracker of its semaphores."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
-@HEAVY
-@PROC
-def test_a_killed_command_goes_on_and_leaves_no_process(
-    environment: dict[str, str], npser: Command, words: tuple[str, ...], whole: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    process = start(environment, tmp_path, *words, out)
-    wait_until(lambda: epochs_done(out, 2) > 5, process)
-    workers = children(process.pid)
-    assert workers
-    process.kill()
-    process.communicate()
-    deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in workers):
-        assert time.monotonic() < deadline, "a worker has outlived its command"
-        time.sleep(0.05)
-    assert not (out / "report.json").exists()
-    shown = npser(*words, out, "--workers", "2")
-    assert "3, of which 1 are done already" in shown.stdout
-    assert_same_experiment(whole, out)
-
-
-@HEAVY
-def test_ctrl_c_stops_the_workers_and_says_how_to_go_on(
-    environment: dict[str, str], words: tuple[str, ...], tmp_path: Path
-) -> None:
-    process = start(environment, tmp_path, *words, "out", "--workers", "2")
-    wait_until(lambda: epochs_done(tmp_path / "out", 1) > 2, process)
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert err.splitlines()[-1].startswith("npser: interrupted; go on with: npser crossval"), err
-    assert "Traceback" not in err
-
-
-@HEAVY
-@PROC
-def test_a_killed_worker_is_told_and_its_job_run_again(
-    environment: dict[str, str], words: tuple[str, ...], whole: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    process = start(environment, tmp_path, *words, out, "--workers", "2")
-    wait_until(lambda: epochs_done(out, 1) > 5, process)
-    os.kill(children(process.pid)[0], signal.SIGKILL)
-    shown, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
-    assert "a worker died" in shown
-    assert "(1 of 3)" in shown
-    assert err == ""
-    assert_same_experiment(whole, out)
-    assert json.loads((out / "report.json").read_text())["run"]["pools_broken"] == 1
-
-
-@HEAVY
-def test_a_dask_cluster_that_loses_a_worker(
-    environment: dict[str, str], words: tuple[str, ...], whole: Path, tmp_path: Path
-) -> None:
-    pytest.importorskip("distributed", reason="dask[distributed] is not installed")
-    file = tmp_path / "scheduler.json"
-    settings: dict[str, Any] = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
-
-    def dask(*options: str) -> subprocess.Popen[Any]:
-        return subprocess.Popen([sys.executable, "-m", "distributed.cli." + options[0], *options[1:]], **settings)
-
-    place = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file)]
-    cluster = [dask("dask_scheduler", "--port", "0", *place)]
-    try:
-        deadline = time.monotonic() + 60
-        while not file.exists() or not file.read_text().strip():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        address = json.loads(file.read_text())["address"]
-        for name in ("a", "b"):
-            options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1", "--name", name)
-            cluster.append(dask("dask_worker", address, *options))
-        out = tmp_path / "out"
-        process = start(environment, tmp_path, *words, out, "--dask", address)
-        wait_until(lambda: epochs_done(out, 1) > 5 and epochs_done(out, 2) > 5, process)
-        cluster[1].kill()
-        shown, err = process.communicate(timeout=200)
-        assert process.returncode == 0, err
-        assert "has left the cluster" in shown
-        assert err == ""
-        assert_same_experiment(whole, out)
-    finally:
-        for member in reversed(cluster):
-            member.kill()
-            member.wait()
-
-
-@HEAVY
-def test_no_dask_scheduler_is_one_sentence(npser: Command, words: tuple[str, ...], tmp_path: Path) -> None:
-    pytest.importorskip("distributed", reason="dask[distributed] is not installed")
-    one_sentence(npser(*words, "out", "--dask", "nonsense://x", status=1), "--dask nonsense://x")
