@@ -63,7 +63,8 @@ def text(card: dict[str, Any]) -> str:
             lines.append(f"{'':<12}recall: {', '.join(f'{label} {right}/{there}' for label, right, there in recall)}")
         else:
             lines.append(f"{part:<12}none, so nothing is known of how well it does" if part == "test" else f"{part:<12}none")
-    lines.append(f"calibrated  {calibration_line(scores.get('calibration')).removeprefix('calibration: ')}")
+    if "calibration" in scores:
+        lines.append(f"calibrated  {calibration_line(scores['calibration']).removeprefix('calibration: ')}")
     lines.append(f"versions    {', '.join(f'{name} {version}' for name, version in training['versions'].items())}")
     lines.append(f"licence     {training['licence']}")
     return "\n".join(lines + [f"note        {notice}" for notice in training["notices"]])
