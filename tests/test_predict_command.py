@@ -36,6 +36,7 @@ def test_folders_patterns_and_lists_name_recordings(calls: Path, tmp_path: Path,
     assert recordings(["calls"]) == ["calls/a.wav", "calls/b.wav", "calls/old/c.wav"]
     assert recordings(["calls/*.wav"]) == ["calls/a.wav", "calls/b.wav"]
     assert recordings(["calls/**/*.wav"]) == ["calls/a.wav", "calls/b.wav", "calls/old/c.wav"]
+    assert recordings(["calls/**"]) == ["calls/a.wav", "calls/b.wav", "calls/old/c.wav", "calls/notes.txt"]  # each once
     assert recordings(["call?"]) == recordings(["calls"])
     assert recordings(["calls/*"]) == ["calls/a.wav", "calls/b.wav", "calls/notes.txt", "calls/old/c.wav"]
     assert recordings(["none.wav", "-", "calls/b.wav", "calls/b.wav"]) == ["none.wav", "-", "calls/b.wav", "calls/b.wav"]

@@ -47,6 +47,7 @@ def test_faint_steady_noise_is_no_speech(colour: str, seconds: float, decibels: 
     x = noise(seconds, colour) * 10 ** (decibels / 20)
     assert unheard(x.astype(np.float32)) == NOISE
     x[len(x) // 2 :][:200] *= 30  # a click
+    x[2000:2400] = 0  # a gap
     assert unheard(x.astype(np.float32)) == NOISE
 
 
