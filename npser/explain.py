@@ -19,7 +19,6 @@ import soundfile
 from npser import checkpoint, features
 from npser.features import FLOOR_DB, HOP, N_MELS, SAMPLE_RATE
 from npser.lite import Heard, Model, Prediction
-from npser.silence import unheard
 
 Array = np.ndarray
 
@@ -135,12 +134,8 @@ def look(audio: str | os.PathLike[str], path: Path) -> Look:
         S = features.log_mel(x)
         column = (round(start / HOP) + np.arange(len(S))) // frames
         bands.add(column, S)
-        reason = unheard(x)
-        if reason is not None:
-            heard.append(Heard(len(x), reason))
-            continue
-        emotion, gender, a = model.forward(model.network_input(x))
-        heard.append(Heard(len(x), None, emotion, gender))
+        heard.append(model.hear(x))
+        a = heard[-1].attention
         if a is not None:
             of_frames = np.repeat(a.T * a.shape[1], c.n_pw, axis=0)[: len(S)]
             weights.add(column[: len(of_frames)], of_frames)

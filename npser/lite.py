@@ -66,12 +66,13 @@ class Prediction:
 
 
 class Heard(NamedTuple):
-    """One window: its length in samples at 16 kHz, and why it is not answered, or its logits."""
+    """One window: its length in samples at 16 kHz, and why it is not answered, or its logits and its attention."""
 
     samples: int
     reason: str | None
     emotion: Array | None = None
     gender: Array | None = None
+    attention: Array | None = None
 
 
 class Model:
@@ -103,19 +104,12 @@ class Model:
         ValueError
             For audio that is missing, empty, undecodable or not finite.
         """
-        heard: list[Heard] = []
-        attention = times = None
-        for k, x in enumerate(self.windows(audio, sample_rate)):
-            reason = unheard(x)
-            if reason is not None:
-                heard.append(Heard(len(x), reason))
-                continue
-            emotion, gender, a = self.forward(self.network_input(x))
-            heard.append(Heard(len(x), None, emotion, gender))
-            if attention is None and a is not None:
-                attention = a
-                times = k * self.config.max_seconds / 2 + (np.arange(a.shape[1]) + 1) * self.config.n_pw * HOP / SAMPLE_RATE
-        return self.answer(heard, attention, times)
+        return self.answer([self.hear(x) for x in self.windows(audio, sample_rate)])
+
+    def hear(self, x: Array) -> Heard:
+        """One window (n,) at 16 kHz."""
+        reason = unheard(x)
+        return Heard(len(x), reason) if reason else Heard(len(x), None, *self.forward(self.network_input(x)))
 
     def predict_many(
         self, audio: Iterable[Audio], sample_rate: int | None = None, engine: str = "auto", threads: int | None = None
@@ -176,13 +170,14 @@ class Model:
             raise ValueError(f"sample_rate is {sample_rate}; expected the rate of the samples, 4000 to 192000 Hz")
         return features.windows([audio.astype(np.float32)], int(sample_rate), seconds, cut=False)
 
-    def answer(self, heard: Sequence[Heard], attention: Array | None = None, times: Array | None = None) -> Prediction:
+    def answer(self, heard: Sequence[Heard]) -> Prediction:
         """The prediction that the windows of a recording add up to. The temperature is that of the emotions."""
         half = self.config.max_seconds / 2
         timeline: list[Window] = []
         emotion_log_p: list[Array] = []
         gender_log_p: list[Array] = []
-        for k, (samples, reason, emotion, gender) in enumerate(heard):
+        attention = times = None
+        for k, (samples, reason, emotion, gender, a) in enumerate(heard):
             span = (k * half, k * half + samples / SAMPLE_RATE)
             if emotion is None or gender is None:
                 timeline.append(Window(*span, None, {}, {}, reason))
@@ -191,6 +186,8 @@ class Model:
             gender_log_p.append(log_softmax(gender))
             emotions, genders = self._named(emotion_log_p[-1:], gender_log_p[-1:])
             timeline.append(Window(*span, likeliest(emotions), emotions, genders))
+            if attention is None and a is not None:
+                attention, times = a, k * half + (np.arange(a.shape[1]) + 1) * self.config.n_pw * HOP / SAMPLE_RATE
         seconds = timeline[-1].end
         if not emotion_log_p:
             reasons = " and ".join(dict.fromkeys(window.reason for window in timeline if window.reason))
