@@ -6,7 +6,9 @@ Each peer gets its best honest settings: its own fused LSTM, inference mode, as 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -188,13 +190,20 @@ def predict(weights: Path, audio: Path) -> None:
     import safetensors.numpy
     import torch
 
+    torch.set_num_threads(1)  # for one recording at a time, more of them only wait for each other; files run side by side
     tensors = safetensors.numpy.load_file(weights)
     network = torch_network(tensors).eval()
-    for path in sorted(audio.glob("*.wav")) if audio.is_dir() else [audio]:
+
+    def answer(path: Path) -> tuple[list[float], list[float]]:
         X = (librosa_features(path) - tensors["norm.mean"]) / tensors["norm.std"]
         with torch.inference_mode():
             emotion, gender = network(torch.from_numpy(X.astype(np.float32))[None])
-        print(path, torch.softmax(emotion, 1).tolist(), torch.softmax(gender, 1).tolist())
+        return torch.softmax(emotion, 1).tolist(), torch.softmax(gender, 1).tolist()
+
+    paths = sorted(audio.glob("*.wav")) if audio.is_dir() else [audio]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for path, found in zip(paths, pool.map(answer, paths), strict=True):
+            print(path, *found)
 
 
 def train(folder: Path, epochs: int) -> None:

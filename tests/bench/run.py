@@ -46,7 +46,7 @@ NEMO = [35, 62, 68, 73, 77, 80, 83, 86, 90, 93, 96, 99, 103, 107, 111, 115, 120,
 Tasks = dict[str, Callable[[], Any]]
 
 
-def in_turns(tasks: Tasks, repeats: int, calls: int = 1) -> dict[str, float]:
+def in_turns(tasks: Tasks, repeats: int, calls: int = 1, warm: bool = True) -> dict[str, float]:
     """Median milliseconds of each task; A B A B. Each turn is a pause, a run that does not count, and the mean of some calls.
 
     Threads of OpenMP and onnxruntime go on spinning for up to 0.2 s after their work: without the pause, each program would be
@@ -56,7 +56,8 @@ def in_turns(tasks: Tasks, repeats: int, calls: int = 1) -> dict[str, float]:
     for _ in range(repeats):
         for name, run in tasks.items():
             time.sleep(0.3)
-            run()
+            if warm:
+                run()
             started = time.perf_counter()
             for _ in range(calls):
                 run()
@@ -264,7 +265,7 @@ def in_processes(jobs: dict[str, dict[str, list[str]]], folder: Path) -> dict[st
             memory[name] = peak_megabytes([str(place.get(word, word)) for word in command])
 
         tasks: Tasks = {name: lambda name=name, command=command: run(name, command) for name, command in commands.items()}
-        found[f"process: {what}"] = in_turns(tasks, 3)
+        found[f"process: {what}"] = in_turns(tasks, 3, warm=False)
         found[f"peak MB: {what}"] = memory
     return found
 
