@@ -298,6 +298,9 @@ def _check_speakers(utterances: Utterances, parts: Parts, allow: bool, warnings:
         raise ValueError(f"speaker {shared[0]}; correct the sessions or splits, or pass --allow-speaker-overlap")
     if shared:
         warnings.append(f"speaker {shared[0]} ({len(shared)} of this kind): scores say little about new speakers")
+    unknown = sum(not utterances[i].speaker for members in parts.values() for i in members)
+    if unknown and sum(map(bool, parts.values())) > 1:
+        warnings.append(f"{unknown} utterances have no speaker: nothing tells whether theirs are in two parts")
     return bool(shared)
 
 

@@ -108,8 +108,20 @@ def test_a_session_of_one_class_is_told_once_a_fold(utterances: list[Utterance])
 def test_utterances_without_a_session_train_and_are_told(utterances: list[Utterance]) -> None:
     some = [replace(u, session=None, speaker=None) if u.path.name.startswith("1f") else u for u in utterances]
     folds = make_folds(some)
-    assert fold_warnings(folds) == ["4 utterances have no session; they are in the training part"]
+    assert fold_warnings(folds) == [
+        "4 utterances have no session; they are in the training part",
+        "4 utterances have no speaker: nothing tells whether theirs are in two parts",
+    ]
     assert len([r for fold in folds for r in fold.split.test]) == 20
+
+
+def test_a_session_without_a_speaker_is_tested_and_told(utterances: list[Utterance]) -> None:
+    some = [replace(u, speaker=None) if u.session == "buzz/2" else u for u in utterances]
+    folds = make_folds(some)
+    assert fold_warnings(folds) == ["8 utterances have no speaker: nothing tells whether theirs are in two parts"]
+    assert len([r for fold in folds for r in fold.split.test]) == 24
+    with pytest.raises(ValueError, match="in train and in test"):  # those that are known are still compared
+        make_folds([replace(u, speaker="buzz/3f") if u.speaker == "buzz/1f" else u for u in some])
 
 
 def test_what_cannot_be_cut_is_refused(utterances: list[Utterance]) -> None:
