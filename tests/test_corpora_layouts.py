@@ -389,7 +389,7 @@ def test_meld(tmp_path: Path):
 # All of them
 
 
-@pytest.mark.parametrize("corpus", [name for name, layout in layouts().items() if hasattr(layout, "matches")])
+@pytest.mark.parametrize("corpus", [name for name, layout in layouts().items() if hasattr(layout, "NAME")])
 def test_a_wrong_corpus_is_refused_by_name(tmp_path: Path, corpus: str):
     sentence = refusal(tree(tmp_path, "sad/a.wav"), corpus)
     assert str(tmp_path) in sentence
@@ -415,11 +415,11 @@ def test_a_wrong_corpus_is_refused_by_name(tmp_path: Path, corpus: str):
 def test_a_name_belongs_to_one_corpus_in_any_format(corpus: str, name: str):
     for ending in ("wav", "flac", "mp3"):
         matching = [
-            key for key, layout in layouts().items() if hasattr(layout, "matches") and layout.matches(f"x/{name}.{ending}")
+            key for key, layout in layouts().items() if hasattr(layout, "NAME") and layout.NAME.fullmatch(f"x/{name}.{ending}")
         ]
         assert matching == [corpus]
-    assert not iemocap.matches("Ses01F_impro01_FXX0.wav")
-    assert not iemocap.matches("Ses01F_impro01.wav")
+    assert not iemocap.NAME.fullmatch("Ses01F_impro01_FXX0.wav")
+    assert not iemocap.NAME.fullmatch("Ses01F_impro01.wav")
 
 
 def test_an_audiofolder_of_hugging_face_is_a_manifest(tmp_path: Path):

@@ -170,7 +170,7 @@ def layouts() -> dict[str, ModuleType]:
     -------
     dict of str to module
         Under the names that ``corpus`` may have. Each has ``LAYOUT``, a description, and ``read``; those that can be
-        recognised have ``matches``, for a file name; those with tables of labels have ``labels_in``, for a folder; those
+        recognised have ``NAME``, a pattern of file names; those with tables of labels have ``labels_in``, for a folder; those
         whose size is known have ``COUNTS``, utterances by session, or ``""`` for all of them, and emotion.
     """
     # Imported here because the readers import Utterance from this file.
@@ -201,7 +201,7 @@ def _recognise(place: Path) -> str:
     paths = audio_files(Path(os.path.abspath(place)))
     names = ["/".join(path.parts[-2:]) for path in paths]
     for name, layout in layouts().items():
-        if hasattr(layout, "matches") and 2 * sum(map(layout.matches, names)) > len(names):
+        if hasattr(layout, "NAME") and 2 * sum(bool(layout.NAME.fullmatch(name)) for name in names) > len(names):
             # Without its labels it is read only where it has been sorted into folders of classes.
             classes = {canonical(path.relative_to(os.path.abspath(place)).parts[0]) for path in paths}
             unlabelled = hasattr(layout, "labels_in") and not layout.labels_in(place)

@@ -19,33 +19,17 @@ LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": None}
 SILENT = "1076_MTI_SAD_XX"
 COUNTS = {"": dict.fromkeys(EMOTIONS.values(), 1271) | {"neutral": 1087, "sad": 1270, NO_SIGNAL: 1}}
 LAYOUT = "AudioWAV/1001_IEO_ANG_HI.wav, VideoDemographics.csv"
-_NAME = re.compile(rf"(?:.*/)?(1\d\d\d)_[A-Z]{{3}}_({'|'.join(EMOTIONS)})_({'|'.join(LEVELS)})\.\w+", re.IGNORECASE)
-
-
-def matches(name: str) -> bool:
-    """Whether a file, with or without its folder, is named as CREMA-D names its recordings."""
-    return _NAME.fullmatch(name) is not None
+NAME = re.compile(rf"(?:.*/)?(1\d\d\d)_[A-Z]{{3}}_({'|'.join(EMOTIONS)})_({'|'.join(LEVELS)})\.\w+", re.IGNORECASE)
 
 
 def read(folder: Path) -> list[Utterance]:
     """Read CREMA-D from the file names anywhere below a folder.
 
-    Parameters
-    ----------
-    folder : Path
-
-    Returns
-    -------
-    list of Utterance
-        With speakers and the intensity as style; with genders where ``VideoDemographics.csv`` is in the folder or
-        beside it. There are no sessions: groups of speakers serve. The one recording without sound is ``no signal``.
-
-    Raises
-    ------
-    ValueError
-        Where no file is named as in CREMA-D, or the table of actors is broken.
+    With speakers and the intensity as style; with genders where ``VideoDemographics.csv`` is in the folder or beside it. There
+    are no sessions: groups of speakers serve. The one recording without sound is ``no signal``. ValueError where no file is
+    named as in CREMA-D, or the table of actors is broken.
     """
-    paths = recordings(folder, matches, "CREMA-D's 1001_IEO_ANG_HI.wav", "cremad")
+    paths = recordings(folder, NAME, "CREMA-D's 1001_IEO_ANG_HI.wav", "cremad")
     genders: dict[str, str | None] = {}
     for table in tables.find(folder, r"VideoDemographics\.csv")[:1]:
         rows = tables.rows(table, "actorid", "sex")

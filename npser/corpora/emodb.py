@@ -33,32 +33,16 @@ EMOTIONS = {
 # The 535 recordings that were published.
 COUNTS = {"": {"angry": 127, "bored": 81, "disgusted": 46, "fearful": 69, "happy": 71, "sad": 62, "neutral": 79}}
 LAYOUT = "wav/03a01Wa.wav"
-_NAME = re.compile(rf"(?:.*/)?({'|'.join(SESSIONS)})[ab]\d\d([WLEAFTN])[a-z]\.\w+", re.IGNORECASE)
-
-
-def matches(name: str) -> bool:
-    """Whether a file, with or without its folder, is named as EmoDB names its recordings."""
-    return _NAME.fullmatch(name) is not None
+NAME = re.compile(rf"(?:.*/)?({'|'.join(SESSIONS)})[ab]\d\d([WLEAFTN])[a-z]\.\w+", re.IGNORECASE)
 
 
 def read(folder: Path) -> list[Utterance]:
     """Read EmoDB from the file names anywhere below a folder.
 
-    Parameters
-    ----------
-    folder : Path
-
-    Returns
-    -------
-    list of Utterance
-        With speakers, genders and five sessions of one woman and one man; other files are skipped.
-
-    Raises
-    ------
-    ValueError
-        Where no file is named as in EmoDB.
+    With speakers, genders and five sessions of one woman and one man; other files are skipped. ValueError where no file is
+    named as in EmoDB.
     """
-    paths = recordings(folder, matches, "EmoDB's 03a01Wa.wav", "emodb")
+    paths = recordings(folder, NAME, "EmoDB's 03a01Wa.wav", "emodb")
     return [_utterance(path) for path in paths]
 
 

@@ -19,32 +19,15 @@ EMOTIONS = {
 # Six speakers, fourteen sentences.
 COUNTS = {"": dict.fromkeys(EMOTIONS.values(), 84)}
 LAYOUT = "f1/gio-f1-b1.wav"
-_NAME = re.compile(rf"(?:.*/)?({'|'.join(EMOTIONS)})-([fm][1-3])-[a-z]\d\.\w+", re.IGNORECASE)
-
-
-def matches(name: str) -> bool:
-    """Whether a file, with or without its folder, is named as EMOVO names its recordings."""
-    return _NAME.fullmatch(name) is not None
+NAME = re.compile(rf"(?:.*/)?({'|'.join(EMOTIONS)})-([fm][1-3])-[a-z]\d\.\w+", re.IGNORECASE)
 
 
 def read(folder: Path) -> list[Utterance]:
     """Read EMOVO from the file names anywhere below a folder.
 
-    Parameters
-    ----------
-    folder : Path
-
-    Returns
-    -------
-    list of Utterance
-        With speakers and genders. There are no sessions: groups of speakers serve.
-
-    Raises
-    ------
-    ValueError
-        Where no file is named as in EMOVO.
+    With speakers and genders. There are no sessions: groups of speakers serve. ValueError where no file is named as in EMOVO.
     """
-    paths = recordings(folder, matches, "EMOVO's gio-f1-b1.wav", "emovo")
+    paths = recordings(folder, NAME, "EMOVO's gio-f1-b1.wav", "emovo")
     return [_utterance(path) for path in paths]
 
 

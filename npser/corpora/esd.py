@@ -26,34 +26,17 @@ EMOTIONS = {
 COUNTS = {"": dict.fromkeys(EMOTIONS.values(), 7000)}
 LAYOUT = "0011/Angry/0011_000351.wav, 0011/0011.txt"
 _SPEAKER = r"00(?:0[1-9]|1\d|20)"
-_NAME = re.compile(rf"(?:.*/)?({_SPEAKER})_\d{{6}}\.\w+")
-
-
-def matches(name: str) -> bool:
-    """Whether a file, with or without its folder, is named as ESD names its recordings."""
-    return _NAME.fullmatch(name) is not None
+NAME = re.compile(rf"(?:.*/)?({_SPEAKER})_\d{{6}}\.\w+")
 
 
 def read(folder: Path) -> list[Utterance]:
     """Read ESD from the names of files and folders, or the speakers' lists, anywhere below a folder.
 
-    Parameters
-    ----------
-    folder : Path
-
-    Returns
-    -------
-    list of Utterance
-        With speakers, genders, and the language as style. The emotion is that of the nearest folder that is named after
-        one, else that of ``0011.txt``. The folders train, evaluation and test of some releases hold the same speakers,
-        so they are no split. There are no sessions: groups of speakers serve.
-
-    Raises
-    ------
-    ValueError
-        Where no file is named as in ESD.
+    With speakers, genders, and the language as style. The emotion is that of the nearest folder that is named after one, else
+    that of ``0011.txt``. The folders train, evaluation and test of some releases hold the same speakers, so they are no split.
+    There are no sessions: groups of speakers serve. ValueError where no file is named as in ESD.
     """
-    paths = recordings(folder, matches, "ESD's 0011_000351.wav", "esd")
+    paths = recordings(folder, NAME, "ESD's 0011_000351.wav", "esd")
     listed: dict[str, str] = {}
     if any(_by_folder(path) is None for path in paths):
         for table in tables.find(folder, rf"{_SPEAKER}\.txt"):

@@ -1,6 +1,7 @@
 """Folders of audio files, and the layout of one folder a class."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,10 +78,10 @@ def once_each(paths: list[Path], key: Callable[[Path], str] = _base_name) -> lis
 
 
 def recordings(
-    folder: Path, matches: Callable[[str], bool], example: str, corpus: str, key: Callable[[Path], str] = _base_name
+    folder: Path, pattern: re.Pattern[str], example: str, corpus: str, key: Callable[[Path], str] = _base_name
 ) -> list[Path]:
     """The files below a folder that are named as a corpus names them, each recording once; ValueError where there is none."""
-    paths = once_each([path for path in audio_files(folder) if matches(path.name)], key)
+    paths = once_each([path for path in audio_files(folder) if pattern.fullmatch(path.name)], key)
     if not paths:
         raise ValueError(f"{folder} holds no file named like {example}; leave --corpus {corpus} out")
     return paths

@@ -21,13 +21,9 @@ COUNTS = {
 LAYOUT = "Session1/dialog/EmoEvaluation/*.txt, Session1/sentences/wav/*/*.wav"
 STYLES = {"impro": "improvised", "script": "scripted"}
 # Long scenes come in parts, a and b. What is marked FXX0 in transcripts has no recording.
-_NAME = re.compile(r"(Ses0([1-5])[FM]_((impro)\d\d|(script)\d\d_\d)[a-z]?)_([FM])\d{3}")
+_STEM = re.compile(r"(Ses0([1-5])[FM]_((impro)\d\d|(script)\d\d_\d)[a-z]?)_([FM])\d{3}")
+NAME = re.compile(rf"(?:.*/)?{_STEM.pattern}\.\w+")
 _TURN = re.compile(r"\[[\d.]+\s*-\s*[\d.]+\]\s+(\S+)\s+([a-z]{3})\s")
-
-
-def matches(name: str) -> bool:
-    """Whether a file, with or without its folder, is named as IEMOCAP names its turns."""
-    return _NAME.fullmatch(Path(name).stem) is not None
 
 
 def labels_in(folder: Path) -> list[Path]:
@@ -73,7 +69,7 @@ def _turns(folder: Path) -> dict[str, tuple[str, Path]]:
     for table in tables:
         for line in table.read_text("latin-1").splitlines():
             turn = _TURN.match(line)
-            name = turn and _NAME.fullmatch(turn[1])
+            name = turn and _STEM.fullmatch(turn[1])
             if turn and name:
                 emotion, place = canonical(turn[2]), table.parents[2] / "sentences" / "wav" / name[1] / f"{turn[1]}.wav"
                 if turns.setdefault(turn[1], (emotion, place))[0] != emotion:
@@ -86,13 +82,13 @@ def _turns(folder: Path) -> dict[str, tuple[str, Path]]:
 
 def _is_turn(path: Path) -> bool:
     """Whether a file is the recording of a turn, and not of a dialogue or another copy."""
-    name = _NAME.fullmatch(path.stem)
+    name = _STEM.fullmatch(path.stem)
     return name is not None and path.parts[-4:-1] == ("sentences", "wav", name[1])
 
 
 def _utterance(path: Path, emotion: str) -> Utterance:
     """Decode one file name."""
-    name = _NAME.fullmatch(path.stem)
+    name = _STEM.fullmatch(path.stem)
     assert name is not None
     dialogue, session, scenario, improvised, scripted, letter = name.groups()
     return Utterance(

@@ -20,14 +20,9 @@ GENDERS = {
     "Ross": "male",
 }
 LAYOUT = "train_sent_emo.csv, train_splits/dia0_utt0.wav"
-_NAME = re.compile(r"(?:.*/)?(dia\d+)_(utt\d+)\.\w+", re.IGNORECASE)
+NAME = re.compile(r"(?:.*/)?(dia\d+)_(utt\d+)\.\w+", re.IGNORECASE)
 _FOLDER = re.compile(rf"({'|'.join(SPLITS)})(?![a-z]).*", re.IGNORECASE)
 _TABLE = r"(train|dev|test)_sent_emo\.csv"
-
-
-def matches(name: str) -> bool:
-    """Whether a file, with or without its folder, is named as MELD names its clips."""
-    return _NAME.fullmatch(name) is not None
 
 
 def labels_in(folder: Path) -> list[Path]:
@@ -56,7 +51,7 @@ def read(folder: Path) -> tuple[list[Utterance], list[str]]:
     ValueError
         Where there is no table or no recording.
     """
-    paths = once_each([path for path in audio_files(folder) if matches(path.name) and _split(path)], _clip)
+    paths = once_each([path for path in audio_files(folder) if NAME.fullmatch(path.name) and _split(path)], _clip)
     if not paths:
         raise ValueError(
             f"{folder} holds no file like MELD's train_splits/dia0_utt0.wav; "

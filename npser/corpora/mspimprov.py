@@ -12,14 +12,9 @@ STYLES = {"P": "natural", "R": "read", "S": "other improvised", "T": "target imp
 LAYOUT = "session1/S01A/P/MSP-IMPROV-S01A-F01-P-FM01.wav, Evaluation.txt"
 # The recordings are called MSP-, and in Evaluation.txt UTD-.
 _STEM = r"(?:MSP|UTD)-IMPROV-(S\d\d[AHSN])-([FM])(\d\d)-([PRST])-([FM]{2}\d\d)"
-_NAME = re.compile(rf"(?:.*/)?{_STEM}\.\w+", re.IGNORECASE)
+NAME = re.compile(rf"(?:.*/)?{_STEM}\.\w+", re.IGNORECASE)
 _LINE = re.compile(rf"{_STEM}\.\w+\s*;\s*([A-Z])\s*;", re.IGNORECASE)
 _TABLE = r"Evaluation\.txt"
-
-
-def matches(name: str) -> bool:
-    """Whether a file, with or without its folder, is named as MSP-IMPROV names its recordings."""
-    return _NAME.fullmatch(name) is not None
 
 
 def labels_in(folder: Path) -> list[Path]:
@@ -47,7 +42,7 @@ def read(folder: Path) -> tuple[list[Utterance], list[str]]:
     ValueError
         Where there are no labels or no recordings.
     """
-    paths = recordings(folder, matches, "MSP-IMPROV-S01A-F01-P-FM01.wav", "mspimprov", _turn)
+    paths = recordings(folder, NAME, "MSP-IMPROV-S01A-F01-P-FM01.wav", "mspimprov", _turn)
     emotions: dict[str, str] = {}
     for table in labels_in(folder)[:1]:
         for line in tables.text(table).splitlines():
@@ -72,7 +67,7 @@ def _turn(path: Path) -> str:
 
 def _utterance(path: Path, emotion: str) -> Utterance:
     """Decode one file name."""
-    name = _NAME.fullmatch(path.name.upper())
+    name = NAME.fullmatch(path.name.upper())
     assert name is not None
     scenario, letter, number, kind, _ = name.groups()
     return Utterance(

@@ -20,14 +20,9 @@ EMOTIONS = {
     "X": NO_AGREEMENT,
 }
 LAYOUT = "Audios/MSP-PODCAST_0001_0008.wav, Labels/labels_concensus.csv"
-_NAME = re.compile(r"(?:.*/)?MSP-PODCAST_(\w+?)_\w+\.\w+", re.IGNORECASE)
+NAME = re.compile(r"(?:.*/)?MSP-PODCAST_(\w+?)_\w+\.\w+", re.IGNORECASE)
 # The name is the corpus's own spelling; the right one is read too.
 _TABLE = r"labels_con[cs]ensus\.csv"
-
-
-def matches(name: str) -> bool:
-    """Whether a file, with or without its folder, is named as MSP-Podcast names its recordings."""
-    return _NAME.fullmatch(name) is not None
 
 
 def labels_in(folder: Path) -> list[Path]:
@@ -55,7 +50,7 @@ def read(folder: Path) -> tuple[list[Utterance], list[str]]:
     ValueError
         Where there is no table or no recording, or the table says what is not known.
     """
-    paths = recordings(folder, matches, "MSP-PODCAST_0001_0008.wav", "msppodcast")
+    paths = recordings(folder, NAME, "MSP-PODCAST_0001_0008.wav", "msppodcast")
     found = labels_in(folder)
     if not found:
         raise ValueError(f"{folder} holds no Labels/labels_concensus.csv; name the folder that holds Audios and Labels")
@@ -68,7 +63,7 @@ def read(folder: Path) -> tuple[list[Utterance], list[str]]:
 
 def _utterance(path: Path, row: dict[str, str] | None, table: Path) -> Utterance:
     """A recording and its row."""
-    name = _NAME.fullmatch(path.name)
+    name = NAME.fullmatch(path.name)
     assert name is not None
     dialogue = f"msppodcast/{name[1]}"
     if row is None:

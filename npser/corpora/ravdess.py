@@ -29,33 +29,16 @@ EMOTIONS = {
 STYLES = {"01": "normal", "02": "strong"}
 COUNTS = {"": dict.fromkeys(EMOTIONS.values(), 192) | {"neutral": 96}}
 LAYOUT = "Actor_18/03-01-05-01-02-01-18.wav"
-_NAME = re.compile(rf"(?:.*/)?0[1-3]-0[12]-({'|'.join(EMOTIONS)})-0[12]-0[12]-0[12]-({'|'.join(SESSIONS)})\.\w+")
-
-
-def matches(name: str) -> bool:
-    """Whether a file is named as RAVDESS names its recordings, songs and videos included."""
-    return _NAME.fullmatch(name) is not None
+NAME = re.compile(rf"(?:.*/)?0[1-3]-0[12]-({'|'.join(EMOTIONS)})-0[12]-0[12]-0[12]-({'|'.join(SESSIONS)})\.\w+")
 
 
 def read(folder: Path) -> list[Utterance]:
     """Read the speech part of RAVDESS from the file names anywhere below a folder.
 
-    Parameters
-    ----------
-    folder : Path
-
-    Returns
-    -------
-    list of Utterance
-        With speakers, genders, six sessions of four actors, and the intensity as style. Songs, videos, other files,
-        and second copies of a recording are skipped.
-
-    Raises
-    ------
-    ValueError
-        Where no file is named as the speech recordings of RAVDESS.
+    With speakers, genders, six sessions of four actors, and the intensity as style. Songs, videos, other files, and second
+    copies of a recording are skipped. ValueError where no file is named as the speech recordings of RAVDESS.
     """
-    named = [path for path in audio_files(folder) if matches(path.name)]
+    named = [path for path in audio_files(folder) if NAME.fullmatch(path.name)]
     paths = once_each([path for path in named if path.name.startswith("03-01-")])
     if not paths:
         raise ValueError(f"{folder} holds no RAVDESS speech (03-01-*.wav); add its folders Actor_01 to Actor_24")

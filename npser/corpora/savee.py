@@ -19,32 +19,15 @@ EMOTIONS = {
 }
 COUNTS = {"": dict.fromkeys(EMOTIONS.values(), 60) | {"neutral": 120}}
 LAYOUT = "DC/a01.wav or DC_a01.wav"
-_NAME = re.compile(rf"(?:.*/)?({'|'.join(SPEAKERS)})[/_](sa|su|a|d|f|h|n)(\d\d)\.\w+", re.IGNORECASE)
-
-
-def matches(name: str) -> bool:
-    """Whether a file is named as SAVEE names its recordings; where its own name has no speaker, its folder has."""
-    return _NAME.fullmatch(name) is not None
+NAME = re.compile(rf"(?:.*/)?({'|'.join(SPEAKERS)})[/_](sa|su|a|d|f|h|n)(\d\d)\.\w+", re.IGNORECASE)
 
 
 def read(folder: Path) -> list[Utterance]:
     """Read SAVEE from the names of files and folders anywhere below a folder.
 
-    Parameters
-    ----------
-    folder : Path
-
-    Returns
-    -------
-    list of Utterance
-        With speakers, all of them men. There are no sessions: the speakers serve.
-
-    Raises
-    ------
-    ValueError
-        Where no file is named as in SAVEE.
+    With speakers, all of them men. There are no sessions: the speakers serve. ValueError where no file is named as in SAVEE.
     """
-    named = [path for path in audio_files(folder) if matches(os.path.abspath(path))]
+    named = [path for path in audio_files(folder) if NAME.fullmatch(os.path.abspath(path))]
     # The speakers have files of the same names.
     paths = once_each(named, lambda path: "".join(_decode(path)))
     if not paths:
@@ -54,7 +37,7 @@ def read(folder: Path) -> list[Utterance]:
 
 def _decode(path: Path) -> tuple[str, str, str]:
     """Speaker, emotion and number."""
-    name = _NAME.fullmatch(os.path.abspath(path))
+    name = NAME.fullmatch(os.path.abspath(path))
     assert name is not None
     return name[1].upper(), name[2].lower(), name[3]
 

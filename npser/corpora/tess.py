@@ -18,32 +18,16 @@ EMOTIONS = {
 COUNTS = {"": dict.fromkeys(EMOTIONS.values(), 400)}
 LAYOUT = "OAF_back_angry.wav"
 # Some copies hold one file that is spelt OA_bite_neutral.
-_NAME = re.compile(rf"(?:.*/)?(OAF?|YAF)_([a-z]+)_({'|'.join(EMOTIONS)})\.\w+", re.IGNORECASE)
-
-
-def matches(name: str) -> bool:
-    """Whether a file, with or without its folder, is named as TESS names its recordings."""
-    return _NAME.fullmatch(name) is not None
+NAME = re.compile(rf"(?:.*/)?(OAF?|YAF)_([a-z]+)_({'|'.join(EMOTIONS)})\.\w+", re.IGNORECASE)
 
 
 def read(folder: Path) -> list[Utterance]:
     """Read TESS from the file names anywhere below a folder.
 
-    Parameters
-    ----------
-    folder : Path
-
-    Returns
-    -------
-    list of Utterance
-        With speakers, both of them women. There are no sessions: the speakers serve. Second copies are skipped.
-
-    Raises
-    ------
-    ValueError
-        Where no file is named as in TESS.
+    With speakers, both of them women. There are no sessions: the speakers serve. Second copies are skipped. ValueError where no
+    file is named as in TESS.
     """
-    paths = recordings(folder, matches, "TESS's OAF_back_angry.wav", "tess", lambda path: "_".join(_decode(path)))
+    paths = recordings(folder, NAME, "TESS's OAF_back_angry.wav", "tess", lambda path: "_".join(_decode(path)))
     return [_utterance(path) for path in paths]
 
 
