@@ -26,7 +26,7 @@ from npser.config import PRESETS, Config, override
 from npser.corpora import Utterance
 from npser.dataset import Dataset
 from npser.experiment import describe
-from npser.features import LOUDEST, N_MELS, RATES
+from npser.features import LOUDEST, N_MELS, is_sound, whole_rate
 from npser.split import Split, make_split
 from npser.store import Store, digests, open_store
 from npser.threads import available_cores, single_threaded_blas
@@ -135,7 +135,9 @@ class EmotionClassifier:
     def predict_proba(self, X: Sequence[Any] | np.ndarray) -> np.ndarray:
         """Probabilities of the classes, (R, classes) in the order of ``classes_``. ValueError as for predict.
 
-        Those of ``npser predict``: of a long recording, from the mean log-probability of half-overlapping windows.
+        Those of ``npser evaluate``: of a long recording, from the mean log-probability of half-overlapping windows; a network
+        that pads (preset ``"paper"``) hears the first 7.5 s. Every recording is answered, silence too: an estimator has to.
+        ``npser.load`` of a saved model leaves silent windows out, and hears all of a recording.
         """
         network = Network.of(self._trained())
         recordings = _recordings(X, self.sample_rate)
@@ -238,10 +240,9 @@ def _recordings(X: Any, rate: int | None) -> list[Path | np.ndarray]:
         x = np.asarray(item)
         if x.dtype.kind != "f" or x.ndim != 1:
             raise ValueError(f"X[{r}] is {x.dtype} of shape {x.shape}; expected a path or (n,) float samples of one channel")
-        if x.size == 0 or not (np.abs(x) <= LOUDEST).all():
+        if not is_sound(x):
             raise ValueError(f"X[{r}] is empty or not finite (NaN, infinity, or beyond {LOUDEST:g})")
-        if rate is None or not RATES[0] <= rate <= RATES[1] or rate % 1:
-            raise ValueError(f"sample_rate is {rate}; expected the rate of the waveforms, {RATES[0]} to {RATES[1]} Hz")
+        whole_rate(rate)
         found.append(x)
     return found
 

@@ -6,6 +6,7 @@ Modules are imported by the command that needs them, so that `npser predict` and
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -22,14 +23,27 @@ def main(argv: list[str] | None = None) -> int:
     for variable in ("VECLIB_MAXIMUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     warnings.showwarning = _show_warning
-    args = _parser().parse_args(argv)
+    sys.stdin, sys.stdout = sys.stdin or open(os.devnull), sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (closed by the caller)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be anything
+        utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
+    status = _run(_parser().parse_args(argv))
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1 if isinstance(error, BrokenPipeError) else _fail(f"standard output: cannot be written ({error.strerror})")
+    return status
+
+
+def _run(args: argparse.Namespace) -> int:
+    """The command, and what is said of its errors."""
     try:
         return args.command(args)
     except KeyboardInterrupt:
         print("npser: interrupted", file=sys.stderr)
         return terminal.INTERRUPTED
     except BrokenPipeError:  # what reads our output, such as head, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, MemoryError) as error:
         return _fail(error)

@@ -73,7 +73,7 @@ class Look:
     @property
     def colours(self) -> dict[str, str]:
         """Of each emotion; labels of the user's own take what is left."""
-        left = [colour for label, colour in COLOURS.items() if label not in self.model.emotions]
+        left = [colour for label, colour in COLOURS.items() if label not in self.model.emotions] or list(COLOURS.values())
         return {label: COLOURS.get(label) or left[k % len(left)] for k, label in enumerate(self.model.emotions)}
 
     @property
@@ -186,7 +186,8 @@ def _read(audio: str | os.PathLike[str]) -> tuple[int, bytes | None]:
     """Length in samples at 16 kHz, and the recording as FLAC, or None where it is larger than EMBEDDED."""
     rate, blocks = features.read_blocks(audio)
     length, file = 0, io.BytesIO()
-    with soundfile.SoundFile(file, "w", rate, 1, "PCM_16", format="FLAC") as flac:
+    writable = rate if rate < 1 << 16 else rate // 10 * 10  # FLAC's header has no digit for more
+    with soundfile.SoundFile(file, "w", writable, 1, "PCM_16", format="FLAC") as flac:
         for block in blocks:
             length += len(block)
             if file.getbuffer().nbytes <= EMBEDDED:

@@ -81,7 +81,7 @@ def export(model: Path, out: Path, with_features: bool) -> dict[str, Any]:
         from onnx import TensorProto, helper
     except ImportError:
         raise ValueError("npser export needs the package onnx; get it with: pip install 'npser[onnx]'") from None
-    if out.suffix != ".onnx":
+    if out.suffix.lower() != ".onnx":
         raise ValueError(f"{out}: expected a name that ends in .onnx")
     trained = checkpoint.load(model)
     c, g = trained.config, _Graph()

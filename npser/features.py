@@ -45,6 +45,18 @@ def window_samples(seconds: float) -> int:
     return round(seconds * SAMPLE_RATE)
 
 
+def is_sound(x: np.ndarray) -> bool:
+    """Whether an array is (n,) finite samples of one channel."""
+    return x.ndim == 1 and x.size > 0 and bool((np.abs(x.astype(np.float64)) <= LOUDEST).all())  # float16 has no LOUDEST
+
+
+def whole_rate(rate: float | None) -> int:
+    """The sample rate of an array; ValueError where it is none."""
+    if not isinstance(rate, (int, float, np.number)) or not RATES[0] <= rate <= RATES[1] or rate % 1:
+        raise ValueError(f"sample_rate is {rate!r}; expected the rate of the samples, {RATES[0]} to {RATES[1]} Hz")
+    return int(rate)
+
+
 def read_blocks(path: str | os.PathLike[str] | BinaryIO) -> tuple[int, Iterator[np.ndarray]]:
     """Open an audio file, or read one that is open; it must be seekable.
 
@@ -63,6 +75,8 @@ def read_blocks(path: str | os.PathLike[str] | BinaryIO) -> tuple[int, Iterator[
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else str(getattr(path, "name", "the stream"))
     if stream is None and os.path.isdir(name):
         raise ValueError(f"{name}: is a folder; expected an audio file")
+    if stream is None and os.path.exists(name) and not os.path.isfile(name):
+        raise ValueError(f"{name}: is a pipe or a device; expected an audio file, or - with the sound on standard input")
     try:
         if (os.path.getsize(name) if stream is None else stream.seek(0, os.SEEK_END)) == 0:
             raise ValueError(f"{name}: the file is empty (0 bytes)")

@@ -119,12 +119,13 @@ class Model:
         Parameters
         ----------
         audio : iterable of paths, binary files or (n,) arrays
-            Any number; it is read as the predictions are taken.
+            Any number; it is read as the predictions are taken, by the compiled engine some eight recordings a thread ahead.
         sample_rate : int, optional
             Of the arrays, in Hz.
         engine : {"auto", "lite", "numba"}
             lite: as `predict`, one after the other. numba: the compiled engine, several at a time, which takes a second to
-            start; to 1e-5 the same probabilities, without attention. auto: numba where len(audio) is at least 100.
+            start; to 1e-5 the same probabilities, without attention; BLAS has one thread in this process until the last one is
+            taken or the iterator closed. auto: numba where len(audio) is at least 100.
         threads : int, optional
             Of the compiled engine; all cores by default. Results do not depend on it.
 
@@ -141,8 +142,12 @@ class Model:
         engine = engine_for(engine, len(audio) if isinstance(audio, Sized) else 0)
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; expected at least 1")
-        if isinstance(audio, (str, os.PathLike)):
-            raise ValueError(f"audio is the path {os.fspath(audio)!r}; expected a list of recordings")
+        if (
+            isinstance(audio, (str, os.PathLike))
+            or hasattr(audio, "read")
+            or (isinstance(audio, np.ndarray) and audio.ndim == 1)
+        ):
+            raise ValueError(f"audio is one recording, of type {type(audio).__name__}; expected a list of recordings")
         if engine == "numba":
             from npser import many  # here and not above: it imports Numba
 
@@ -164,11 +169,9 @@ class Model:
             return features.read_windows(audio, seconds, cut=False)
         if audio.dtype.kind != "f":
             raise ValueError(f"audio has type {audio.dtype}; expected float samples (of int16, divide by 32768)")
-        if audio.ndim != 1 or audio.size == 0 or not (np.abs(audio) <= features.LOUDEST).all():
+        if not features.is_sound(audio):
             raise ValueError(f"audio has shape {audio.shape}; expected (n,) finite samples of one channel")
-        if sample_rate is None or not features.RATES[0] <= sample_rate <= features.RATES[1] or sample_rate % 1:
-            raise ValueError(f"sample_rate is {sample_rate}; expected the rate of the samples, 4000 to 192000 Hz")
-        return features.windows([audio.astype(np.float32)], int(sample_rate), seconds, cut=False)
+        return features.windows([audio.astype(np.float32)], features.whole_rate(sample_rate), seconds, cut=False)
 
     def answer(self, heard: Sequence[Heard]) -> Prediction:
         """The prediction that the windows of a recording add up to. The temperature is that of the emotions."""

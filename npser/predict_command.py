@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import dataclasses
@@ -16,6 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from npser.corpora.folder import AUDIO, files, is_audio
 from npser.lite import Model, Prediction, Window, engine_for, likeliest
 
 BAR = 40  # characters of a whole bar
@@ -62,6 +64,8 @@ def run(
     """
     if not 0 <= min_confidence <= 1:
         raise ValueError(f"--min-confidence {min_confidence:g}: expected a probability, 0 to 1")
+    if threads is not None and threads < 1:
+        raise ValueError(f"--threads {threads}: expected at least 1")
     paths = recordings([*words, *([] if list_file is None else _lines(list_file))])
     trained = Model(model)
     for notice in trained.checkpoint.training.get("notices", []):
@@ -72,8 +76,6 @@ def run(
         with compiling:
             compile_kernels(trained)
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    if hasattr(sys.stdout, "reconfigure"):  # a file's name may be anything
-        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")  # pyright: ignore
     block = "█" if utf8 and sys.stdout.isatty() else "#"
     show = _csv_writer(trained, timeline) if form == "csv" else _show_jsonl if form == "jsonl" else _text_writer(block)
     failed = False
@@ -104,48 +106,57 @@ def recordings(words: list[str]) -> list[str]:
         For a folder without audio, a pattern that nothing matches, and where no word is left.
     """
     found: list[str] = []
+    empty: list[str] = []
     for word in words:
         if os.path.isdir(word):
-            found += _audio_below(word)
+            below = _audio_below(word)
+            reason = f"holds no audio files ({' '.join(sorted(AUDIO))}); name another folder, or files"
         elif os.path.lexists(word) or not glob.has_magic(word):  # what is not there becomes a row that says so
-            found.append(word)
+            below, reason = [word], ""
         else:
-            matches = [one for name in sorted(glob.glob(word, recursive=True)) for one in recordings([name])]
-            if not matches:
-                raise ValueError(f"{word}: no file matches the pattern; expected one such as 'calls/*.wav'")
-            found += dict.fromkeys(matches)  # ** finds folders, and then what is in them
-    if not found:
-        raise ValueError("there is nothing to predict; expected audio files, folders or patterns")
+            names = sorted(glob.glob(word, recursive=True))
+            below = list(
+                dict.fromkeys(one for name in names for one in (_audio_below(name) if os.path.isdir(name) else [name]))
+            )
+            reason = "no file matches the pattern; expected one such as 'calls/*.wav'"
+        if not below:
+            empty.append(f"{word}: {reason}")
+        found += below or [word]  # as a row with an error: the others go on
+    if len(empty) == len(found):
+        raise ValueError(empty[0] if empty else "there is nothing to predict; expected audio files, folders or patterns")
     return found
 
 
 def _audio_below(folder: str) -> list[str]:
     """Audio files, by their names' endings."""
-    from npser.corpora.folder import AUDIO, files, is_audio
-
-    found = [str(path) for path in files(Path(folder)) if is_audio(path.name)]
-    if not found:
-        raise ValueError(f"{folder}: holds no audio files ({' '.join(sorted(AUDIO))}); name another folder, or files")
-    return found
+    return [str(path) for path in files(Path(folder)) if is_audio(path.name)]
 
 
 def _lines(list_file: Path) -> list[str]:
     """What a list names: a recording, folder or pattern on each line, relative to the current folder."""
     try:
-        lines = os.fsdecode(list_file.read_bytes()).splitlines()
+        content = sys.stdin.buffer.read() if str(list_file) == STANDARD_INPUT else list_file.read_bytes()
     except OSError as error:
         raise ValueError(f"--from-file {list_file}: cannot be read ({error.strerror}); expected a path on each line") from None
-    if not any(lines):
+    lines = [line.removesuffix(b"\r") for line in content.removeprefix(codecs.BOM_UTF8).split(b"\n")]
+    found = [os.fsdecode(line) for line in lines if line.strip()]
+    if not found:
         raise ValueError(f"--from-file {list_file}: is empty; expected a path on each line")
-    return [line for line in lines if line]
+    return found
 
 
 def _standard_input() -> BinaryIO:
     """A copy of standard input on disk: a pipe cannot be read twice, and memory may not hold hours of sound."""
-    descriptor, path = tempfile.mkstemp()
-    os.unlink(path)
-    copy = open("standard input", "w+b", opener=lambda *_: descriptor)  # noqa: SIM115 (the caller closes it)
-    shutil.copyfileobj(sys.stdin.buffer, copy)
+    try:
+        descriptor, path = tempfile.mkstemp()
+        os.unlink(path)
+        copy = open("standard input", "w+b", opener=lambda *_: descriptor)  # noqa: SIM115 (the caller closes it)
+        shutil.copyfileobj(sys.stdin.buffer, copy)
+        copy.flush()
+    except OSError as error:
+        raise ValueError(
+            f"standard input: cannot be kept in {tempfile.gettempdir()} ({error.strerror}); set TMPDIR to another folder"
+        ) from None
     return copy
 
 
@@ -162,7 +173,8 @@ def withhold(prediction: Prediction, least: float) -> Prediction:
 def _rows(path: str, prediction: Prediction, timeline: bool) -> Iterator[Row]:
     """The row of a recording, then those of its windows, which have start and end."""
     if prediction.error is not None:
-        yield {"path": path, "error": prediction.error}
+        named = prediction.error.startswith(("standard input", path))
+        yield {"path": path, "error": prediction.error if named else f"{path}: {prediction.error}"}
         return
     names = ("emotion", "probabilities", "gender", "gender_probabilities", "seconds", "reason")
     yield {"path": path, **{name: getattr(prediction, name) for name in names}}

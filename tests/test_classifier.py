@@ -182,7 +182,7 @@ SOUND = np.sin(np.arange(4000) / 5)
         ({}, [np.zeros(900, np.int16), SOUND], ["a", "b"], r"X\[0\] is int16 of shape \(900,\)"),
         ({}, [SOUND[None], SOUND], ["a", "b"], r"X\[0\] is float64 of shape \(1, 4000\)"),
         ({}, ["nowhere.wav"] * 10, ["a", "b"] * 5, r"nowhere\.wav: cannot be opened"),
-        ({"sample_rate": None}, [SOUND] * 2, ["a", "b"], "sample_rate is None; expected the rate of the waveforms"),
+        ({"sample_rate": None}, [SOUND] * 2, ["a", "b"], "sample_rate is None; expected the rate of the samples"),
         ({"sample_rate": 100}, [SOUND] * 2, ["a", "b"], "sample_rate is 100"),
         ({}, [SOUND] * 4, ["a", "b"] * 2, "too few to hold a fifth out; give more recordings, or validation=False"),
         ({"preset": "best"}, [SOUND] * 2, ["a", "b"], "preset is 'best'; expected one of paper, default"),

@@ -23,7 +23,7 @@ from networks import GENDERS, SMALL, network, recording, sound
 
 from npser import explain_page, features
 from npser.config import Config
-from npser.explain import COLUMNS, Look, look
+from npser.explain import COLOURS, COLUMNS, Look, look
 from npser.explain_page import clock, page, png, ticks
 
 SILENCE = np.zeros(40_000, np.float32)
@@ -221,6 +221,20 @@ def test_the_player_holds_the_recording(tmp_path: Path):
     x, rate = soundfile.read(io.BytesIO(base64.b64decode(data[1])))
     assert rate == 44_100
     np.testing.assert_allclose(x, stereo.mean(axis=1), atol=1e-4)
+
+
+def test_a_rate_that_flac_has_no_digits_for_is_embedded_too(tmp_path: Path):
+    soundfile.write(tmp_path / "c.wav", sound(60_000), 96_001)
+    found = look(tmp_path / "c.wav", network(tmp_path).path)
+    assert found.sound is not None
+    assert soundfile.read(io.BytesIO(found.sound))[1] == 96_000
+
+
+def test_more_labels_than_colours_have_colours(tmp_path: Path):
+    trained = network(tmp_path)
+    found = look(recording(tmp_path / "a.wav", sound(20_000)), trained.path)
+    found.model.emotions = [*COLOURS, "contempt"]
+    assert set(found.colours) == {*COLOURS, "contempt"}
 
 
 def test_the_picture_of_the_bands_is_upright(tmp_path: Path):

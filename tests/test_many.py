@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -93,8 +94,10 @@ def test_auto_takes_the_engine_for_many(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_makes_no_sense_is_refused(tmp_path: Path):
     trained = network(tmp_path).lite
     for audio, engine, threads, words in (
-        ("a.wav", "auto", None, "is the path 'a.wav'"),
-        (tmp_path, "auto", None, "is the path"),
+        ("a.wav", "auto", None, "is one recording, of type str"),
+        (tmp_path, "auto", None, "is one recording"),
+        (sound(5000), "auto", None, "is one recording, of type ndarray"),
+        (io.BytesIO(), "auto", None, "is one recording, of type BytesIO"),
         ([], "gpu", None, "engine is 'gpu'"),
         ([], "numba", 0, "threads is 0"),
     ):

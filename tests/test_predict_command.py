@@ -55,14 +55,63 @@ def test_a_folder_without_audio_and_a_pattern_without_match_are_one_sentence(nps
     model = trained / "model.safetensors"
     (calls.parent / "empty").mkdir()
     (calls.parent / "list").write_text("\n\n")
-    one_sentence(npser("predict", calls, "empty", "--model", model, status=1), "empty", "no audio")
-    one_sentence(npser("predict", calls, "calls/*.mp3", "--model", model, status=1), "calls/*.mp3", "no file matches")
+    one_sentence(npser("predict", "empty", "--model", model, status=1), "empty", "no audio")
+    one_sentence(npser("predict", "calls/*.mp3", "--model", model, status=1), "calls/*.mp3", "no file matches")
     one_sentence(npser("predict", "--from-file", "list", "--model", model, status=1), "list", "empty")
     one_sentence(npser("predict", "--from-file", "none", "--model", model, status=1), "none", "No such file")
     one_sentence(npser("predict", "--model", model, status=2), "--from-file")
     for p in ("1.5", "-1", "nan"):
         one_sentence(npser("predict", calls, "--min-confidence", p, "--model", model, status=1), "--min-confidence")
     one_sentence(npser("predict", calls, "--threads", "0", "--model", model, status=1), "threads")
+
+
+def test_a_word_that_names_nothing_does_not_stop_the_others(npser: Command, calls: Path, trained: Path):
+    (calls / "notes").mkdir()
+    (calls.parent / "list").write_bytes("\ufeffcalls/gone [2].wav\r\n  \ncalls/a\u2028b.wav\n".encode())
+    shutil.copy(calls / "a.wav", calls / "a\u2028b.wav")
+    words = ("predict", "calls/notes", "calls/b.wav", "--from-file", "list", "--json", "--model", trained / "model.safetensors")
+    rows = rows_of(npser(*words, status=1))
+    assert [row["path"] for row in rows] == ["calls/notes", "calls/b.wav", "calls/gone [2].wav", "calls/a\u2028b.wav"]
+    assert ["error" in row for row in rows] == [True, False, True, False]
+    assert "calls/notes" not in recordings([str(calls / "*")])  # a pattern means recordings
+
+
+def test_a_list_on_standard_input(npser: Command, calls: Path, trained: Path):
+    model = trained / "model.safetensors"
+    rows = rows_of(npser("predict", "--from-file", "-", "--json", "--model", model, input="calls/b.wav\ncalls/a.wav\n"))
+    assert [row["path"] for row in rows] == ["calls/b.wav", "calls/a.wav"]
+
+
+def test_a_pipe_is_named_as_what_it_is(npser: Command, calls: Path, trained: Path):
+    os.mkfifo(calls / "pipe.wav")
+    one_sentence(
+        npser("predict", calls / "pipe.wav", "--model", trained / "model.safetensors", status=1), "pipe.wav: is a pipe"
+    )
+
+
+@pytest.mark.parametrize("words", [("predict", "calls/a.wav", "--model"), ("info",)])
+def test_output_that_cannot_be_written_is_one_sentence(
+    npser: Command, calls: Path, trained: Path, environment: dict[str, str], words: tuple[str, ...]
+):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full")
+    buffered = {name: value for name, value in environment.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "npser", *words, str(trained / "model.safetensors")]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=calls.parent, env=buffered, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "standard output: cannot be written" in done.stderr
+    assert "ignored" not in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_error(calls: Path, trained: Path, environment: dict[str, str]):
+    buffered = {name: value for name, value in environment.items() if name != "PYTHONUNBUFFERED"}
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "npser", "info", str(trained / "model.safetensors")]
+    done = subprocess.run(command, env=buffered, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.parametrize("engine", ["lite", "numba"])
