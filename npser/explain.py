@@ -98,6 +98,8 @@ def explain(audio: str | os.PathLike[str], model: Path, out: Path) -> Prediction
         For a recording or a model file that cannot be read, an out of another kind, or a missing matplotlib.
     """
     kind = out.suffix.lower()
+    if not out.parent.is_dir():  # said before the work, which may take a while
+        raise ValueError(f"--out {out}: there is no folder {out.parent}; make it, or name another")
     if kind in PICTURES:
         try:
             from npser.explain_picture import picture

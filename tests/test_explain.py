@@ -295,7 +295,9 @@ def test_what_cannot_be_shown_is_told_in_a_sentence(npser: Command, trained: Pat
     wav, model = corpus / "1f_angry_0.wav", trained / "model.safetensors"
     one_sentence(npser("explain", wav, "--out", "a.html", status=2), "explain needs --model", "npser train")
     one_sentence(npser("explain", wav, "--model", model, "--out", "a.jpg", status=1), "a.jpg", ".html", ".png")
-    one_sentence(npser("explain", wav, "--model", model, "--out", "nowhere/a.html", status=1), "nowhere/a.html")
+    one_sentence(
+        npser("explain", wav, "--model", model, "--out", "nowhere/a.html", status=1), "--out nowhere/a.html", "no folder"
+    )
     one_sentence(npser("explain", "none.wav", "--model", model, "--out", "a.html", status=1), "none.wav")
     (tmp_path / "bad.wav").write_text("no sound")
     one_sentence(npser("explain", "bad.wav", "--model", model, "--out", "a.html", status=1), "bad.wav")
