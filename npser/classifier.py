@@ -286,7 +286,7 @@ def _features(
             recording = path
         paths.append(recording)
     content = [digest or "" for digest in digests(paths, pool)]
-    store = open_store(paths, content, config.max_seconds, config.pad, folder, pool)
+    store = open_store(paths, content, config.max_seconds, config.pad, folder, pool, level=config.level)
     for r, reason in store.errors.items():
         raise ValueError(f"{paths[r]}: {reason}")
     return content, store

@@ -31,18 +31,28 @@ class Config:
     # input
     max_seconds: float = 7.5  # longer recordings are cut
     pad: bool = True  # zero-pad and cut every waveform to max_seconds, as the paper does; False: natural length
+    level: bool = False  # bring every window to one level, so that the distance to the microphone does not count
+    # augmentation of the training part, see npser.augment; 0: none
+    stretch: float = 0.0  # duration times a factor between 1 - stretch and 1 + stretch
+    warp: float = 0.0  # mel axis times a factor between 1 - warp and 1 + warp
+    mask_bands: int = 0  # two stripes of at most so many bands are blanked
+    mask_frames: int = 0  # two stripes of at most so many frames are blanked
     # objective, equation (10)
     alpha: float = 1.0
     beta: float = 1.0  # 0: without multitask learning
     class_weight: str = "none"  # "balanced": each class weighs the same in the emotion loss
+    smoothing: float = 0.0  # share of every emotion's target that is spread over all classes
     # training, section 5.1
     epochs: int = 100
     batch: int = 40
     learning_rate: float = 1e-4
     decay: float = 1e-6  # rate / (1 + decay * updates)
+    schedule: str = "constant"  # "cosine": after the warm-up the rate falls to 0 along half a cosine
+    warmup: float = 0.0  # epochs in which the rate rises from 0
+    weight_decay: float = 0.0  # of all but biases: theta * (1 - rate * weight_decay) each update
     clip: float = 1.0  # each gradient to [-clip, clip]
     dropout: float = 0.5  # after every BLSTM layer
-    select: str = "ua"  # what chooses the epoch on the validation session: "ua" or "loss"
+    select: str = "ua"  # what chooses the epoch on the validation session: "ua" or "loss"; or always the "last" one
     shard: int = 4  # utterances that are computed together; results depend on it, never on threads
     seed: int = 0
 
@@ -60,17 +70,22 @@ class Config:
             raise ValueError(f"setting n_cw is {self.n_cw}; expected an odd window")
         if self.d_spec % 3:
             raise ValueError(f"setting d_spec is {self.d_spec}; expected a multiple of 3: bands, deltas, delta-deltas")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"setting dropout is {self.dropout}; expected 0 <= dropout < 1")
+        for name in ("dropout", "stretch", "warp", "smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"setting {name} is {getattr(self, name)}; expected 0 <= {name} < 1")
         if not 0.1 <= self.max_seconds < float("inf"):
             raise ValueError(f"setting max_seconds is {self.max_seconds}; expected at least 0.1")
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"setting {name} is {getattr(self, name)}; expected a positive number")
-        for name in ("alpha", "beta", "decay", "seed"):
+        for name in ("alpha", "beta", "decay", "warmup", "weight_decay", "mask_bands", "mask_frames", "seed"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"setting {name} is {getattr(self, name)}; expected zero or a positive number")
-        for name, choices in (("select", ("ua", "loss")), ("class_weight", ("none", "balanced"))):
+        for name, choices in (
+            ("select", ("ua", "loss", "last")),
+            ("class_weight", ("none", "balanced")),
+            ("schedule", ("constant", "cosine")),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"setting {name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}")
 
@@ -90,7 +105,7 @@ def override(config: Config, settings: dict[str, Any]) -> Config:
     return dataclasses.replace(config, **settings)
 
 
-STREAMS = ("init", "shuffle", "dropout", "split", "gender", "bootstrap")
+STREAMS = ("init", "shuffle", "dropout", "split", "gender", "bootstrap", "augment")
 
 
 def stream(purpose: str, *numbers: int) -> np.random.Generator:

@@ -76,7 +76,7 @@ def run(
     variants, left_out = _variants(data, folds, config, ablate)
     if data.bad:  # jobs open a store of the good recordings only: made here once, not by all of them at once
         paths = [u.path for u in data.utterances]
-        store.open_store(paths, data.content, config.max_seconds, config.pad, cache, pool, progress)
+        store.open_store(paths, data.content, config.max_seconds, config.pad, cache, pool, progress, config.level)
     settings = {"refit": refit, "oracle": oracle}
     plan, digest = jobs.write_plan(out, data, folds, config, preset, cache, **settings)
     all_jobs: list[Job] = []

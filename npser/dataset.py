@@ -79,7 +79,8 @@ def prepare(
         key=lambda pair: (pair[0], pair[1].path.name, str(pair[1].path)),
     )
     kept = [digest for digest, _ in usable]
-    features = store.open_store([u.path for _, u in usable], kept, config.max_seconds, config.pad, cache, pool, progress)
+    paths = [u.path for _, u in usable]
+    features = store.open_store(paths, kept, config.max_seconds, config.pad, cache, pool, progress, config.level)
     bad |= {str(usable[r][1].path): text for r, text in features.errors.items()}
     bad |= dict.fromkeys(corpus.missing, "does not exist")
     for path, reason in bad.items():

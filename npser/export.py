@@ -133,14 +133,26 @@ def _metadata(trained: checkpoint.Checkpoint, with_features: bool) -> dict[str, 
 
 
 def _pad(g: _Graph, trained: checkpoint.Checkpoint) -> str:
-    """waveform (1, samples) -> (n,), zero-padded and cut where the network was trained so."""
-    x = g.op("Squeeze", "waveform", [0])
+    """waveform (1, samples) -> (n,), cut, brought to one level and zero-padded where the network was trained so."""
+    x, size = g.op("Squeeze", "waveform", [0]), features.window_samples(trained.config.max_seconds)
     if trained.config.pad:
-        size = features.window_samples(trained.config.max_seconds)
         x = g.op("Slice", x, [0], [size])
+    if trained.config.level:
+        x = _level(g, x)
+    if trained.config.pad:
         behind = g.op("Sub", [size], g.op("Shape", x))
         x = g.op("Pad", x, g.op("Concat", np.zeros(1, np.int64), behind, axis=0))
     return x
+
+
+def _level(g: _Graph, x: str) -> str:
+    """x (n,) at LEVEL_DB, as in features.log_mel; a constant as it is."""
+    from onnx import TensorProto
+
+    wide = g.op("Cast", x, to=TensorProto.DOUBLE)
+    rms = g.op("Sqrt", g.op("ReduceMean", g.op("Pow", g.op("Sub", wide, g.op("ReduceMean", wide)), np.float64(2))))
+    gain = g.op("Where", g.op("Greater", rms, np.float64(0)), g.op("Div", 10 ** (features.LEVEL_DB / 20), rms), np.float64(1))
+    return g.op("Cast", g.op("Mul", wide, gain), to=TensorProto.FLOAT)
 
 
 def _log_mel(g: _Graph, x: str) -> str:

@@ -26,6 +26,7 @@ SAMPLE_RATE = 16000  # Hz
 N_FFT = 800  # samples of the Hann window and of the transform
 HOP = 400  # samples from one frame to the next
 N_MELS = 128
+LEVEL_DB = -26.0  # under full scale, of a levelled window: its root mean square
 FLOOR_DB = -100.0  # 10 log10 of the smallest power that counts, 1e-10
 SETTINGS = {"sample_rate": SAMPLE_RATE, "n_fft": N_FFT, "hop": HOP, "n_mels": N_MELS, "floor_db": FLOOR_DB}  # of a model file
 
@@ -201,7 +202,7 @@ def mel_filters() -> np.ndarray:
     return (triangles * 2 / (edges[2:] - edges[:-2])).astype(np.float32)
 
 
-def log_mel(x: np.ndarray, pad_to: int | None = None) -> np.ndarray:
+def log_mel(x: np.ndarray, pad_to: int | None = None, level: bool = False) -> np.ndarray:
     """Log-mel bands of a waveform.
 
     Parameters
@@ -210,12 +211,17 @@ def log_mel(x: np.ndarray, pad_to: int | None = None) -> np.ndarray:
         Samples at 16 kHz. Frame t is centred at sample 400 t; the ends are reflected.
     pad_to : int, optional
         Zero-pad to so many samples first. Only the frames that touch x are returned; those behind are exactly FLOOR_DB.
+    level : bool
+        Bring x to LEVEL_DB first, so that a recording's bands do not depend on how loud it was recorded.
 
     Returns
     -------
     (L, 128) float32
         dB. L = n // 400 + 1; with pad_to, at most ceil(n / 400) + 1.
     """
+    rms = float(x.std(dtype=np.float64)) if level else 0.0  # without the mean: a constant is no sound
+    if rms > 0:
+        x = x * np.float32(10 ** (LEVEL_DB / 20) / rms)
     frames = len(x) // HOP + 1
     if pad_to is not None:
         frames = min(pad_to // HOP, -(-len(x) // HOP)) + 1

@@ -66,11 +66,15 @@ def check(seed: int = 0) -> list[dict[str, Any]]:
     layer("mean_over_time", lambda X: layers.mean_over_time(X, bounds), X=X)
     layer("linear", layers.linear, X=normal(B, D), W=normal(D, 3), b=normal(3))
 
-    def cross_entropy(logits: Array) -> tuple[Array, Callable[..., Sequence[Array]]]:
-        value, dlogits = layers.cross_entropy(logits, y, np.linspace(0.5, 1, B))
-        return np.array(value), lambda dout: (dout * dlogits,)
+    def cross_entropy(smoothing: float) -> Callable[[Array], tuple[Array, Callable[..., Sequence[Array]]]]:
+        def run(logits: Array) -> tuple[Array, Callable[..., Sequence[Array]]]:
+            value, dlogits = layers.cross_entropy(logits, y, np.linspace(0.5, 1, B), smoothing)
+            return np.array(value), lambda dout: (dout * dlogits,)
 
-    layer("cross_entropy", cross_entropy, logits=normal(B, 3))
+        return run
+
+    layer("cross_entropy", cross_entropy(0.0), logits=normal(B, 3))
+    layer("cross_entropy, smooth", cross_entropy(0.2), logits=normal(B, 3))
     for attention in (True, False):
         found += _whole_loss(attention, bounds, y, rng)
     return found
@@ -122,9 +126,9 @@ def _compare(
 
 def text(rows: list[dict[str, Any]]) -> str:
     """The table as the terminal shows it."""
-    head = f"{'layer':<20}{'argument':<14}{'analytic':>16}{'numeric':>16}{'relative error':>16}"
+    head = f"{'layer':<22}{'argument':<14}{'analytic':>16}{'numeric':>16}{'relative error':>16}"
     lines = [
-        f"{r['layer']:<20}{r['argument']:<14}{r['analytic']:16.9f}{r['numeric']:16.9f}{r['error']:16.1e}"
+        f"{r['layer']:<22}{r['argument']:<14}{r['analytic']:16.9f}{r['numeric']:16.9f}{r['error']:16.1e}"
         + ("" if r["ok"] else "  OFF")
         for r in rows
     ]

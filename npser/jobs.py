@@ -216,11 +216,11 @@ def _dataset(plan: dict[str, Any], config: Config, pool: ThreadPoolExecutor) -> 
     """The data of the plan, its features from the cache, or, where that is not shared, from recordings of the same hash."""
     utterances = [Utterance(**{**fields, "path": Path(fields["path"])}) for fields in plan["utterances"]]
     paths, content, cache = [u.path for u in utterances], plan["content"], Path(plan["cache"])
-    if not store.folder_of(cache, content, config.max_seconds, config.pad).exists():
+    if not store.folder_of(cache, content, config.max_seconds, config.pad, config.level).exists():
         for path, digest, planned in zip(paths, store.digests(paths, pool), content, strict=True):
             if digest != planned:
                 raise ValueError(f"{path}: is missing or has other content on this worker; share the corpus or the cache")
-    features = store.open_store(paths, content, config.max_seconds, config.pad, cache, pool)
+    features = store.open_store(paths, content, config.max_seconds, config.pad, cache, pool, level=config.level)
     return Dataset(utterances, content, features, plan["labels"], plan["dropped"], plan["names"], {})
 
 

@@ -215,7 +215,7 @@ class Model:
     def network_input(self, x: Array) -> Array:
         """Waveform (n,) at 16 kHz -> normalised bands, deltas, delta-deltas (L, 384)."""
         size = features.window_samples(self.config.max_seconds)
-        S = features.log_mel(x, size if self.config.pad else None)
+        S = features.log_mel(x, size if self.config.pad else None, self.config.level)
         if self.config.pad:
             S = np.pad(S, ((0, size // HOP + 1 - len(S)), (0, 0)), constant_values=FLOOR_DB)
         L = len(S)

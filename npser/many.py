@@ -78,7 +78,7 @@ def _logits(network: Network, waves: list[np.ndarray]) -> tuple[np.ndarray, np.n
     """Emotion (W, classes) and gender (W, 2 or 0) of windows (n,) at 16 kHz."""
     c, window = network.config, np.arange(len(waves))
     pad_to = features.window_samples(c.max_seconds) if c.pad else None
-    bands = [features.log_mel(x, pad_to) for x in waves]
+    bands = [features.log_mel(x, pad_to, c.level) for x in waves]
     bounds, samples = np.cumsum([0, *map(len, bands)]), np.array([len(x) for x in waves])
     pad_frames = 0 if pad_to is None else pad_to // HOP + 1
     store = Store(np.concatenate(bands), bounds, samples, np.arange(len(waves) + 1), {}, pad_frames, c.max_seconds)

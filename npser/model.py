@@ -111,7 +111,7 @@ def loss(
 ) -> tuple[float, Array]:
     """Equation (10) and its gradient, (P,). y (B,) classes, -1 for unknown; weights (B,): see cross_entropy; rest: forward."""
     emotion, gender, backward = forward(p, c, X, bounds, rng, frames)
-    L_emotion, demotion = cross_entropy(emotion, emotion_y, emotion_weight)
+    L_emotion, demotion = cross_entropy(emotion, emotion_y, emotion_weight, c.smoothing)
     if gender is None:
         return c.alpha * L_emotion, backward(c.alpha * demotion, None)
     L_gender, dgender = cross_entropy(gender, gender_y, gender_weight)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import DTypeLike
 
+from npser.config import Config
 from npser_kernels.adam import adam_step
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
@@ -19,10 +20,20 @@ class Adam:
         self.m, self.v, self.updates = np.zeros(size, dtype), np.zeros(size, dtype), 0
         self.learning_rate, self.decay, self.clip = learning_rate, decay, clip
 
-    def step(self, theta: np.ndarray, grad: np.ndarray) -> None:
-        """Update theta (P,) in place by the gradient of the mean loss, grad (P,), clipped to [-clip, clip]."""
+    def step(self, theta: np.ndarray, grad: np.ndarray, factor: float = 1.0) -> None:
+        """Update theta (P,) in place by the gradient of the mean loss, grad (P,), clipped to [-clip, clip].
+
+        factor: of the schedule, see rate_factor.
+        """
         t = self.updates + 1
-        rate = self.learning_rate / (1 + self.decay * self.updates)
+        rate = factor * self.learning_rate / (1 + self.decay * self.updates)
         rate *= math.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)
         adam_step(theta, self.m, self.v, grad, rate, BETA_1, BETA_2, EPSILON, self.clip)
         self.updates = t
+
+
+def rate_factor(c: Config, updates: int, an_epoch: int) -> float:
+    """What the learning rate is multiplied by after so many updates, of which there are an_epoch in an epoch."""
+    rising = min(1.0, (updates + 1) / (c.warmup * an_epoch)) if c.warmup else 1.0
+    falling = (1 + math.cos(math.pi * updates / (c.epochs * an_epoch))) / 2 if c.schedule == "cosine" else 1.0
+    return rising * falling

@@ -97,9 +97,9 @@ def digests(paths: Sequence[Path], pool: ThreadPoolExecutor) -> list[str | None]
     return list(pool.map(digest, paths))
 
 
-def folder_of(cache: Path, content: Sequence[str], seconds: float, pad: bool) -> Path:
+def folder_of(cache: Path, content: Sequence[str], seconds: float, pad: bool, level: bool = False) -> Path:
     """Where open_store keeps the features of some recordings."""
-    settings = [FORMAT, features.SETTINGS, seconds, pad, list(content)]
+    settings = [FORMAT, features.SETTINGS, seconds, pad, level and features.LEVEL_DB, list(content)]
     return cache / f"features-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]}"
 
 
@@ -111,6 +111,7 @@ def open_store(
     cache: Path,
     pool: ThreadPoolExecutor,
     progress: Progress = lambda items, **_: items,
+    level: bool = False,
 ) -> Store:
     """Features of recordings, from the cache or computed now.
 
@@ -126,19 +127,21 @@ def open_store(
         Where the stores lie. Several processes may ask for the same store: one computes it, the others wait.
     progress : callable
         Wraps an iterable, as tqdm does.
+    level : bool
+        Bring every window to one level: see features.log_mel.
 
     Raises
     ------
     ValueError
         Where the cache cannot be written.
     """
-    folder = folder_of(cache, content, seconds, pad)
+    folder = folder_of(cache, content, seconds, pad, level)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with lock(folder.with_suffix(".lock")):
             with contextlib.suppress(FileNotFoundError, ValueError):  # not there, or damaged: json and memmap raise ValueErrors
                 return _open(folder, seconds, pad)
-            _build(folder, paths, seconds, pad, pool, progress)
+            _build(folder, paths, seconds, pad, level, pool, progress)
             return _open(folder, seconds, pad)
     except OSError as error:
         raise ValueError(
@@ -155,7 +158,13 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def _build(
-    folder: Path, paths: Sequence[Path], seconds: float, pad: bool, pool: ThreadPoolExecutor, progress: Progress
+    folder: Path,
+    paths: Sequence[Path],
+    seconds: float,
+    pad: bool,
+    level: bool,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
 ) -> None:
     """Compute every recording and move the finished folder into place."""
 
@@ -165,7 +174,7 @@ def _build(
         except ValueError as error:
             return str(error).removeprefix(f"{path}: ")  # the file may be called differently when the cache is used again
         pad_to = features.window_samples(seconds) if pad else None
-        return [features.log_mel(x, pad_to) for x in waves], [len(x) for x in waves]
+        return [features.log_mel(x, pad_to, level) for x in waves], [len(x) for x in waves]
 
     bounds, samples, recordings, errors = [0], [], [0], {}
     for leftover in folder.parent.glob(f"{folder.name}-*"):  # of a process that was killed

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from npser import checkpoint, model
+from npser import augment, checkpoint, model
 from npser.calibration import calibration_error, fit_temperature
 from npser.checkpoint import Checkpoint
 from npser.config import Config, param_shapes, stream, to_toml
@@ -24,7 +24,7 @@ from npser.dataset import GENDERS, Dataset
 from npser.features import HOP, N_MELS
 from npser.lite import log_softmax
 from npser.metrics import confusion_matrix, scores
-from npser.optim import Adam
+from npser.optim import Adam, rate_factor
 from npser.split import Split
 from npser.store import Progress, Store, normaliser
 
@@ -62,21 +62,29 @@ class Network:
         theta = np.concatenate([tensors[name].ravel() for name in shapes])
         return cls(theta, shapes, trained.config, tensors["norm.mean"], tensors["norm.std"], trained.temperature)
 
-    def input(self, store: Store, window: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """X (N, d_spec), bounds and frames for model.forward: of the padding only what differs."""
-        frames = store.frames(window)
-        lengths = model.distinct_rows(store.stored(window), frames, self.config)
-        return *store.batch(window, self.mean, 1 / self.std, lengths), frames
+    def input(
+        self, store: Store, window: np.ndarray, rng: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """X (N, d_spec), bounds and frames for model.forward: of the padding only what differs. Augmented when rng is given."""
+        c = self.config
+        if rng is not None and (c.stretch or c.warp):
+            store, window = augment.bend(store, window, c.stretch, c.warp, rng), np.arange(len(window))
+        frames, stored = store.frames(window), store.stored(window)
+        X, bounds = store.batch(window, self.mean, 1 / self.std, model.distinct_rows(stored, frames, c))
+        if rng is not None and (c.mask_bands or c.mask_frames):
+            augment.mask(X, bounds, stored, c.mask_bands, c.mask_frames, rng)
+        return X, bounds, frames
 
     def gradient(
         self, store: Store, window: np.ndarray, y: Targets, step: int, pool: ThreadPoolExecutor
     ) -> tuple[float, np.ndarray]:
-        """Loss and gradient, (P,), of a batch. y: emotion, gender, and the weights of both, each (B,); step: of the dropout."""
+        """Loss and gradient, (P,), of a batch. y: emotion, gender, and the weights of both, each (B,); step: of the run."""
 
         def run(start: int) -> tuple[float, np.ndarray]:
             shard = slice(start, start + self.config.shard)
-            X, bounds, frames = self.input(store, window[shard])
-            dropout = stream("dropout", self.config.seed, step, start // self.config.shard)
+            numbers = self.config.seed, step, start // self.config.shard
+            X, bounds, frames = self.input(store, window[shard], stream("augment", *numbers))
+            dropout = stream("dropout", *numbers)
             p, (emotion_y, gender_y, emotion_weight, gender_weight) = model.views(self.theta, self.shapes), y
             targets = emotion_y[shard], gender_y[shard], emotion_weight[shard], gender_weight[shard]
             with np.errstate(over="ignore", invalid="ignore"):  # the loss tells: fit stops where it is not finite
@@ -273,7 +281,7 @@ def fit(
                     f"the loss is not finite in epoch {epoch}, batch {start // config.batch + 1}; "
                     f"try a lower rate, such as learning_rate={config.learning_rate / 3:.1g}"
                 )
-            state.adam.step(state.theta, grad)
+            state.adam.step(state.theta, grad, rate_factor(config, state.adam.updates, len(starts)))
             losses.append(batch_loss * len(batch))
 
         row: dict[str, Any] = {"epoch": epoch, "train_loss": sum(losses) / len(train)}
@@ -328,7 +336,7 @@ def _calibrated(network: Network, data: Dataset, part: list[int], pool: ThreadPo
 
 def _is_better(validation: dict[str, Any] | None, best: dict[str, Any] | None, select: str) -> bool:
     """Higher UA, then lower loss, then the earlier epoch; without a validation part always the latest epoch."""
-    if validation is None or best is None:
+    if validation is None or best is None or select == "last":
         return True
 
     def rank(s: dict[str, Any]) -> tuple[float, float]:
@@ -349,8 +357,8 @@ def _epoch_line(row: dict[str, Any], best: dict[str, Any] | None, epochs: int, s
 
 
 def _identity(data: Dataset, split: Split, config: Config, oracle: bool) -> str:
-    """Hash of all that a run's result depends on, but for the number of epochs."""
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "epochs"}
+    """Hash of all that a run's result depends on; of the number of epochs only where the learning rate does."""
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "epochs" or config.schedule != "constant"}
     utterances = [(digest, u.emotion, u.gender) for digest, u in zip(data.content, data.utterances, strict=True)]
     parts = [split.train, split.validation, split.test]
     return hashlib.sha256(json.dumps([settings, utterances, parts, data.labels, oracle]).encode()).hexdigest()
@@ -373,7 +381,10 @@ def _resume(out: Path, state: State, identity: str, epochs: int) -> list[str]:
     """Load the state of an interrupted run; returns the lines of its metrics, up to the last epoch that was saved."""
     tensors, about = checkpoint.read_tensors(out / "last.safetensors")
     if about.get("identity") != identity:
-        raise ValueError(f"{out}: its run had other data or settings; give the same ones (--epochs may grow) or another --out")
+        raise ValueError(
+            f"{out}: its run had other data or settings; give the same ones or another --out "
+            "(--epochs may grow where the learning rate is constant)"
+        )
     state.theta[:], state.adam.m[:], state.adam.v[:] = tensors["theta"], tensors["m"], tensors["v"]
     state.adam.updates, state.epoch = about["updates"], about["epoch"]
     state.best, state.oracle = about["best"], about["oracle"]

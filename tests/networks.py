@@ -28,7 +28,7 @@ class Trained(NamedTuple):
         c = self.engine.config
         with ThreadPoolExecutor(1) as pool:
             content = [digest or "" for digest in digests(paths, pool)]
-            return open_store(paths, content, c.max_seconds, c.pad, self.path.parent / "cache", pool)
+            return open_store(paths, content, c.max_seconds, c.pad, self.path.parent / "cache", pool, level=c.level)
 
 
 def network(folder: Path, config: Config = SMALL, genders: list[str] | None = GENDERS, temperature: float = 1.0) -> Trained:

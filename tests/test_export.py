@@ -60,7 +60,7 @@ def assert_same(actual: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) ->
             np.testing.assert_allclose(actual[name], value, atol=1e-3 * value.max(), err_msg=name)
 
 
-@pytest.mark.parametrize("config", SIZES[:3])
+@pytest.mark.parametrize("config", SIZES[:5])
 @pytest.mark.parametrize(("attention", "genders"), [(True, GENDERS), (True, None), (False, GENDERS)])
 @pytest.mark.parametrize("with_features", [False, True], ids=["features", "waveform"])
 def test_the_graph_gives_what_npser_gives(
