@@ -24,6 +24,8 @@ n_attn = 2
 batch = 8
 epochs = 3
 learning_rate = 1e-2
+schedule = "constant"
+warmup = 0.0
 """
 
 

@@ -85,11 +85,17 @@ def test_the_padded_graph_cuts_as_npser_does(tmp_path: Path):
     assert np.abs(outputs(graph, x)["emotion"] - expected(trained.lite, x[8000:24_000])["emotion"]).max() > 1e-3
 
 
-def test_digital_silence_and_faint_bands_come_out_the_same(tmp_path: Path):
+@pytest.mark.parametrize("level", [False, True])
+def test_digital_silence_and_faint_bands_come_out_the_same(tmp_path: Path, level: bool):
     """In single precision the transform's rounding would show where a loud tone leaves the other bands at the floor."""
-    trained = network(tmp_path, SMALL)
+    trained = network(tmp_path, dataclasses.replace(SMALL, level=level))
     graph = session(trained, with_features=True)
-    for x in (np.zeros(9000), 0.9 * np.sin(np.arange(9000) * 2 * np.pi / 16), np.r_[np.zeros(4000), sound(5000)]):
+    for x in (
+        np.full(9000, 0.3),
+        np.zeros(9000),
+        0.9 * np.sin(np.arange(9000) * 2 * np.pi / 16),
+        np.r_[np.zeros(4000), sound(5000)],
+    ):
         assert_same(outputs(graph, x.astype(np.float32)), expected(trained.lite, x.astype(np.float32)))
 
 

@@ -15,7 +15,7 @@ import scipy.signal
 import soundfile
 from conftest import UNCOMPILED
 
-from npser.features import FLOOR_DB, SAMPLE_RATE, read_windows, resample, window_samples, windows
+from npser.features import FLOOR_DB, LEVEL_DB, SAMPLE_RATE, log_mel, read_windows, resample, window_samples, windows
 from npser.store import digests, open_store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,6 +89,21 @@ def test_features_of_other_sounds_are_those_of_librosa(tmp_path: Path, kind: str
     x = sounds[kind].astype(np.float32)
     (features,) = npsers([written(tmp_path / "a.wav", x)], tmp_path / "cache", 7.5, pad=False)
     np.testing.assert_allclose(features, librosas(x), atol=5e-3)
+
+
+@pytest.mark.parametrize("gain", [0.001, 0.03, 4.0])
+def test_levelled_bands_do_not_depend_on_how_loud_a_recording_is(gain: float):
+    x = voice(24_000, seed=1).astype(np.float32)
+    wanted = log_mel(x, level=True)
+    np.testing.assert_allclose(log_mel(np.float32(gain) * x, level=True), wanted, atol=5e-3)
+    np.testing.assert_allclose(log_mel(x * np.float32(10 ** (LEVEL_DB / 20) / x.std())), wanted, atol=5e-3)
+    padded = log_mel(np.float32(gain) * x, pad_to=40_000, level=True)
+    np.testing.assert_allclose(padded, log_mel(x, pad_to=40_000, level=True), atol=5e-3)  # the padding does not count
+
+
+def test_what_has_no_level_stays_as_it_is():
+    for x in (np.zeros(8000, np.float32), np.full(8000, 0.5, np.float32)):
+        np.testing.assert_array_equal(log_mel(x, level=True), log_mel(x))
 
 
 def test_silence_is_the_floor_and_does_not_change(tmp_path: Path):

@@ -305,6 +305,15 @@ def test_cross_entropy_is_minus_the_weighted_log_probability_of_the_known_classe
     np.testing.assert_allclose(dlogits, [0.5 * (p[0] - [0, 1, 0]), [0, 0, 0], 2 * (p[2] - [1, 0, 0])], rtol=1e-12)
 
 
+def test_smoothing_spreads_a_part_of_each_target_over_all_classes():
+    logits, y, weight = np.array([[1.0, 2.0, 0.5], [0.0, 0.0, 0.0], [3.0, -1.0, 0.0]]), np.array([1, -1, 0]), np.ones(3)
+    total, dlogits = cross_entropy(logits, y, weight, smoothing=0.3)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    target = np.array([[0.1, 0.8, 0.1], [0, 0, 0], [0.8, 0.1, 0.1]])
+    assert total == pytest.approx(-(target * np.log(p)).sum(), rel=1e-12)
+    np.testing.assert_allclose(dlogits, p * [[1], [0], [1]] - target, atol=1e-12)
+
+
 def test_cross_entropy_of_none_known_is_zero():
     total, dlogits = cross_entropy(np.ones((3, 2)), np.full(3, -1), np.ones(3))
     assert total == 0

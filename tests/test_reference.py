@@ -10,7 +10,7 @@ from helpers import ODD, SMALL, Array, Batch, assert_close, bounds_of, make_batc
 from npser import model
 from npser.config import Config
 from npser.layers import dropout
-from npser.optim import Adam
+from npser.optim import Adam, rate_factor
 from npser_kernels.assemble import assemble
 
 TOLERANCE = 1e-9
@@ -74,6 +74,21 @@ def test_logits_loss_and_gradients(config: Config, genders: int, rate: float):
     for name, part in named(gradient, shapes).items():
         assert_close(part, expected[name], TOLERANCE, name)
         assert np.abs(part).max() > 0, name
+
+
+def test_the_rate_rises_for_the_warm_up_and_falls_along_half_a_cosine():
+    constant = replace(SMALL, epochs=10)
+    assert {rate_factor(constant, k, 4) for k in range(40)} == {1.0}
+    rising = replace(constant, warmup=2.0)
+    assert [rate_factor(rising, k, 4) for k in (0, 3, 7, 39)] == [1 / 8, 1 / 2, 1, 1]
+    cosine = replace(constant, schedule="cosine")
+    assert [rate_factor(cosine, k, 4) for k in (0, 10, 20, 30)] == pytest.approx(
+        [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2]
+    )
+    assert 0 < rate_factor(replace(cosine, warmup=2.0), 39, 4) < 0.01
+    theta = np.ones(3)
+    Adam(3, 0.1, 0.0, 1.0, np.float64).step(theta, np.array([0.5, -0.1, 2.0]), factor=0.25)
+    np.testing.assert_allclose(theta, 1 - 0.025 * np.array([1, -1, 1]), rtol=1e-5)  # the first update of Adam is the rate
 
 
 def test_ten_steps_of_adam():

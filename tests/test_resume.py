@@ -88,6 +88,24 @@ def test_epochs_may_grow(npser: Command, corpus: Path, small: Path, trained: Pat
     assert_same_run(tmp_path / "at-once", tmp_path / "grown")
 
 
+RECIPE = ("--set", "schedule=cosine", "--set", "warmup=1.5", "--set", "stretch=0.2", "--set", "mask_bands=20")
+
+
+def test_where_the_rate_depends_on_the_number_of_epochs_it_may_not_change(
+    npser: Command, environment: dict[str, str], corpus: Path, small: Path, tmp_path: Path, many_epochs: str
+) -> None:
+    words = ("train", corpus, "--config", small, "--epochs", many_epochs, *RECIPE)
+    npser(*words, "--out", "whole")
+    process = start(environment, tmp_path, *words, "--out", "killed")
+    wait_for_epochs(tmp_path / "killed", 3, process)
+    process.kill()
+    process.communicate()
+    shown = npser(*words, "--epochs", "2000", "--out", "killed", "--resume", status=1)
+    assert "--epochs may grow where the learning rate is constant" in shown.stderr
+    npser(*words, "--out", "killed", "--resume")
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
 def test_other_settings_or_data_are_not_resumed(
     npser: Command, corpus: Path, small: Path, trained: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,125 @@
+"""Augmentation: what it changes, what it leaves alone, and that a seed decides it."""
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import EMOTIONS, GENDERS, SMALL
+
+from npser import augment, model
+from npser.config import Config, param_shapes
+from npser.features import N_MELS
+from npser.store import Store
+from npser.train import Network
+
+LENGTHS = (40, 1, 9, 25)
+
+
+def store(lengths: tuple[int, ...] = LENGTHS, pad_frames: int = 0) -> Store:
+    rng = np.random.default_rng(0)
+    bounds = np.cumsum([0, *lengths])
+    rows = rng.uniform(-80, -20, (bounds[-1], N_MELS)).astype(np.float32)
+    each = np.arange(len(lengths) + 1)
+    return Store(rows, bounds, 400 * np.array(lengths), each, {}, pad_frames)
+
+
+def bent(given: Store, window: np.ndarray, stretch: float = 0.0, warp: float = 0.0, seed: int = 0) -> list[np.ndarray]:
+    found = augment.bend(given, window, stretch, warp, np.random.default_rng(seed))
+    return [found.rows[a:b] for a, b in zip(found.bounds[:-1], found.bounds[1:], strict=True)]
+
+
+def test_without_a_range_windows_stay_as_they_are():
+    given = store()
+    for w, S in zip((2, 0, 1), bent(given, np.array([2, 0, 1])), strict=True):
+        np.testing.assert_array_equal(S, given.rows[given.bounds[w] : given.bounds[w + 1]])
+
+
+def test_a_stretched_window_has_the_same_course_in_more_or_fewer_frames():
+    given = store((40,))
+    given.rows[:] = np.linspace(-80, -20, 40, dtype=np.float32)[:, None]
+    lengths = set()
+    for seed in range(30):
+        (S,) = bent(given, np.array([0]), stretch=0.25, seed=seed)
+        np.testing.assert_allclose(S, np.broadcast_to(np.linspace(-80, -20, len(S))[:, None], S.shape), atol=1e-3)
+        lengths.add(len(S))
+    assert min(lengths) >= 30
+    assert max(lengths) <= 50
+    assert len(lengths) > 10
+
+
+def test_a_warped_window_has_its_peaks_at_other_bands():
+    given = store((5,))
+    given.rows[:] = -np.abs(np.arange(N_MELS) - 60)
+    peaks = [bent(given, np.array([0]), warp=0.2, seed=seed)[0].argmax(axis=1) for seed in range(30)]
+    assert all(np.ptp(peak) == 0 for peak in peaks)  # the same in all frames
+    assert min(peak[0] for peak in peaks) in range(48, 54)
+    assert max(peak[0] for peak in peaks) in range(66, 73)
+
+
+def test_windows_are_bent_differently_each_and_alike_by_the_same_seed():
+    given, window = store((40, 40)), np.array([0, 1])
+    once, again, other = (bent(given, window, 0.2, 0.2, seed) for seed in (1, 1, 2))
+    assert all((a == b).all() for a, b in zip(once, again, strict=True))
+    assert len(once[0]) != len(once[1])
+    assert len(once[0]) != len(other[0])
+
+
+def test_a_padded_window_does_not_outgrow_its_padding():
+    given = store((40, 38), pad_frames=40)
+    for seed in range(10):
+        found = augment.bend(given, np.array([0, 1]), 0.5, 0.0, np.random.default_rng(seed))
+        assert found.stored(np.array([0, 1])).max() <= 40
+        assert found.pad_frames == 40
+
+
+def test_masks_blank_stripes_of_the_sound_and_nothing_else():
+    lengths, stored = np.array([40, 1, 9, 25]), np.array([30, 1, 9, 25])  # ten frames of padding
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    seen = []
+    for seed in range(40):
+        X = np.ones((bounds[-1], 3 * N_MELS), np.float32)
+        augment.mask(X, bounds, stored, 16, 8, np.random.default_rng(seed))
+        assert set(np.unique(X)) <= {0, 1}
+        for start, end, sound in zip(bounds[:-1], bounds[1:], stored, strict=True):
+            blank = X[start : start + sound].reshape(sound, 3, N_MELS) == 0
+            frames = blank.all(axis=(1, 2))
+            bands = blank[~frames].all(axis=(0, 1)) if not frames.all() else np.zeros(N_MELS, bool)
+            assert (blank == frames[:, None, None] | bands).all()  # the three kinds of a band together
+            assert frames.sum() <= 2 * min(8, sound // 4)
+            assert bands.sum() <= 2 * 16
+            assert (X[start + sound : end] == 1).all()
+            seen.append((frames.sum(), bands.sum()))
+    assert np.max(seen, axis=0).tolist() > [8, 16]  # two stripes, and wide ones
+
+
+def test_masks_of_no_width_blank_nothing():
+    X = np.ones((9, 3 * N_MELS), np.float32)
+    augment.mask(X, np.array([0, 9]), np.array([9]), 0, 0, np.random.default_rng(0))
+    assert X.all()
+
+
+def gradient(c: Config, given: Store, step: int, threads: int) -> np.ndarray:
+    shapes = param_shapes(c, len(EMOTIONS), len(GENDERS))
+    ones = np.ones(3 * N_MELS, np.float32)
+    network = Network(model.init(shapes, 0), shapes, c, -50 * ones, 20 * ones)
+    window = np.arange(len(given.samples))
+    y = (window % 4, window % 2, np.ones(len(window), np.float32), np.ones(len(window), np.float32))
+    with ThreadPoolExecutor(threads) as pool:
+        return network.gradient(given, window, y, step, pool)[1]
+
+
+@pytest.mark.parametrize("settings", [{"stretch": 0.3}, {"warp": 0.2}, {"mask_bands": 30}, {"mask_frames": 8}])
+@pytest.mark.parametrize("pad_frames", [0, 48])
+def test_training_is_augmented_and_depends_on_seed_and_step_only(settings: dict[str, Any], pad_frames: int):
+    given = store((40, 33, 30, 25, 20, 12), pad_frames)
+    plain = dataclasses.replace(SMALL, dropout=0.0, pad=pad_frames > 0, shard=2)
+    c = dataclasses.replace(plain, **settings)
+    before = given.rows.copy()
+    once = gradient(c, given, 3, 1)
+    np.testing.assert_array_equal(once, gradient(c, given, 3, 4))
+    assert not np.array_equal(once, gradient(c, given, 4, 1))
+    assert not np.array_equal(once, gradient(dataclasses.replace(c, seed=1), given, 3, 1))
+    assert not np.array_equal(once, gradient(plain, given, 3, 1))
+    np.testing.assert_array_equal(given.rows, before)
