@@ -10,15 +10,17 @@ if TYPE_CHECKING:
     from npser.lite import Model
 
 __version__ = "0.1.0"
+SHIPPED = os.path.join(os.path.dirname(__file__), "weights", "model.safetensors")  # the model that comes with npser
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def load(path: str | os.PathLike[str] | None = None) -> Model:
     """Read a trained network.
 
     Parameters
     ----------
-    path : path-like
-        A ``model.safetensors`` that ``npser train`` wrote.
+    path : path-like, optional
+        A ``model.safetensors`` that ``npser train`` wrote; by default the model that comes with npser, whose weights are under
+        CC BY-NC-SA 4.0.
 
     Returns
     -------
@@ -32,7 +34,7 @@ def load(path: str | os.PathLike[str]) -> Model:
     """
     from npser.lite import Model  # late, so that `import npser` costs nothing
 
-    return Model(path)
+    return Model(SHIPPED if path is None else path)
 
 
 def __getattr__(name: str) -> Any:

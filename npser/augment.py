@@ -12,30 +12,53 @@ import dataclasses
 
 import numpy as np
 
-from npser.features import N_MELS
+from npser.config import Config
+from npser.features import FLOOR_DB, N_MELS
 from npser.store import Store
 
+NARROW = 12, 93  # bands whose centres lie near 300 and 3,400 Hz, the limits of a telephone line
 STRIPES = 2  # of each kind
 LONGEST = 4  # a stripe of frames hides at most this part of an utterance: one fourth
 
 
-def bend(store: Store, window: np.ndarray, stretch: float, warp: float, rng: np.random.Generator) -> Store:
-    """Some windows stretched in time and warped along the mel axis, as a store of their own.
+def bend(store: Store, window: np.ndarray, c: Config, rng: np.random.Generator) -> Store:
+    """Some windows stretched in time, warped along the mel axis and sent through a bad channel, as a store of their own.
 
-    stretch, warp: duration and mel axis are multiplied by factors drawn from 1 - stretch to 1 + stretch, and so on.
+    Duration is multiplied by factors drawn from 1 - c.stretch to 1 + c.stretch, the mel axis likewise by c.warp; c.channel: see
+    transmitted.
     """
-    factors = 1 + rng.uniform(-1, 1, (len(window), 2)) * (stretch, warp)
+    factors = 1 + rng.uniform(-1, 1, (len(window), 2)) * (c.stretch, c.warp)
     pieces = []
     for w, (longer, wider) in zip(window, factors, strict=True):
         S = store.rows[store.bounds[w] : store.bounds[w + 1]]
         frames = max(1, round(len(S) * longer))
         S = _interpolate(S, np.linspace(0, len(S) - 1, min(frames, store.pad_frames or frames)))
-        pieces.append(_interpolate(S.T, np.minimum(np.arange(N_MELS) / wider, N_MELS - 1)).T)
+        S = _interpolate(S.T, np.minimum(np.arange(N_MELS) / wider, N_MELS - 1)).T
+        pieces.append(transmitted(S, c.channel, rng) if c.channel else S)
     samples = np.round(store.samples[window] * factors[:, 0]).astype(np.int64)
     bounds, each = np.cumsum([0, *map(len, pieces)]), np.arange(len(window) + 1)
     return dataclasses.replace(
         store, rows=np.concatenate(pieces), bounds=bounds, samples=samples, recordings=each, errors={}, mapping=None
     )
+
+
+def transmitted(S: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Bands S (L, 128), dB, with the noise of a microphone and the band-width of a telephone line, each in that share of cases.
+
+    White noise is the same in all bands, 10 to 50 dB below the mean power of the utterance. A narrow band loses the bands below
+    NARROW[0] and above a limit from NARROW[1] on, down to what a converter's last bit leaves.
+    """
+    S = np.array(S)
+    if rng.random() < share:
+        level = 10 * np.log10(np.mean(10 ** (S / 10)))
+        noise = rng.exponential(size=S.shape).astype(np.float32) * np.float32(10 ** ((level - rng.uniform(10, 50)) / 10))
+        S = 10 * np.log10(10 ** (S / 10) + noise)
+    if rng.random() < share:
+        floor = np.float32(rng.uniform(FLOOR_DB, FLOOR_DB + 30))
+        first, last = rng.integers(NARROW[0] + 1), rng.integers(NARROW[1], N_MELS)
+        S[:, :first] = np.minimum(S[:, :first], floor)
+        S[:, last:] = np.minimum(S[:, last:], floor)
+    return S
 
 
 def _interpolate(S: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -45,18 +68,17 @@ def _interpolate(S: np.ndarray, at: np.ndarray) -> np.ndarray:
     return S[below] * (1 - part) + S[np.minimum(below + 1, len(S) - 1)] * part
 
 
-def mask(X: np.ndarray, bounds: np.ndarray, stored: np.ndarray, bands: int, frames: int, rng: np.random.Generator) -> None:
-    """Blank two stripes of bands and two of frames of each utterance, in place.
+def mask(X: np.ndarray, bounds: np.ndarray, stored: np.ndarray, c: Config, rng: np.random.Generator) -> None:
+    """Blank two stripes of at most c.mask_bands bands and two of at most c.mask_frames frames of each utterance, in place.
 
-    X (N, 384) statics, deltas and delta-deltas of the same bands; stored (B,): rows of each utterance that are not padding;
-    bands, frames: the widest stripes.
+    X (N, 384) statics, deltas and delta-deltas of the same bands; stored (B,): rows of each utterance that are not padding.
     """
     kinds = X.reshape(len(X), -1, N_MELS)
     for start, length in zip(bounds[:-1], stored, strict=True):
         for _ in range(STRIPES):
-            width = rng.integers(bands + 1)
+            width = rng.integers(c.mask_bands + 1)
             first = rng.integers(N_MELS - width + 1)
             kinds[start : start + length, :, first : first + width] = 0
-            width = rng.integers(min(frames, length // LONGEST) + 1)
+            width = rng.integers(min(c.mask_frames, length // LONGEST) + 1)
             first = start + rng.integers(length - width + 1)
             X[first : first + width] = 0

@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from npser import __version__, terminal
+from npser import SHIPPED, __version__, terminal
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "audio file, folder, or pattern such as 'calls/*.wav'; - for one on standard input"
     predict.add_argument("audio", nargs="*", metavar="AUDIO", help=text)
     predict.add_argument("--from-file", type=Path, metavar="LIST", help="text file that names more, one on each line")
-    predict.add_argument("--model", type=Path, metavar="FILE", help="model.safetensors of a run")
+    _add_model(predict)
     predict.add_argument("--format", choices=("text", "jsonl", "csv"), default="text", help="(default: text; --json is jsonl)")
     predict.add_argument("--timeline", action="store_true", help="add a row for every window, with its start and end")
     text = "no answer where the likeliest emotion has less (default: 0)"
@@ -113,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "Show what the network hears of a recording, where it looks and what it says, as a page for a browser"
     explain = command("explain", _explain, text)
     explain.add_argument("audio", metavar="AUDIO", help="audio file")
-    explain.add_argument("--model", type=Path, metavar="FILE", help="model.safetensors of a run")
+    _add_model(explain)
     explain.add_argument(
         "--out", type=Path, required=True, metavar="PAGE.html", help="page to write; or with matplotlib .png, .pdf or .svg"
     )
@@ -134,13 +134,19 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--with-features", action="store_true", help="take the waveform at 16 kHz in place of its features")
 
     info = command("info", _info, "Show what a model file holds")
-    info.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
+    text = "model.safetensors of a run (default: the one that comes with npser)"
+    info.add_argument("model", type=Path, nargs="?", default=Path(SHIPPED), metavar="MODEL", help=text)
 
     command("gradcheck", _gradcheck, "Check every hand-written gradient against finite differences, on this machine")
 
     bench = command("bench", _bench, "Time training, inference and features on this machine")
     _add_threads(bench)
     return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    text = "model.safetensors of a run (default: the one that comes with npser)"
+    parser.add_argument("--model", type=Path, default=Path(SHIPPED), metavar="FILE", help=text)
 
 
 def _add_threads(parser: argparse.ArgumentParser) -> None:
@@ -174,8 +180,8 @@ def _add_training(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, over --config; repeatable"
     )
-    parser.add_argument("--epochs", type=int, metavar="N", help="epochs to train (default: the preset's 100)")
-    parser.add_argument("--seed", type=int, metavar="N", help="of weights, dropout and shuffling (default: the preset's 0)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="epochs to train (default: the preset's)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of weights, dropout and shuffling (default: 0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"run folder (default: {out})")
     parser.add_argument("--no-oracle", action="store_true", help="do not score the test session after every epoch")
     parser.add_argument("--allow-speaker-overlap", action="store_true", help="let a speaker be in two parts; brands the report")
@@ -211,8 +217,6 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    if args.model is None:
-        return _no_model("predict")
     if args.json and args.format == "csv":
         print("npser: --json is --format jsonl; leave one of --json and --format csv out", file=sys.stderr)
         return 2
@@ -235,19 +239,7 @@ def _predict(args: argparse.Namespace) -> int:
     )
 
 
-def _no_model(command: str) -> int:
-    """What to do, until a model comes with npser; exit status 2."""
-    print(
-        f"npser: {command} needs --model FILE: no model comes with npser; train one, npser train CORPUS, and name the "
-        "model.safetensors of its run folder",
-        file=sys.stderr,
-    )
-    return 2
-
-
 def _explain(args: argparse.Namespace) -> int:
-    if args.model is None:
-        return _no_model("explain")
     from npser.explain import explain
 
     found = explain(args.audio, args.model, args.out)

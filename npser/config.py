@@ -35,6 +35,7 @@ class Config:
     # augmentation of the training part, see npser.augment; 0: none
     stretch: float = 0.0  # duration times a factor between 1 - stretch and 1 + stretch
     warp: float = 0.0  # mel axis times a factor between 1 - warp and 1 + warp
+    channel: float = 0.0  # share of utterances with noise, and share of those with a narrow band
     mask_bands: int = 0  # two stripes of at most so many bands are blanked
     mask_frames: int = 0  # two stripes of at most so many frames are blanked
     # objective, equation (10)
@@ -70,7 +71,7 @@ class Config:
             raise ValueError(f"setting n_cw is {self.n_cw}; expected an odd window")
         if self.d_spec % 3:
             raise ValueError(f"setting d_spec is {self.d_spec}; expected a multiple of 3: bands, deltas, delta-deltas")
-        for name in ("dropout", "stretch", "warp", "smoothing"):
+        for name in ("dropout", "stretch", "warp", "channel", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"setting {name} is {getattr(self, name)}; expected 0 <= {name} < 1")
         if not 0.1 <= self.max_seconds < float("inf"):

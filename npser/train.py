@@ -67,12 +67,12 @@ class Network:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """X (N, d_spec), bounds and frames for model.forward: of the padding only what differs. Augmented when rng is given."""
         c = self.config
-        if rng is not None and (c.stretch or c.warp):
-            store, window = augment.bend(store, window, c.stretch, c.warp, rng), np.arange(len(window))
+        if rng is not None and (c.stretch or c.warp or c.channel):
+            store, window = augment.bend(store, window, c, rng), np.arange(len(window))
         frames, stored = store.frames(window), store.stored(window)
         X, bounds = store.batch(window, self.mean, 1 / self.std, model.distinct_rows(stored, frames, c))
         if rng is not None and (c.mask_bands or c.mask_frames):
-            augment.mask(X, bounds, stored, c.mask_bands, c.mask_frames, rng)
+            augment.mask(X, bounds, stored, c, rng)
         return X, bounds, frames
 
     def gradient(

@@ -25,8 +25,8 @@ def store(lengths: tuple[int, ...] = LENGTHS, pad_frames: int = 0) -> Store:
     return Store(rows, bounds, 400 * np.array(lengths), each, {}, pad_frames)
 
 
-def bent(given: Store, window: np.ndarray, stretch: float = 0.0, warp: float = 0.0, seed: int = 0) -> list[np.ndarray]:
-    found = augment.bend(given, window, stretch, warp, np.random.default_rng(seed))
+def bent(given: Store, window: np.ndarray, seed: int = 0, **settings: float) -> list[np.ndarray]:
+    found = augment.bend(given, window, dataclasses.replace(SMALL, **settings), np.random.default_rng(seed))
     return [found.rows[a:b] for a, b in zip(found.bounds[:-1], found.bounds[1:], strict=True)]
 
 
@@ -60,16 +60,36 @@ def test_a_warped_window_has_its_peaks_at_other_bands():
 
 def test_windows_are_bent_differently_each_and_alike_by_the_same_seed():
     given, window = store((40, 40)), np.array([0, 1])
-    once, again, other = (bent(given, window, 0.2, 0.2, seed) for seed in (1, 1, 2))
+    once, again, other = (bent(given, window, seed, stretch=0.2, warp=0.2) for seed in (1, 1, 2))
     assert all((a == b).all() for a, b in zip(once, again, strict=True))
     assert len(once[0]) != len(once[1])
     assert len(once[0]) != len(other[0])
 
 
+def test_a_bad_channel_adds_noise_or_takes_bands_away():
+    given = store((400,))
+    given.rows[:] = np.where(np.arange(N_MELS) < 64, -20, -90)
+    seen = {"noise": 0, "narrow": 0, "neither": 0}
+    for seed in range(60):
+        (S,) = bent(given, np.array([0]), seed, channel=0.5)
+        change = S.mean(axis=0) - given.rows[0]
+        if (change == 0).all():
+            seen["neither"] += 1
+        noise, narrow = change[64:90].mean() > 1, min(change[0], change[40:].min()) < 0
+        seen["noise"] += noise
+        seen["narrow"] += narrow
+        assert abs(change[12:64]).max() < 1  # the sound itself stays, 10 dB and more above the noise
+        if noise and not narrow:  # as much in all of the empty bands, 10 to 50 dB below the mean power, which is -23 dB
+            assert np.ptp(S[:, 64:].mean(axis=0)) < 3
+            assert -23 - 53 < S[:, 64:].mean() < -23 - 9
+    assert min(seen.values()) >= 8
+    assert all((S == given.rows).all() for S in bent(given, np.array([0]), channel=0.0))
+
+
 def test_a_padded_window_does_not_outgrow_its_padding():
     given = store((40, 38), pad_frames=40)
     for seed in range(10):
-        found = augment.bend(given, np.array([0, 1]), 0.5, 0.0, np.random.default_rng(seed))
+        found = augment.bend(given, np.array([0, 1]), dataclasses.replace(SMALL, stretch=0.5), np.random.default_rng(seed))
         assert found.stored(np.array([0, 1])).max() <= 40
         assert found.pad_frames == 40
 
@@ -80,7 +100,7 @@ def test_masks_blank_stripes_of_the_sound_and_nothing_else():
     seen = []
     for seed in range(40):
         X = np.ones((bounds[-1], 3 * N_MELS), np.float32)
-        augment.mask(X, bounds, stored, 16, 8, np.random.default_rng(seed))
+        augment.mask(X, bounds, stored, dataclasses.replace(SMALL, mask_bands=16, mask_frames=8), np.random.default_rng(seed))
         assert set(np.unique(X)) <= {0, 1}
         for start, end, sound in zip(bounds[:-1], bounds[1:], stored, strict=True):
             blank = X[start : start + sound].reshape(sound, 3, N_MELS) == 0
@@ -96,7 +116,7 @@ def test_masks_blank_stripes_of_the_sound_and_nothing_else():
 
 def test_masks_of_no_width_blank_nothing():
     X = np.ones((9, 3 * N_MELS), np.float32)
-    augment.mask(X, np.array([0, 9]), np.array([9]), 0, 0, np.random.default_rng(0))
+    augment.mask(X, np.array([0, 9]), np.array([9]), SMALL, np.random.default_rng(0))
     assert X.all()
 
 
@@ -110,7 +130,9 @@ def gradient(c: Config, given: Store, step: int, threads: int) -> np.ndarray:
         return network.gradient(given, window, y, step, pool)[1]
 
 
-@pytest.mark.parametrize("settings", [{"stretch": 0.3}, {"warp": 0.2}, {"mask_bands": 30}, {"mask_frames": 8}])
+@pytest.mark.parametrize(
+    "settings", [{"stretch": 0.3}, {"warp": 0.2}, {"channel": 0.7}, {"mask_bands": 30}, {"mask_frames": 8}]
+)
 @pytest.mark.parametrize("pad_frames", [0, 48])
 def test_training_is_augmented_and_depends_on_seed_and_step_only(settings: dict[str, Any], pad_frames: int):
     given = store((40, 33, 30, 25, 20, 12), pad_frames)

@@ -130,7 +130,7 @@ def test_settings_and_order_have_stores_of_their_own(tmp_path: Path, pool: Threa
     assert opened(paths, tmp_path / "cache", pool, pad=True).samples.tolist() == [900, 8000]
     assert opened(paths[::-1], tmp_path / "cache", pool).samples.tolist() == [8000, 8000, 900]
     assert len(folders(tmp_path / "cache")) == 4
-    levelled = open_store(paths, digests(paths, pool), SECONDS, False, tmp_path / "cache", pool, level=True)
+    levelled = open_store(paths, known(paths, pool), SECONDS, False, tmp_path / "cache", pool, level=True)
     assert np.abs(levelled.rows - opened(paths, tmp_path / "cache", pool).rows).max() > 1
     assert len(folders(tmp_path / "cache")) == 5
 
