@@ -3,8 +3,8 @@
 python examples/train_the_shipped_model.py CORPORA OUT
 
 CORPORA holds the folders emodb, ravdess and nemo. Written to OUT: model.safetensors, CARD.md and scores.json; the runs lie
-below OUT/runs, and the same command goes on where it was stopped. The same corpora give the same bytes on the same type of processor
-with the same versions.
+below OUT/runs, and the same command goes on where it was stopped. The same corpora give the same bytes on the same
+type of processor with the same versions.
 
 Five groups of speakers are tested in turn by networks that heard the others; their answers give the scores and the temperature.
 Every corpus is tested by a network that was trained on the other two. The model itself hears everybody, for the same number of
@@ -200,8 +200,8 @@ def card(data: Dataset, found: dict[str, Any], final: Checkpoint) -> str:
         "## What it cannot do",
         "",
         "It heard actors who played an emotion in a studio, in three languages, and knows four words for it. It does not know "
-        "what a person feels. It is not for medical, hiring, policing, border or school use, nor for any decision about a person. "
-        "Spontaneous speech, other languages, children, crosstalk and music are outside of what it was tested on.",
+        "what a person feels. It is not for medical, hiring, policing, border or school use, nor for any decision about a "
+        "person. Spontaneous speech, other languages, children, crosstalk and music are outside of what it was tested on.",
         "",
     ]
     return "\n".join(lines)
