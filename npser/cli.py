@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "--ablate", action="store_true", help="add the paper's ablation, and shuffled gender labels as a control"
     )
     crossval.add_argument(
-        "--refit", action="store_true", help="train anew with the validation group for the epochs it has chosen"
+        "--refit", action="store_true", help="train with the validation group as well, for the epochs it has chosen"
     )
     crossval.add_argument("--workers", type=int, default=1, metavar="N", help="processes, which share the threads (default: 1)")
     crossval.add_argument(

@@ -93,7 +93,19 @@ class Config:
 
 PRESETS = {
     "paper": Config(),
-    "default": Config(pad=False),
+    "default": Config(  # what examples/recipe.md keeps
+        pad=False,
+        level=True,
+        stretch=0.15,
+        warp=0.12,
+        channel=0.3,
+        epochs=40,
+        batch=16,
+        learning_rate=1e-3,
+        schedule="cosine",
+        warmup=3.0,
+        select="last",
+    ),
 }
 
 

@@ -152,13 +152,14 @@ def _train(job: Job, folder: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
         quiet |= {"notices": notices, "resume": True, "oracle": oracle}
         return experiment.run(data, split, config, plan["preset"], out, pool, **quiet)
 
-    found, last = run(split, config, folder, plan["oracle"]), folder
+    together = dataclasses.replace(
+        split, train=sorted([*split.train, *split.validation]), validation=[], validation_session=None, warnings=[]
+    )
+    at_once = plan["refit"] and config.select == "last"  # where nothing is chosen, the first training would be for nothing
+    found, last = run(together if at_once else split, config, folder, plan["oracle"]), folder
     scored = found
-    if plan["refit"]:
+    if plan["refit"] and not at_once:
         last = folder / "refit"
-        together = dataclasses.replace(
-            split, train=sorted([*split.train, *split.validation]), validation=[], validation_session=None, warnings=[]
-        )
         scored = run(together, dataclasses.replace(config, epochs=found["selected_epoch"]), last, False)
     network = Network.of(checkpoint.load(last / "model.safetensors"))
     emotion, gender = network.log_probabilities(data.store, np.array(split.test), pool)

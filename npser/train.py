@@ -299,7 +299,7 @@ def fit(
         lines.append(json.dumps(row) + "\n")
         checkpoint.write(out / "metrics.jsonl", "".join(lines).encode())
         _save_state(out, state, identity)
-        say(_epoch_line(row, state.best, config.epochs, time.perf_counter() - started))
+        say(_epoch_line(row, state.best, config, time.perf_counter() - started))
 
     assert state.best is not None  # there is at least one epoch
     best = Network.of(checkpoint.load(out / "model.safetensors"))
@@ -346,13 +346,14 @@ def _is_better(validation: dict[str, Any] | None, best: dict[str, Any] | None, s
     return rank(validation) > rank(best)
 
 
-def _epoch_line(row: dict[str, Any], best: dict[str, Any] | None, epochs: int, seconds: float) -> str:
+def _epoch_line(row: dict[str, Any], best: dict[str, Any] | None, c: Config, seconds: float) -> str:
     """What the terminal shows of an epoch."""
-    line = f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  train loss {row['train_loss']:.3f}"
+    line = f"epoch {row['epoch']:{len(str(c.epochs))}}/{c.epochs}  train loss {row['train_loss']:.3f}"
     if "validation" in row and best is not None:
         v = row["validation"]
         line += f"  validation loss {v['loss']:.3f}  WA {v['wa']:.3f}  UA {v['ua']:.3f}"
-        line += "  *" if row["best"] else f"  (best {best['ua']:.3f}, epoch {best['epoch']})"
+        if c.select != "last":
+            line += "  *" if row["best"] else f"  (best {best['ua']:.3f}, epoch {best['epoch']})"
     return f"{line}  {seconds:.1f} s"
 
 
