@@ -88,8 +88,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"saw its {'fold' if split['speaker_dependent'] else 'speaker'}. {len(split['folds'])} folds by {_by(report)}, "
         f"{_seeds(report)}. Preset: {report['preset']}. Parameters: {report['variants']['full']['parameters']:,}.",
         "",
-        "The epoch is the one with the best score on the validation group; the test group is scored once with it"
-        + (", by a network trained anew on training and validation groups for so many epochs." if report["refit"] else "."),
+        _protocol(report),
         "",
         *_table_2(report),
         *_table_3(report),
@@ -100,6 +99,19 @@ def markdown(report: dict[str, Any]) -> str:
         *_about(report),
     ]
     return "\n".join(lines)
+
+
+def _protocol(report: dict[str, Any]) -> str:
+    """What decides when training ends, and what the scored network heard."""
+    if report["config"]["select"] == "last":
+        heard = (
+            "the training and validation groups"
+            if report["refit"]
+            else "the training groups; the validation group calibrates it"
+        )
+        return f"No epoch is chosen: the test group is scored once, after the last one, by a network trained on {heard}."
+    refit = ", by a network trained anew on training and validation groups for so many epochs" if report["refit"] else ""
+    return f"The epoch is the one with the best score on the validation group; the test group is scored once with it{refit}."
 
 
 def _by(report: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ epochs = 3
 learning_rate = 1e-2
 schedule = "constant"
 warmup = 0.0
+select = "ua"
 """
 
 

@@ -394,6 +394,26 @@ def test_style_and_split_columns(npser: Command, corpus: Path, small: Path, tmp_
     assert refit["split"]["train"]["utterances"] == 12
 
 
+def test_where_no_epoch_is_chosen_a_refit_is_the_only_training(
+    npser: Command, corpus: Path, small: Path, tmp_path: Path
+) -> None:
+    words = ("crossval", corpus, "--config", small, "--set", "select=last", "--no-oracle", "--json", "--out")
+    refit = json.loads(npser(*words, "refit", "--refit").stdout)
+    (job,) = (tmp_path / "refit").glob("jobs/*fold1")
+    assert not (job / "refit").exists()
+    report = json.loads((job / "report.json").read_text())
+    assert {part: report["split"][part]["utterances"] for part in ("train", "validation", "test")} == {
+        "train": 16,
+        "validation": 0,
+        "test": 8,
+    }
+    assert refit["variants"]["full"]["calibration"] is None
+    assert refit["variants"]["full"]["selected_epochs"] == [[3, 3, 3]]
+    assert "trained on the training and validation groups" in (tmp_path / "refit" / "report.md").read_text()
+    npser(*words, "plain")
+    assert "the validation group calibrates it" in (tmp_path / "plain" / "report.md").read_text()
+
+
 def test_wrong_words_get_one_sentence(npser: Command, corpus: Path, small: Path) -> None:
     words = ("crossval", corpus, "--config", small)
     one_sentence(npser(*words, "--folds", "weeks", status=1), "--folds weeks")
