@@ -50,9 +50,10 @@ class EmotionClassifier:
     settings : dict, optional
         Any other settings of ``npser.config.Config``, such as ``{"attention": False}``.
     validation : bool
-        Hold a part of the recordings out, which chooses the epoch and the temperature of the probabilities. Where fit is told
-        groups, whole groups, about a fifth of them (of two, one). Otherwise a fifth of the recordings of each class: their
-        speakers may be in training too, so the choice is worse. False: train on all to the last epoch, without a temperature.
+        Hold a part of the recordings out, which chooses the temperature of the probabilities and, where the setting ``select``
+        is not "last", the epoch. Where fit is told groups, whole groups, about a fifth of them (of two, one). Otherwise a fifth
+        of the recordings of each class: their speakers may be in training too, so the choice is worse. False: train on all to
+        the last epoch, without a temperature.
     sample_rate : int, optional
         Of waveforms, in Hz.
     seed : int

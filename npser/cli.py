@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(train, "*", "; without any: a synthetic corpus, to see that all works")
     _add_training(train, "runs/CORPUS-PRESET-testS-seedN")
     train.add_argument("--test-session", metavar="S", help="session to test on, or none (default: the last)")
-    train.add_argument("--val-session", metavar="V", help="session that chooses the epoch, or none (default: the next one)")
+    train.add_argument("--val-session", metavar="V", help="session that validates, or none (default: the next one)")
     train.add_argument("--resume", action="store_true", help="go on with an interrupted run, given the same settings and data")
     train.add_argument("--synthetic-utterances", type=int, metavar="N", help="size of the synthetic corpus (default: 400)")
 
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "--ablate", action="store_true", help="add the paper's ablation, and shuffled gender labels as a control"
     )
     crossval.add_argument(
-        "--refit", action="store_true", help="train with the validation group as well, for the epochs it has chosen"
+        "--refit", action="store_true", help="train with the validation group too, for the epochs it has chosen"
     )
     crossval.add_argument("--workers", type=int, default=1, metavar="N", help="processes, which share the threads (default: 1)")
     crossval.add_argument(

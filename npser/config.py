@@ -49,7 +49,7 @@ class Config:
     learning_rate: float = 1e-4
     decay: float = 1e-6  # rate / (1 + decay * updates)
     schedule: str = "constant"  # "cosine": after the warm-up the rate falls to 0 along half a cosine
-    warmup: float = 0.0  # epochs in which the rate rises from 0
+    warmup: float = 0.0  # epochs in which the rate rises from 0, at most a quarter of all
     weight_decay: float = 0.0  # of all but biases: theta * (1 - rate * weight_decay) each update
     clip: float = 1.0  # each gradient to [-clip, clip]
     dropout: float = 0.5  # after every BLSTM layer

@@ -242,7 +242,7 @@ def _spread(report: dict[str, Any]) -> list[str]:
         "## Mean and deviation",
         "",
         table(["method", "WA over folds", "UA over folds", "WA over seeds", "UA over seeds"], rows),
-        "UA of each fold (and the epoch that was chosen):",
+        "UA of each fold (and its epoch):",
         "",
         table(["variant", "seed", *(f"fold {name}" for name in folds)], each),
     ]

@@ -34,6 +34,7 @@ class Adam:
 
 def rate_factor(c: Config, updates: int, an_epoch: int) -> float:
     """What the learning rate is multiplied by after so many updates, of which there are an_epoch in an epoch."""
-    rising = min(1.0, (updates + 1) / (c.warmup * an_epoch)) if c.warmup else 1.0
+    warmup = min(c.warmup, c.epochs / 4)
+    rising = min(1.0, (updates + 1) / (warmup * an_epoch)) if warmup else 1.0
     falling = (1 + math.cos(math.pi * updates / (c.epochs * an_epoch))) / 2 if c.schedule == "cosine" else 1.0
     return rising * falling

@@ -96,7 +96,8 @@ def markdown(report: dict[str, Any]) -> str:
         lines += [f"*{oracle_line(report['oracle'])}.* Choosing the epoch on the test session would have shown this.", ""]
     if report["validation"]:
         v = report["validation"]
-        lines += [f"Validation ({split['validation_session'] or split['method']}), which chose the epoch: {score_line(v)}.", ""]
+        use = "which chose nothing" if report["config"]["select"] == "last" else "which chose the epoch"
+        lines += [f"Validation ({split['validation_session'] or split['method']}), {use}: {score_line(v)}.", ""]
     lines += [f"{calibration_line(report['calibration']).capitalize()}. {CALIBRATION}", ""]
     lines += ["## Split", "", f"By {split['method']}; hash `{split['hash']}`.", ""]
     lines.append(table(["part", "utterances", "minutes", "speakers"], [

@@ -1,4 +1,4 @@
-"""Which utterances train, which choose the epoch, and which are only scored: by session, so that speakers are new."""
+"""Which utterances train, which validate, and which are only scored: by session, so that speakers are new."""
 
 import hashlib
 import re

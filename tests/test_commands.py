@@ -66,10 +66,6 @@ def test_predict_answers_in_the_form_that_is_asked_for(npser: Command, corpus: P
     assert "bad.wav" in shown.stderr
 
 
-def test_predict_without_a_model_says_what_to_do(npser: Command, corpus: Path) -> None:
-    one_sentence(npser("predict", corpus / "1f_angry_0.wav", status=2), "--model", "npser train")
-
-
 def test_info_shows_the_card(npser: Command, trained: Path) -> None:
     shown = npser("info", trained / "model.safetensors").stdout
     report = report_of(trained)

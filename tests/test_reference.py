@@ -81,6 +81,7 @@ def test_the_rate_rises_for_the_warm_up_and_falls_along_half_a_cosine():
     assert {rate_factor(constant, k, 4) for k in range(40)} == {1.0}
     rising = replace(constant, warmup=2.0)
     assert [rate_factor(rising, k, 4) for k in (0, 3, 7, 39)] == [1 / 8, 1 / 2, 1, 1]
+    assert [rate_factor(replace(rising, epochs=4), k, 4) for k in (0, 3, 7)] == [1 / 4, 1, 1]  # a quarter of all
     cosine = replace(constant, schedule="cosine")
     assert [rate_factor(cosine, k, 4) for k in (0, 10, 20, 30)] == pytest.approx(
         [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2]
