@@ -60,7 +60,8 @@ def main() -> None:
     plan = json.loads((run / "plan.json").read_text())
     total: dict[str, list[bool]] = {}
     for fold, split in plan["folds"].items():
-        model = npser.load(run / "jobs" / f"{variant}-fold{fold}" / "model.safetensors")
+        job = run / "jobs" / f"{variant}-fold{fold}"
+        model = npser.load((job / "refit" if (job / "refit").exists() else job) / "model.safetensors")
         waves = [read(plan["utterances"][r]["path"], model.config.max_seconds) for r in split["test"]]
         for name, which in changed(model, waves).items():
             total.setdefault(name, []).extend(which)

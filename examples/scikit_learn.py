@@ -19,7 +19,7 @@ emotions = np.array([u.emotion for u in utterances])
 speakers = np.array([u.speaker for u in utterances])
 
 classifier = EmotionClassifier(epochs=int(sys.argv[2]) if len(sys.argv) == 3 else 40)
-# The groups twice: for the splitter, and (params) for fit, which then chooses the epoch on speakers that do not train.
+# The groups twice: for the splitter, and (params) for fit, which then calibrates on speakers that do not train.
 arguments = {"groups": speakers, "cv": GroupKFold(5), "params": {"groups": speakers}}
 print(classification_report(emotions, cross_val_predict(classifier, paths, emotions, **arguments)))
 

@@ -62,12 +62,12 @@ def main() -> None:
 def build(data: Dataset, config: Config, out: Path, pool: ThreadPoolExecutor) -> None:
     """Train and score; fill out."""
     everybody = list(range(len(data.utterances)))
-    logits = np.zeros((len(everybody), len(data.labels)))
+    logits, gender = np.zeros((len(everybody), len(data.labels))), np.zeros((len(everybody), 2))
     altered: dict[str, list[bool]] = {}
     for fold in make_folds(data.utterances, GROUPS, config.seed, digests=data.content):
         heard = sorted([*fold.split.train, *fold.split.validation])
         folder = train(data, heard, fold.split.test, f"speakers-{fold.name}", config, out, pool)
-        logits[fold.split.test] = tested(folder, data, fold.split.test, pool)
+        logits[fold.split.test], gender[fold.split.test] = tested(folder, data, fold.split.test, pool)
         model = npser.load(folder / "model.safetensors")
         waves = [read(str(data.utterances[r].path), config.max_seconds) for r in fold.split.test[::EVERY]]
         for name, which in changed(model, waves).items():
@@ -77,13 +77,13 @@ def build(data: Dataset, config: Config, out: Path, pool: ThreadPoolExecutor) ->
         test = [r for r in everybody if data.utterances[r].corpus == name]
         heard = sorted(set(everybody) - set(test))
         folder = train(data, heard, test, f"without-{name}", config, out, pool)
-        across[name] = scored(tested(folder, data, test, pool), data.emotion_y[test], len(data.labels))
+        across[name] = scored(data, test, *tested(folder, data, test, pool))
     temperature = calibration.fit_temperature(logits, data.emotion_y)
     found = {
         "speakers": {
-            name: scored(logits[rows] / temperature, data.emotion_y[rows], len(data.labels))
+            name: scored(data, rows, logits[rows] / temperature, gender[rows])
             for name in (*NAMES, "all")
-            if len(rows := np.array([r for r in everybody if name in ("all", data.utterances[r].corpus)]))
+            if (rows := [r for r in everybody if name in ("all", data.utterances[r].corpus)])
         },
         "across": across,
         "altered": {name: float(np.mean(which)) for name, which in altered.items()},
@@ -94,6 +94,7 @@ def build(data: Dataset, config: Config, out: Path, pool: ThreadPoolExecutor) ->
     final = checkpoint.load(folder / "model.safetensors")
     pooled = found["speakers"]["all"]
     calibrated = {"temperature": temperature, "ece_before": found["ece_before"], "ece_after": pooled["ece"]}
+    calibrated |= {"source": "the four groups"}
     training = final.training | {
         "licence": LICENCE,
         "notices": [NOTICE],
@@ -122,16 +123,22 @@ def train(
     return folder
 
 
-def tested(folder: Path, data: Dataset, test: list[int], pool: ThreadPoolExecutor) -> np.ndarray:
-    """Logits (R, classes) of some utterances."""
+def tested(folder: Path, data: Dataset, test: list[int], pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of some utterances: emotion (R, classes), gender (R, 2)."""
     network = Network.of(checkpoint.load(folder / "model.safetensors"))
-    return network.logits(data.store, np.array(test), pool)[0]
+    return network.logits(data.store, np.array(test), pool)
 
 
-def scored(logits: np.ndarray, y: np.ndarray, classes: int) -> dict[str, Any]:
-    """WA, UA, macro-F1, confusion, calibration error."""
-    confusion = confusion_matrix(y, logits.argmax(axis=1), classes)
-    return {**scores(confusion), "confusion": confusion.tolist(), "ece": calibration.calibration_error(log_softmax(logits), y)}
+def scored(data: Dataset, rows: list[int], logits: np.ndarray, gender: np.ndarray) -> dict[str, Any]:
+    """WA, UA, macro-F1, gender accuracy, confusion, calibration error of some utterances."""
+    y = data.emotion_y[rows]
+    confusion = confusion_matrix(y, logits.argmax(axis=1), len(data.labels))
+    return {
+        **scores(confusion),
+        "gender_accuracy": float((gender.argmax(axis=1) == data.gender_y[rows]).mean()),
+        "confusion": confusion.tolist(),
+        "ece": calibration.calibration_error(log_softmax(logits), y),
+    }
 
 
 def card(data: Dataset, found: dict[str, Any], final: Checkpoint) -> str:

@@ -45,7 +45,7 @@ def bend(store: Store, window: np.ndarray, c: Config, rng: np.random.Generator) 
 def transmitted(S: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     """Bands S (L, 128), dB, with the noise of a microphone and the band-width of a telephone line, each in that share of cases.
 
-    White noise is the same in all bands, 10 to 50 dB below the mean power of the utterance. A narrow band loses the bands below
+    White noise is the same in all bands, 10 to 50 dB below the mean of their powers. A narrow band loses the bands below
     NARROW[0] and above a limit from NARROW[1] on, down to what a converter's last bit leaves.
     """
     S = np.array(S)

@@ -49,7 +49,8 @@ def text(card: dict[str, Any]) -> str:
         f"emotions    {', '.join(labels['emotion'])}",
         f"genders     {', '.join(labels['gender'] or ['not told apart'])}",
         f"network     {card['parameters']:,} parameters: {c['d_cnn']} filters, 2 x {c['d_lstm']} LSTM units, {heads}",
-        f"input       {c['max_seconds']:g} s windows, {'zero-padded' if c['pad'] else 'natural length'}",
+        f"input       {c['max_seconds']:g} s windows, {'zero-padded' if c['pad'] else 'natural length'}"
+        + (", all at one level" if c["level"] else ""),
         f"trained on  {', '.join(training['corpora'])}; {who}" + (f": {_some(speakers)}" if speakers else ""),
         f"settings    preset {training['preset']}, seed {training['seed']}" + (f"; {', '.join(changed)}" if changed else ""),
         f"split       by {split['method']}, test {split['test_session'] or '-'}, "

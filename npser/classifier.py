@@ -188,7 +188,7 @@ class EmotionClassifier:
         return config
 
     def _split(self, utterances: list[Utterance]) -> Split:
-        """Nobody is tested; who trains, and who chooses the epoch."""
+        """Nobody is tested; who trains, and who validates."""
         try:
             return make_split(utterances, "none", None if self.validation else "none", self.seed, allow_speaker_overlap=True)
         except ValueError as error:

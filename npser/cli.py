@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         "--ablate", action="store_true", help="add the paper's ablation, and shuffled gender labels as a control"
     )
     crossval.add_argument(
-        "--refit", action="store_true", help="train with the validation group too, for the epochs it has chosen"
+        "--refit", action="store_true", help="train with the validation group too, for the epochs it has chosen, or all"
     )
     crossval.add_argument("--workers", type=int, default=1, metavar="N", help="processes, which share the threads (default: 1)")
     crossval.add_argument(
@@ -181,7 +181,7 @@ def _add_training(parser: argparse.ArgumentParser, out: str) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, over --config; repeatable"
     )
     parser.add_argument("--epochs", type=int, metavar="N", help="epochs to train (default: the preset's)")
-    parser.add_argument("--seed", type=int, metavar="N", help="of weights, dropout and shuffling (default: 0)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of weights, dropout, shuffling and augmentation (default: 0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"run folder (default: {out})")
     parser.add_argument("--no-oracle", action="store_true", help="do not score the test session after every epoch")
     parser.add_argument("--allow-speaker-overlap", action="store_true", help="let a speaker be in two parts; brands the report")

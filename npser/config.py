@@ -48,7 +48,7 @@ class Config:
     batch: int = 40
     learning_rate: float = 1e-4
     decay: float = 1e-6  # rate / (1 + decay * updates)
-    schedule: str = "constant"  # "cosine": after the warm-up the rate falls to 0 along half a cosine
+    schedule: str = "constant"  # "cosine": the rate falls to 0 along half a cosine, under which the warm-up rises
     warmup: float = 0.0  # epochs in which the rate rises from 0, at most a quarter of all
     weight_decay: float = 0.0  # of all but biases: theta * (1 - rate * weight_decay) each update
     clip: float = 1.0  # each gradient to [-clip, clip]
@@ -71,7 +71,11 @@ class Config:
             raise ValueError(f"setting n_cw is {self.n_cw}; expected an odd window")
         if self.d_spec % 3:
             raise ValueError(f"setting d_spec is {self.d_spec}; expected a multiple of 3: bands, deltas, delta-deltas")
-        for name in ("dropout", "stretch", "warp", "channel", "smoothing"):
+        if not 0 <= self.channel <= 1:
+            raise ValueError(f"setting channel is {self.channel}; expected 0 <= channel <= 1")
+        if self.mask_bands > self.d_spec // 3:
+            raise ValueError(f"setting mask_bands is {self.mask_bands}; expected at most all bands, {self.d_spec // 3}")
+        for name in ("dropout", "stretch", "warp", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"setting {name} is {getattr(self, name)}; expected 0 <= {name} < 1")
         if not 0.1 <= self.max_seconds < float("inf"):

@@ -265,6 +265,10 @@ def _notes(look: Look, several: bool) -> list[str]:
             "There is no attention to show: "
             + ("nothing was answered." if c.attention else "this network takes the mean over time instead.")
         )
+    if c.level:
+        notes.append(
+            "This network hears every window at one level, and so the spectrogram shows it; the waveform is as it was recorded."
+        )
     if c.pad and look.padding >= 0.005:
         notes.append(
             f"This network hears every window padded with zeros to {c.max_seconds:g} s; {look.padding:.0%} of its attention "

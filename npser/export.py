@@ -125,6 +125,7 @@ def _metadata(trained: checkpoint.Checkpoint, with_features: bool) -> dict[str, 
         **features.SETTINGS,
         "max_seconds": c.max_seconds,
         "zero_padded": c.pad,
+        "level_db": features.LEVEL_DB if c.level else None,
         "seconds_of_a_step": c.n_pw * HOP / SAMPLE_RATE,
     }
     if not with_features:
@@ -151,7 +152,12 @@ def _level(g: _Graph, x: str) -> str:
 
     wide = g.op("Cast", x, to=TensorProto.DOUBLE)
     rms = g.op("Sqrt", g.op("ReduceMean", g.op("Pow", g.op("Sub", wide, g.op("ReduceMean", wide)), np.float64(2))))
-    gain = g.op("Where", g.op("Greater", rms, np.float64(0)), g.op("Div", 10 ** (features.LEVEL_DB / 20), rms), np.float64(1))
+    gain = g.op(
+        "Where",
+        g.op("Greater", rms, np.float64(features.NO_LEVEL)),
+        g.op("Div", 10 ** (features.LEVEL_DB / 20), rms),
+        np.float64(1),
+    )
     return g.op("Cast", g.op("Mul", wide, gain), to=TensorProto.FLOAT)
 
 

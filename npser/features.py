@@ -27,6 +27,7 @@ N_FFT = 800  # samples of the Hann window and of the transform
 HOP = 400  # samples from one frame to the next
 N_MELS = 128
 LEVEL_DB = -26.0  # under full scale, of a levelled window: its root mean square
+NO_LEVEL = 1e-6  # root mean square of what is too faint to be brought there
 FLOOR_DB = -100.0  # 10 log10 of the smallest power that counts, 1e-10
 SETTINGS = {"sample_rate": SAMPLE_RATE, "n_fft": N_FFT, "hop": HOP, "n_mels": N_MELS, "floor_db": FLOOR_DB}  # of a model file
 
@@ -220,7 +221,7 @@ def log_mel(x: np.ndarray, pad_to: int | None = None, level: bool = False) -> np
         dB. L = n // 400 + 1; with pad_to, at most ceil(n / 400) + 1.
     """
     rms = float(x.std(dtype=np.float64)) if level else 0.0  # without the mean: a constant is no sound
-    if rms > 0:
+    if rms > NO_LEVEL:
         x = x * np.float32(10 ** (LEVEL_DB / 20) / rms)
     frames = len(x) // HOP + 1
     if pad_to is not None:

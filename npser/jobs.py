@@ -29,7 +29,7 @@ from npser.corpora import Utterance, synthetic
 from npser.dataset import GENDERS, Dataset
 from npser.folds import Fold
 from npser.lite import log_softmax
-from npser.split import Split
+from npser.split import Split, split_hash
 from npser.threads import available_cores, keep_freed_memory, single_threaded_blas
 from npser.train import Network, Say, compile_kernels
 
@@ -170,7 +170,7 @@ def _train(job: Job, folder: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
         **{name: scored[name] for name in kept},
         "calibration": scored["calibration"],
         **{name: found[name] for name in ("selected_epoch", "validation", "oracle")},
-        "split_hash": found["split"]["hash"],
+        "split_hash": split_hash(data.utterances, data.content, split),
         "predicted": emotion.argmax(axis=1).tolist(),
         "confidence": {"before": np.exp(uncalibrated.max(axis=1)).tolist(), "after": np.exp(emotion.max(axis=1)).tolist()},
         "predicted_gender": gender.argmax(axis=1).tolist() if gender.shape[1] else None,

@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from npser import checkpoint, features
+from npser import SHIPPED, checkpoint, features
 from npser.features import FLOOR_DB, HOP, SAMPLE_RATE
 from npser.silence import unheard
 
@@ -79,6 +79,10 @@ class Model:
     """A trained network, read from a model file. ValueError where the file is not one. Any number of threads may share it."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        if path == SHIPPED and not os.path.exists(path):
+            raise ValueError(
+                f"{path}: is missing, so this copy of npser lacks its model; install it anew, or name a model file"
+            )
         self.checkpoint = checkpoint.load(path)
         self.config = self.checkpoint.config
         self.emotions, self.genders = self.checkpoint.emotions, self.checkpoint.genders

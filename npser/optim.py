@@ -16,17 +16,29 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 class Adam:
     """Moments m, v (P,) and the number of updates made. The only state that training carries besides theta."""
 
-    def __init__(self, size: int, learning_rate: float, decay: float, clip: float, dtype: DTypeLike = np.float32) -> None:
+    def __init__(
+        self,
+        size: int,
+        learning_rate: float,
+        decay: float,
+        clip: float,
+        dtype: DTypeLike = np.float32,
+        weight_decay: np.ndarray | None = None,
+    ) -> None:
         self.m, self.v, self.updates = np.zeros(size, dtype), np.zeros(size, dtype), 0
         self.learning_rate, self.decay, self.clip = learning_rate, decay, clip
+        self.weight_decay = weight_decay if weight_decay is not None and weight_decay.any() else None
 
     def step(self, theta: np.ndarray, grad: np.ndarray, factor: float = 1.0) -> None:
         """Update theta (P,) in place by the gradient of the mean loss, grad (P,), clipped to [-clip, clip].
 
-        factor: of the schedule, see rate_factor.
+        factor: of the schedule, see rate_factor. weight_decay, (P,), shrinks theta first, in proportion to the rate and apart
+        from the gradient, as in AdamW (Loshchilov and Hutter, ICLR 2019).
         """
         t = self.updates + 1
         rate = factor * self.learning_rate / (1 + self.decay * self.updates)
+        if self.weight_decay is not None:
+            theta *= 1 - theta.dtype.type(rate) * self.weight_decay
         rate *= math.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)
         adam_step(theta, self.m, self.v, grad, rate, BETA_1, BETA_2, EPSILON, self.clip)
         self.updates = t

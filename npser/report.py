@@ -49,7 +49,7 @@ def calibration_line(calibration: dict[str, Any] | None) -> str:
     """The temperature, and what it does to the calibration error."""
     if calibration is None:
         return "calibration: not calibrated, because there is no validation part to fit a temperature on"
-    line = f"calibration: temperature {calibration['temperature']:.2f} from the validation part"
+    line = f"calibration: temperature {calibration['temperature']:.2f} from {calibration.get('source', 'the validation part')}"
     if calibration["ece_after"] is None:
         return line
     errors = f"{calibration['ece_before']:.3f} before, {calibration['ece_after']:.3f} after"

@@ -99,7 +99,7 @@ def digests(paths: Sequence[Path], pool: ThreadPoolExecutor) -> list[str | None]
 
 def folder_of(cache: Path, content: Sequence[str], seconds: float, pad: bool, level: bool = False) -> Path:
     """Where open_store keeps the features of some recordings."""
-    settings = [FORMAT, features.SETTINGS, seconds, pad, level and features.LEVEL_DB, list(content)]
+    settings = [FORMAT, features.SETTINGS, seconds, pad, list(content), *([features.LEVEL_DB] if level else [])]
     return cache / f"features-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]}"
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -180,6 +181,15 @@ def _run_kernels() -> None:
     Adam(grad.size, c.learning_rate, c.decay, c.clip).step(network.theta, grad)
 
 
+def _decayed(c: Config, shapes: model.Shapes) -> np.ndarray:
+    """The weight decay of each parameter, (P,): that of the settings, but for biases."""
+    each = np.zeros(sum(math.prod(shape) for shape in shapes.values()), np.float32)
+    for params in model.views(each, shapes).values():
+        for name, value in params.items():
+            value[:] = 0 if name.startswith("b") else c.weight_decay
+    return each
+
+
 def class_weights(y: np.ndarray, classes: int, kind: str) -> np.ndarray:
     """Weight of each class in the loss, (classes,); their mean over the utterances is 1."""
     counts = np.bincount(y, minlength=classes)
@@ -240,7 +250,9 @@ def fit(
     weight = class_weights(emotion_y[train], len(data.labels), config.class_weight)[emotion_y].astype(np.float32)
 
     theta = model.init(shapes, config.seed)
-    state = State(theta, Adam(theta.size, config.learning_rate, config.decay, config.clip))
+    state = State(
+        theta, Adam(theta.size, config.learning_rate, config.decay, config.clip, weight_decay=_decayed(config, shapes))
+    )
     identity = _identity(data, split, config, oracle)
     lines: list[str] = []  # of metrics.jsonl
     for leftover in out.glob(".*-????????????????"):  # of a run that was killed while it wrote
@@ -359,7 +371,8 @@ def _epoch_line(row: dict[str, Any], best: dict[str, Any] | None, c: Config, sec
 
 def _identity(data: Dataset, split: Split, config: Config, oracle: bool) -> str:
     """Hash of all that a run's result depends on; of the number of epochs only where the learning rate does."""
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "epochs" or config.schedule != "constant"}
+    constant = config.schedule == "constant" and config.warmup == 0
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "epochs" or not constant}
     utterances = [(digest, u.emotion, u.gender) for digest, u in zip(data.content, data.utterances, strict=True)]
     parts = [split.train, split.validation, split.test]
     return hashlib.sha256(json.dumps([settings, utterances, parts, data.labels, oracle]).encode()).hexdigest()

@@ -94,6 +94,10 @@ def crossval(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)}: expected at least 1")
     config = _config(args)
+    if args.refit and config.schedule != "constant" and config.select != "last":
+        raise ValueError(
+            f"--refit: with schedule={config.schedule} no epoch can be trained to alone; add --set select=last"
+        )
     say = terminal.say_to(sys.stderr if args.json else sys.stdout)
     try:
         with terminal.pool(args.threads) as pool:
@@ -177,7 +181,7 @@ def _run_folder(args: argparse.Namespace, name: str) -> Path:
     if args.out is not None:
         folder = args.out
         if not args.resume and (folder / "report.json").exists():
-            raise ValueError(f"--out {folder}: holds a finished run; name another folder, or train on with --resume --epochs N")
+            raise ValueError(f"--out {folder}: holds a finished run; name another folder")
         if not args.resume and (folder / "metrics.jsonl").exists():
             raise ValueError(f"--out {folder}: holds an unfinished run; go on with it with --resume, or name another folder")
     else:

@@ -87,6 +87,10 @@ def test_the_rate_rises_for_the_warm_up_and_falls_along_half_a_cosine():
         [1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2]
     )
     assert 0 < rate_factor(replace(cosine, warmup=2.0), 39, 4) < 0.01
+    theta = np.ones(4)
+    adam = Adam(4, 0.1, 0.0, 1.0, np.float64, weight_decay=np.array([0.5, 0.5, 0.0, 0.0]))
+    adam.step(theta, np.array([0.0, 0.3, 0.3, 0.0]), factor=0.5)  # the rate is 0.05
+    np.testing.assert_allclose(theta, [0.975, 0.925, 0.95, 1], rtol=1e-5)
     theta = np.ones(3)
     Adam(3, 0.1, 0.0, 1.0, np.float64).step(theta, np.array([0.5, -0.1, 2.0]), factor=0.25)
     np.testing.assert_allclose(theta, 1 - 0.025 * np.array([1, -1, 1]), rtol=1e-5)  # the first update of Adam is the rate

@@ -104,6 +104,9 @@ def test_where_the_rate_depends_on_the_number_of_epochs_it_may_not_change(
     assert "--epochs may grow where the learning rate is constant" in shown.stderr
     npser(*words, "--out", "killed", "--resume")
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    rising = ("train", corpus, "--config", small, "--set", "warmup=1.0", "--out", "rising")  # a quarter of all, if that is less
+    npser(*rising, "--epochs", "2")
+    assert "other data or settings" in npser(*rising, "--epochs", "8", "--resume", status=1).stderr
 
 
 def test_other_settings_or_data_are_not_resumed(

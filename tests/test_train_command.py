@@ -101,6 +101,15 @@ def test_the_last_epoch_may_be_the_one_that_counts(npser: Command, corpus: Path,
     assert report_of(tmp_path / "loss")["selected_epoch"] == 1  # with so low a rate all epochs are the same
 
 
+def test_weight_decay_makes_weights_smaller_and_spares_biases(
+    npser: Command, corpus: Path, small: Path, trained: Path, tmp_path: Path
+) -> None:
+    npser("train", corpus, "--config", small, "--set", "weight_decay=10", "--out", "run")
+    before, after = (safetensors.numpy.load_file(run / "model.safetensors") for run in (trained, tmp_path / "run"))
+    assert np.linalg.norm(after["cnn1.W"]) < 0.9 * np.linalg.norm(before["cnn1.W"])
+    assert after["lstm1.b_fw"][4:8].min() > 0.7  # of the forget gates: they start at 1
+
+
 def test_two_corpora_at_once(npser: Command, corpus: Path, small: Path, tmp_path: Path) -> None:
     other = tmp_path / "hum"
     shutil.copytree(corpus, other)

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -105,7 +106,7 @@ def training_step(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[
 
 def epoch(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
     """An epoch of 200 utterances of natural lengths in random batches of 40; the peers pad to the longest, or pack."""
-    network, found = bench.network_of(PRESETS["default"]), {}
+    network, found = bench.network_of(replace(PRESETS["paper"], pad=False)), {}
     for corpus, quantiles in (("EmoDB", EMODB), ("RAVDESS", RAVDESS), ("nEMO", NEMO)):
         store = bench.store_of(lengths(quantiles, 200), pad=False)
         batches = np.arange(200).reshape(5, 40)
@@ -218,7 +219,8 @@ def processes(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str,
         corpus = synthetic.generate(folder / "corpus", 400).parent
         predict = [*NPSER, "predict", str(folder / "a.wav"), "--model", str(model)]
         jobs = {"predict, one file of 5 s": {"npser": predict}}
-        train = [*NPSER, "train", str(corpus), "--epochs", "20", "--no-oracle", "--cache", "CACHE", "--out", "OUT"]
+        same = ["--preset", "paper", "--set", "pad=false"]  # as the peers: no augmentation, batches of 40
+        train = [*NPSER, "train", str(corpus), *same, "--epochs", "20", "--no-oracle", "--cache", "CACHE", "--out", "OUT"]
         jobs["train, 400 files, 20 epochs, features included"] = {"npser": train}
         if find_spec("torch") and find_spec("librosa"):
             mine = jobs["predict, one file of 5 s"]
