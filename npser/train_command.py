@@ -95,9 +95,7 @@ def crossval(args: argparse.Namespace) -> int:
             raise ValueError(f"--{name} {getattr(args, name)}: expected at least 1")
     config = _config(args)
     if args.refit and config.schedule != "constant" and config.select != "last":
-        raise ValueError(
-            f"--refit: with schedule={config.schedule} no epoch can be trained to alone; add --set select=last"
-        )
+        raise ValueError(f"--refit: with schedule={config.schedule} no epoch can be trained to alone; add --set select=last")
     say = terminal.say_to(sys.stderr if args.json else sys.stdout)
     try:
         with terminal.pool(args.threads) as pool:
