@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import Command
 from networks import network, recording, sound
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -91,3 +92,20 @@ def test_a_recording_stands_in_for_the_microphone(tmp_path: Path):
     blocks = list(runpy.run_path(str(EXAMPLES / "live.py"))["recording"](str(tmp_path / "a.wav")))
     assert [len(block) for block in blocks] == [1600] * 5 + [1000]
     np.testing.assert_allclose(np.concatenate(blocks), stereo.mean(axis=1), atol=1e-7)
+
+
+def test_how_often_the_answer_changes(
+    npser: Command, corpus: Path, small: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    npser("crossval", corpus, "--config", small, "--no-oracle", "--out", "run")
+    lines = example("robustness.py", tmp_path / "run", environment=environment)
+    assert [line.partition(" changes ")[0].strip() for line in lines] == [
+        "-10 dB",
+        "-20 dB",
+        "-30 dB",
+        "telephone",
+        "8 kHz",
+        "noise",
+    ]
+    assert all(line.endswith("of 24 answers") for line in lines)
+    example("robustness.py", environment=environment, status=1)
