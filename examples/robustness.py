@@ -2,8 +2,9 @@
 
 python examples/robustness.py runs/CORPUS-PRESET-crossval-session [VARIANT-seedN]
 
-Every recording is heard by the network that did not train on its speaker, as it is and altered: at -10, -20 and -30 dB
-(rounded to 16 bits again), through a telephone band of 300 to 3,400 Hz, at 8 kHz, and with white noise 20 dB below it.
+Every recording is heard by the network that did not train on its speaker, as it is and altered: at -10, -20 and -30 dB (rounded
+to 16 bits again; at -30 dB also not rounded), through a telephone band of 300 to 3,400 Hz, at 8 kHz, and with white noise 20 dB
+below it.
 """
 
 import json
@@ -30,6 +31,7 @@ def alterations(x: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray
     found = {}
     for gain in (-10, -20, -30):
         found[f"{gain} dB"] = np.round(x * 10 ** (gain / 20) * 32768).astype(np.float32) / 32768
+    found["-30 dB, not rounded"] = x * np.float32(10 ** (-30 / 20))
     found["telephone"] = band(x, 300, 3400)
     found["8 kHz"] = features.resample(band(x, 0, 3900)[::2], RATE // 2)
     found["noise"] = (x + rng.standard_normal(len(x)) * x.std() / 10).astype(np.float32)
@@ -66,7 +68,7 @@ def main() -> None:
         for name, which in changed(model, waves).items():
             total.setdefault(name, []).extend(which)
     for name, which in total.items():
-        print(f"{name:<10} changes {np.mean(which):6.1%} of {len(which)} answers")
+        print(f"{name:<19} changes {np.mean(which):6.1%} of {len(which)} answers")
 
 
 if __name__ == "__main__":

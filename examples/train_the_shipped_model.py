@@ -77,7 +77,7 @@ def build(data: Dataset, config: Config, out: Path, pool: ThreadPoolExecutor) ->
         test = [r for r in everybody if data.utterances[r].corpus == name]
         heard = sorted(set(everybody) - set(test))
         folder = train(data, heard, test, f"without-{name}", config, out, pool)
-        across[name] = scored(data, test, *tested(folder, data, test, pool))
+        across[name] = test, *tested(folder, data, test, pool)
     temperature = calibration.fit_temperature(logits, data.emotion_y)
     found = {
         "speakers": {
@@ -85,7 +85,7 @@ def build(data: Dataset, config: Config, out: Path, pool: ThreadPoolExecutor) ->
             for name in (*NAMES, "all")
             if (rows := [r for r in everybody if name in ("all", data.utterances[r].corpus)])
         },
-        "across": across,
+        "across": {name: scored(data, test, emotion / temperature, gender) for name, (test, emotion, gender) in across.items()},
         "altered": {name: float(np.mean(which)) for name, which in altered.items()},
         "temperature": temperature,
         "ece_before": calibration.calibration_error(log_softmax(logits), data.emotion_y),
@@ -191,10 +191,11 @@ def card(data: Dataset, found: dict[str, Any], final: Checkpoint) -> str:
         "",
         "## Calibration",
         "",
-        f"Temperature {found['temperature']:.3f}, fitted to the answers on unheard speakers. Expected calibration error there: "
-        f"{found['ece_before']:.3f} before, {pooled['ece']:.3f} after. On other corpora its confidence means little: "
+        f"Temperature {found['temperature']:.3f}, fitted to the answers on unheard speakers. Expected calibration error "
+        f"there: {found['ece_before']:.3f} before, {pooled['ece']:.3f} after. On a corpus that it did not hear, with that "
+        "temperature: "
         + ", ".join(f"{name} {part['ece']:.3f}" for name, part in found["across"].items())
-        + " without a temperature.",
+        + ". There its confidence says little.",
         "",
         "## Levels and lines",
         "",
