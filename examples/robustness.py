@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import scipy.signal
 
 import npser
 from npser import features
@@ -21,9 +22,9 @@ RATE = features.SAMPLE_RATE
 
 
 def band(x: np.ndarray, low: float, high: float) -> np.ndarray:
-    """x (n,) at 16 kHz without what lies outside low to high Hz."""
-    spectrum, hertz = np.fft.rfft(x), np.fft.rfftfreq(len(x), 1 / RATE)
-    return np.fft.irfft(spectrum * ((hertz >= low) & (hertz <= high)), len(x)).astype(np.float32)
+    """x (n,) at 16 kHz without what lies outside low to high Hz: a linear-phase filter of 32 ms, sharp, yet soon silent."""
+    taps = scipy.signal.firwin(513, [low, high], fs=RATE, pass_zero=False)
+    return scipy.signal.oaconvolve(x, taps, mode="same").astype(np.float32)
 
 
 def alterations(x: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -33,7 +34,7 @@ def alterations(x: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray
         found[f"{gain} dB"] = np.round(x * 10 ** (gain / 20) * 32768).astype(np.float32) / 32768
     found["-30 dB, not rounded"] = x * np.float32(10 ** (-30 / 20))
     found["telephone"] = band(x, 300, 3400)
-    found["8 kHz"] = features.resample(band(x, 0, 3900)[::2], RATE // 2)
+    found["8 kHz"] = features.resample(scipy.signal.resample_poly(x, 1, 2).astype(np.float32), RATE // 2)
     found["noise"] = (x + rng.standard_normal(len(x)) * x.std() / 10).astype(np.float32)
     return found
 
