@@ -1,5 +1,5 @@
 """Augmentation of the training part: every time an utterance is met, it is spoken a little faster or slower, by a somewhat
-larger or smaller speaker, and with parts of it hidden.
+larger or smaller speaker, in another place, to another microphone, maybe ended by somebody else, and with parts of it hidden.
 
 Stretching and warping work on the stored bands, before deltas are taken; masks on the normalised input, where 0 is the mean of
 the training part. Masks are those of SpecAugment (Park et al., Interspeech 2019), the warp is vocal tract length perturbation
@@ -13,52 +13,92 @@ import dataclasses
 import numpy as np
 
 from npser.config import Config
-from npser.features import FLOOR_DB, N_MELS
+from npser.features import FLOOR_DB, HOP, N_MELS, SAMPLE_RATE
 from npser.store import Store
 
 NARROW = 12, 93  # bands whose centres lie near 300 and 3,400 Hz, the limits of a telephone line
+TILT_DB = 6.0  # at most, of the lowest and of the highest band, in opposite directions
+REVERBERATION = 0.2, 1.0  # seconds in which an echo falls by 60 dB
+SPLICE = 0.2, 0.8  # part of an utterance that stays before another one's end
 STRIPES = 2  # of each kind
 LONGEST = 4  # a stripe of frames hides at most this part of an utterance: one fourth
 
 
-def bend(store: Store, window: np.ndarray, c: Config, rng: np.random.Generator) -> Store:
-    """Some windows stretched in time, warped along the mel axis and sent through a bad channel, as a store of their own.
+def bend(store: Store, window: np.ndarray, ends: np.ndarray, c: Config, rng: np.random.Generator) -> Store:
+    """Some windows spoken anew, as a store of their own; where ends (W,) names another window, with the end of that one.
 
     Duration is multiplied by factors drawn from 1 - c.stretch to 1 + c.stretch, the mel axis likewise by c.warp; c.channel: see
-    transmitted.
+    transmitted. Each of two parts has draws of its own.
     """
-    factors = 1 + rng.uniform(-1, 1, (len(window), 2)) * (c.stretch, c.warp)
     pieces = []
-    for w, (longer, wider) in zip(window, factors, strict=True):
-        S = store.rows[store.bounds[w] : store.bounds[w + 1]]
-        frames = max(1, round(len(S) * longer))
-        S = _interpolate(S, np.linspace(0, len(S) - 1, min(frames, store.pad_frames or frames)))
-        S = _interpolate(S.T, np.minimum(np.arange(N_MELS) / wider, N_MELS - 1)).T
-        pieces.append(transmitted(S, c.channel, rng) if c.channel else S)
-    samples = np.round(store.samples[window] * factors[:, 0]).astype(np.int64)
-    bounds, each = np.cumsum([0, *map(len, pieces)]), np.arange(len(window) + 1)
+    for w, end in zip(window, ends, strict=True):
+        S = _spoken(store, w, c, rng)
+        if end != w:
+            other, part = _spoken(store, end, c, rng), rng.uniform(*SPLICE)
+            S = np.concatenate([S[: int(part * len(S))], other[int(part * len(other)) :]])[: store.pad_frames or None]
+        pieces.append(S)
+    lengths, each = np.array([len(S) for S in pieces]), np.arange(len(window) + 1)
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
     return dataclasses.replace(
-        store, rows=np.concatenate(pieces), bounds=bounds, samples=samples, recordings=each, errors={}, mapping=None
+        store, rows=np.concatenate(pieces), bounds=bounds, samples=HOP * lengths, recordings=each, errors={}, mapping=None
     )
 
 
-def transmitted(S: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Bands S (L, 128), dB, with the noise of a microphone and the band-width of a telephone line, each in that share of cases.
+def _spoken(store: Store, w: int, c: Config, rng: np.random.Generator) -> np.ndarray:
+    """Bands (L, 128) of a window, stretched, warped and transmitted."""
+    longer, wider = 1 + rng.uniform(-1, 1, 2) * (c.stretch, c.warp)
+    S = store.rows[store.bounds[w] : store.bounds[w + 1]]
+    frames = max(1, round(len(S) * longer))
+    S = _interpolate(S, np.linspace(0, len(S) - 1, min(frames, store.pad_frames or frames)))
+    S = _interpolate(S.T, np.minimum(np.arange(N_MELS) / wider, N_MELS - 1)).T
+    return transmitted(S, c.channel, rng) if c.channel else S
 
-    White noise is the same in all bands, 10 to 50 dB below the mean of their powers. A narrow band loses the bands below
-    NARROW[0] and above a limit from NARROW[1] on, down to what a converter's last bit leaves.
+
+def transmitted(S: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Bands S (L, 128), dB, as another microphone hears them; in that share of cases each with echoes, noise, a narrow band.
+
+    The spectrum tilts by up to TILT_DB. Echoes decay exponentially, as loud as the sound itself or up to 20 dB fainter. White
+    noise is the same in all bands, 10 to 50 dB below the mean of their powers. A narrow band loses the bands below NARROW[0]
+    and above a limit from NARROW[1] on, down to what a converter's last bit leaves.
     """
-    S = np.array(S)
+    S = S + np.float32(rng.uniform(-TILT_DB, TILT_DB)) * np.linspace(-1, 1, N_MELS, dtype=np.float32)
     if rng.random() < share:
-        level = 10 * np.log10(np.mean(10 ** (S / 10)))
-        noise = rng.exponential(size=S.shape).astype(np.float32) * np.float32(10 ** ((level - rng.uniform(10, 50)) / 10))
-        S = 10 * np.log10(10 ** (S / 10) + noise)
+        S = _power_to_db(_with_echo(10 ** (S / 10), rng.uniform(*REVERBERATION), 10 ** (rng.uniform(-20, 0) / 10)))
+    if rng.random() < share:
+        P = 10 ** (S / 10)
+        noise = rng.exponential(size=S.shape).astype(np.float32) * P.mean() * np.float32(10 ** (-rng.uniform(10, 50) / 10))
+        S = _power_to_db(P + noise)
     if rng.random() < share:
         floor = np.float32(rng.uniform(FLOOR_DB, FLOOR_DB + 30))
         first, last = rng.integers(NARROW[0] + 1), rng.integers(NARROW[1], N_MELS)
         S[:, :first] = np.minimum(S[:, :first], floor)
         S[:, last:] = np.minimum(S[:, last:], floor)
     return S
+
+
+def _with_echo(P: np.ndarray, seconds: float, gain: float) -> np.ndarray:
+    """Powers P (L, 128) and what a room gives back of them: it falls by 60 dB in some seconds, and all of it has that gain."""
+    keep = np.float32(10 ** (-6 * HOP / SAMPLE_RATE / seconds))  # of the echo, from one frame to the next
+    echo, heard = np.zeros_like(P[0]), P.copy()
+    for t in range(1, len(P)):
+        echo = keep * (echo + P[t - 1])
+        heard[t] += np.float32(gain) * (1 - keep) * echo
+    return heard
+
+
+def _power_to_db(P: np.ndarray) -> np.ndarray:
+    return 10 * np.log10(P)
+
+
+def partners(train: np.ndarray, y: np.ndarray, gender: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """The utterance (R,) with whose end each one ends: a share of train with any of train of the same emotion and gender."""
+    found = np.arange(len(y))
+    kind = 3 * y + gender  # gender: -1, 0 or 1
+    for one in np.unique(kind[train]):
+        members = train[kind[train] == one]
+        spliced = rng.random(len(members)) < share
+        found[members[spliced]] = rng.choice(members, spliced.sum())
+    return found
 
 
 def _interpolate(S: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -71,13 +111,13 @@ def _interpolate(S: np.ndarray, at: np.ndarray) -> np.ndarray:
 def mask(X: np.ndarray, bounds: np.ndarray, stored: np.ndarray, c: Config, rng: np.random.Generator) -> None:
     """Blank two stripes of at most c.mask_bands bands and two of at most c.mask_frames frames of each utterance, in place.
 
-    X (N, 384) statics, deltas and delta-deltas of the same bands; stored (B,): rows of each utterance that are not padding.
+    X (N, d_spec) statics, deltas and delta-deltas of the same bands; stored (B,): rows of each utterance that are not padding.
     """
-    kinds = X.reshape(len(X), -1, N_MELS)
+    kinds = X.reshape(len(X), 3, c.bands)
     for start, length in zip(bounds[:-1], stored, strict=True):
         for _ in range(STRIPES):
             width = rng.integers(c.mask_bands + 1)
-            first = rng.integers(N_MELS - width + 1)
+            first = rng.integers(c.bands - width + 1)
             kinds[start : start + length, :, first : first + width] = 0
             width = rng.integers(min(c.mask_frames, length // LONGEST) + 1)
             first = start + rng.integers(length - width + 1)

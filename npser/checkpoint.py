@@ -151,8 +151,6 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
 def _check(checkpoint: Checkpoint) -> None:
     """ValueError where metadata of the right form make no sense."""
-    if checkpoint.config.d_spec != 3 * features.N_MELS:
-        raise ValueError(f"d_spec is {checkpoint.config.d_spec}; the features have {3 * features.N_MELS}")
     for name, classes in checkpoint.labels.items():
         if classes is None and name == "gender":
             continue

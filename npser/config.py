@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from npser.features import N_MELS
+
 
 @dataclass(frozen=True)
 class Config:
@@ -20,7 +22,7 @@ class Config:
     """
 
     # Table 1
-    d_spec: int = 384  # features of a frame: 128 log-mel bands, deltas, delta-deltas
+    d_spec: int = 384  # features of a frame: log-mel bands, the lowest of 128, with deltas, delta-deltas; 297: up to 4 kHz
     d_cnn: int = 64  # convolution filters
     d_lstm: int = 60  # LSTM units of a direction
     d_attn: int = 512  # hidden size of the attention
@@ -31,11 +33,12 @@ class Config:
     # input
     max_seconds: float = 7.5  # longer recordings are cut
     pad: bool = True  # zero-pad and cut every waveform to max_seconds, as the paper does; False: natural length
-    level: bool = False  # bring every window to one level, so that the distance to the microphone does not count
+    level: bool = False  # bring what is heard of a window to one level: the distance to the microphone does not count
     # augmentation of the training part, see npser.augment; 0: none
     stretch: float = 0.0  # duration times a factor between 1 - stretch and 1 + stretch
     warp: float = 0.0  # mel axis times a factor between 1 - warp and 1 + warp
-    channel: float = 0.0  # share of utterances with noise, and share of those with a narrow band
+    splice: float = 0.0  # share of utterances that end as another one of the same emotion and gender does
+    channel: float = 0.0  # share of utterances with noise, of those with a narrow band, and of those in a room that echoes
     mask_bands: int = 0  # two stripes of at most so many bands are blanked
     mask_frames: int = 0  # two stripes of at most so many frames are blanked
     # objective, equation (10)
@@ -69,12 +72,15 @@ class Config:
                 raise ValueError(f"setting {name} is {getattr(self, name)}; expected at least 1")
         if self.n_cw % 2 == 0:
             raise ValueError(f"setting n_cw is {self.n_cw}; expected an odd window")
-        if self.d_spec % 3:
-            raise ValueError(f"setting d_spec is {self.d_spec}; expected a multiple of 3: bands, deltas, delta-deltas")
-        if not 0 <= self.channel <= 1:
-            raise ValueError(f"setting channel is {self.channel}; expected 0 <= channel <= 1")
-        if self.mask_bands > self.d_spec // 3:
-            raise ValueError(f"setting mask_bands is {self.mask_bands}; expected at most all bands, {self.d_spec // 3}")
+        if self.d_spec % 3 or self.bands > N_MELS:
+            raise ValueError(
+                f"setting d_spec is {self.d_spec}; expected a multiple of 3, at most {3 * N_MELS}: bands, deltas, delta-deltas"
+            )
+        for name in ("splice", "channel"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"setting {name} is {getattr(self, name)}; expected 0 <= {name} <= 1")
+        if self.mask_bands > self.bands:
+            raise ValueError(f"setting mask_bands is {self.mask_bands}; expected at most all bands, {self.bands}")
         for name in ("dropout", "stretch", "warp", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"setting {name} is {getattr(self, name)}; expected 0 <= {name} < 1")
@@ -94,14 +100,21 @@ class Config:
             if getattr(self, name) not in choices:
                 raise ValueError(f"setting {name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}")
 
+    @property
+    def bands(self) -> int:
+        """Log-mel bands that the network hears."""
+        return self.d_spec // 3
+
 
 PRESETS = {
     "paper": Config(),
     "default": Config(  # what examples/recipe.md keeps
+        d_spec=297,
         pad=False,
         level=True,
         stretch=0.15,
         warp=0.12,
+        splice=0.5,
         channel=0.3,
         epochs=40,
         batch=16,
@@ -122,7 +135,7 @@ def override(config: Config, settings: dict[str, Any]) -> Config:
     return dataclasses.replace(config, **settings)
 
 
-STREAMS = ("init", "shuffle", "dropout", "split", "gender", "bootstrap", "augment")
+STREAMS = ("init", "shuffle", "dropout", "split", "gender", "bootstrap", "augment", "splice")
 
 
 def stream(purpose: str, *numbers: int) -> np.random.Generator:

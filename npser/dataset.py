@@ -15,7 +15,7 @@ import numpy as np
 from npser import store
 from npser.config import Config
 from npser.corpora import Corpus, Utterance
-from npser.features import N_MELS, SAMPLE_RATE
+from npser.features import SAMPLE_RATE
 from npser.store import Progress, Store
 
 GENDERS = ["female", "male"]
@@ -70,8 +70,6 @@ def prepare(
     ValueError
         When more than 5 % of the files are lost (unless skip_bad), or all of a class.
     """
-    if config.d_spec != 3 * N_MELS:
-        raise ValueError(f"setting d_spec is {config.d_spec}; the features have {3 * N_MELS}")
     content = store.digests([u.path for u in corpus.utterances], pool)
     bad = {str(u.path): "cannot be read" for u, digest in zip(corpus.utterances, content, strict=True) if digest is None}
     usable = sorted(

@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 
 from npser import checkpoint, features
-from npser.features import FLOOR_DB, HOP, N_MELS, SAMPLE_RATE
+from npser.features import FLOOR_DB, HOP, SAMPLE_RATE
 from npser.lite import Heard, Model, Prediction
 
 Array = np.ndarray
@@ -47,7 +47,7 @@ COLOURS = {
 class Look:
     """What there is to show of one recording, in N columns of so many frames; frame t is centred at 0.025 t seconds.
 
-    wave (W, 2): lowest and highest sample of W equal parts. bands (N, 128) dB. weights (N, n_attn): of the attention, 1 where
+    wave (W, 2): lowest and highest sample of W equal parts. bands (N, bands) dB. weights (N, n_attn): of the attention, 1 where
     a moment counts as much as the average one, NaN where nothing is answered; None for a network without attention. padding:
     share of the attention that lies on the zeros behind the end. sound: the recording as FLAC, one channel; None where that
     would be larger than EMBEDDED.
@@ -127,13 +127,13 @@ def look(audio: str | os.PathLike[str], path: Path) -> Look:
     total = samples // HOP + 1
     frames = -(-total // COLUMNS)  # of a column
     N, W = -(-total // frames), min(PARTS, samples)
-    wave, bands, weights = np.zeros((W, 2)), _Mean(N, N_MELS), _Mean(N, c.n_attn)
+    wave, bands, weights = np.zeros((W, 2)), _Mean(N, c.bands), _Mean(N, c.n_attn)
     heard: list[Heard] = []
     padding: list[float] = []
     for k, x in enumerate(model.windows(audio)):
         start = k * c.max_seconds / 2 * SAMPLE_RATE
         _widen(wave, (round(start) + np.arange(len(x))) * W // samples, x)
-        S = features.log_mel(x, level=c.level)
+        S = features.log_mel(x, level=c.level)[:, : c.bands]
         column = (round(start / HOP) + np.arange(len(S))) // frames
         bands.add(column, S)
         heard.append(model.hear(x))

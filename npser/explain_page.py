@@ -36,7 +36,7 @@ def page(look: Look) -> str:
     if several:
         track("answers", "Emotion", _answers(look))
     track("wave", "Waveform", _wave(look))
-    track("bands", "Spectrum", _image(look, look.level.T[::-1], NIGHT, "log-mel spectrogram"), _frequencies())
+    track("bands", "Spectrum", _image(look, look.level.T[::-1], NIGHT, "log-mel spectrogram"), _frequencies(look))
     if look.weights is not None:
         heads = look.weights.shape[1]
         scale = "".join(f'<span style="top:{100 * (k + 0.5) / heads:.3f}%">{k + 1}</span>' for k in range(heads))
@@ -94,11 +94,13 @@ def ticks(seconds: float) -> dict[float, str]:
     return {t: clock(t) if seconds >= 60 else f"{t:.3g} s" for t in moments}
 
 
-def frequencies() -> dict[str, float]:
-    """Where some frequencies lie among the bands, from 0 at the lowest to 1 at the highest."""
-    centres = features.mel_filters().argmax(axis=0) * SAMPLE_RATE / features.N_FFT
+def frequencies(bands: int) -> dict[str, float]:
+    """Where some frequencies lie among so many bands, from 0 at the lowest to 1 at the highest."""
+    centres = features.mel_filters().argmax(axis=0)[:bands] * SAMPLE_RATE / features.N_FFT
     names = {"0.5 kHz": 500, "1": 1000, "2": 2000, "4": 4000}
-    return {name: float((np.interp(f, centres, np.arange(len(centres))) + 0.5) / len(centres)) for name, f in names.items()}
+    return {
+        name: float((np.interp(f, centres, np.arange(bands)) + 0.5) / bands) for name, f in names.items() if f <= centres[-1]
+    }
 
 
 def verdict(look: Look) -> tuple[str, str]:
@@ -195,8 +197,9 @@ def png(values: Array, palette: tuple[str, ...]) -> bytes:
     return file
 
 
-def _frequencies() -> str:
-    return "".join(f'<span style="top:{100 * (1 - place):.2f}%">{name}</span>' for name, place in frequencies().items())
+def _frequencies(look: Look) -> str:
+    places = frequencies(look.bands.shape[1])
+    return "".join(f'<span style="top:{100 * (1 - place):.2f}%">{name}</span>' for name, place in places.items())
 
 
 def _ticks(seconds: float) -> str:

@@ -86,7 +86,8 @@ def _bands(axis: Any, look: Look) -> None:
     cut = (*look.span, 0, 1)
     colours = LinearSegmentedColormap.from_list("night", NIGHT)
     axis.imshow(look.level.T, cmap=colours, vmin=0, vmax=1, extent=cut, aspect="auto", origin="lower")
-    axis.set_yticks(list(frequencies().values()), [name.removesuffix(" kHz") for name in frequencies()])
+    places = frequencies(look.bands.shape[1])
+    axis.set_yticks(list(places.values()), [name.removesuffix(" kHz") for name in places])
 
 
 def _weights(axis: Any, look: Look) -> None:

@@ -60,7 +60,7 @@ def export(model: Path, out: Path, with_features: bool) -> dict[str, Any]:
     model : Path
         A ``model.safetensors``.
     out : Path
-        The ``.onnx`` file. Its input: ``features`` (1, frames, 384), as ``Model.network_input`` gives them, or ``waveform``
+        The ``.onnx`` file. Its input: ``features`` (1, frames, d_spec), as ``Model.network_input`` gives them, or ``waveform``
         (1, samples) at 16 kHz. Its outputs: ``emotion`` (1, classes) and ``gender`` (1, 2), probabilities, and ``attention``
         (1, n_attn, steps), the weights of each head over time; the last two where the network has them.
     with_features : bool
@@ -86,10 +86,10 @@ def export(model: Path, out: Path, with_features: bool) -> dict[str, Any]:
     trained = checkpoint.load(model)
     c, g = trained.config, _Graph()
     if with_features:
-        X = _normalise(g, trained, _deltas(g, _log_mel(g, _pad(g, trained))))
+        X = _normalise(g, trained, _deltas(g, _heard(g, trained, _log_mel(g, _pad(g, trained)))))
         name, shape = "waveform", [1, "samples"]
     else:
-        X = g.op("Squeeze", "features", [0])  # (L, 384)
+        X = g.op("Squeeze", "features", [0])  # (L, d_spec)
         name, shape = "features", [1, "frames", c.d_spec]
     _network(g, trained, X)
     outputs: dict[str, list[int | str]] = {"emotion": [1, len(trained.emotions)]}
@@ -126,6 +126,7 @@ def _metadata(trained: checkpoint.Checkpoint, with_features: bool) -> dict[str, 
         "max_seconds": c.max_seconds,
         "zero_padded": c.pad,
         "level_db": features.LEVEL_DB if c.level else None,
+        "bands": c.bands,
         "seconds_of_a_step": c.n_pw * HOP / SAMPLE_RATE,
     }
     if not with_features:
@@ -177,17 +178,36 @@ def _log_mel(g: _Graph, x: str) -> str:
     return g.op("Mul", g.op("Log", bands), np.float32(10 / np.log(10)))
 
 
+def _heard(g: _Graph, trained: checkpoint.Checkpoint, S: str) -> str:
+    """features.heard: S (L, 128) -> (L, bands); frames in the padding have no part in the level, and stay the floor."""
+    c, scale = trained.config, np.float32(10 / np.log(10))
+    if c.bands < N_MELS:
+        S = g.op("Slice", S, [0], [c.bands], [1])
+    if not c.level:
+        return S
+    sound = S
+    if c.pad:
+        count = g.op("Add", g.op("Div", g.op("Add", g.op("Shape", "waveform", start=1), HOP - 1), HOP), 1)
+        sound = g.op("Slice", S, [0], count, [0])
+    level = g.op("Mul", g.op("Log", g.op("ReduceMean", g.op("Exp", g.op("Div", sound, scale)))), scale)
+    levelled = g.op("Sub", S, level)
+    if c.pad:
+        frames = g.op("Unsqueeze", g.op("Range", 0, g.op("Gather", g.op("Shape", S), 0), 1), [1])
+        levelled = g.op("Where", g.op("Less", frames, count), levelled, np.float32(FLOOR_DB))
+    return levelled
+
+
 def _deltas(g: _Graph, S: str) -> str:
-    """Bands, deltas, delta-deltas: S (L, 128) -> (L, 384). Within four frames of an end the fifth frame's serve."""
+    """Bands, deltas, delta-deltas: S (L, bands) -> (L, 3 bands). Within four frames of an end the fifth frame's serve."""
     L = g.op("Gather", g.op("Shape", S), 0)
     frames, last, long = g.op("Range", 0, L, 1), g.op("Sub", L, 1), g.op("Greater", L, 8)
     edge = g.op("Where", long, 4, 0)  # fewer than nine frames: the first and the last one are repeated instead
     centre = g.op("Min", g.op("Max", frames, edge), g.op("Sub", last, edge))
     around = g.op("Add", g.op("Unsqueeze", centre, [1]), np.arange(-4, 5))  # (L, 9)
-    nine = g.op("Gather", S, g.op("Max", g.op("Min", around, last), 0))  # (L, 9, 128)
+    nine = g.op("Gather", S, g.op("Max", g.op("Min", around, last), 0))  # (L, 9, bands)
     k = np.arange(-4, 5)
     filters = np.stack([k / (k @ k), (3 * k**2 - 20) / 462]).astype(np.float32)  # Savitzky-Golay, first and second order
-    return g.op("Concat", S, g.op("Reshape", g.op("MatMul", filters, nine), [-1, 2 * N_MELS]), axis=1)
+    return g.op("Concat", S, g.op("Reshape", g.op("MatMul", filters, nine), [0, -1]), axis=1)
 
 
 def _normalise(g: _Graph, trained: checkpoint.Checkpoint, X: str) -> str:
@@ -195,11 +215,11 @@ def _normalise(g: _Graph, trained: checkpoint.Checkpoint, X: str) -> str:
 
 
 def _network(g: _Graph, trained: checkpoint.Checkpoint, X: str) -> None:
-    """Equations (1)-(9), as in lite.Model.forward: X (L, 384) -> the outputs."""
+    """Equations (1)-(9), as in lite.Model.forward: X (L, d_spec) -> the outputs."""
     from onnx import TensorProto
 
     t, c = trained.tensors, trained.config
-    H = g.op("Unsqueeze", g.op("Transpose", X, perm=[1, 0]), [0])  # (1, 384, L): ONNX has channels first
+    H = g.op("Unsqueeze", g.op("Transpose", X, perm=[1, 0]), [0])  # (1, d_spec, L): ONNX has channels first
     half = c.n_cw // 2
     for layer in ("cnn1", "cnn2"):  # (1)-(3)
         padded = g.op("Pad", H, [0, 0, half, 0, 0, half], mode="edge")

@@ -203,6 +203,15 @@ def mel_filters() -> np.ndarray:
     return (triangles * 2 / (edges[2:] - edges[:-2])).astype(np.float32)
 
 
+def heard(S: np.ndarray, bands: int, level: bool) -> np.ndarray:
+    """What the network hears of S (L, 128), dB: the lowest bands (L, bands), with level so that the mean of their powers is 1.
+
+    Of all bands, log_mel's level has seen to that; here what lies above, or what a channel took away, does not count.
+    """
+    S = S[:, :bands]
+    return S - 10 * np.log10(np.mean(10 ** (S / 10), dtype=np.float32)) if level and S.size else S
+
+
 def log_mel(x: np.ndarray, pad_to: int | None = None, level: bool = False) -> np.ndarray:
     """Log-mel bands of a waveform.
 

@@ -217,21 +217,22 @@ class Model:
         return emotions, dict(zip(self.genders, _mean_p(gender_log_p), strict=True))
 
     def network_input(self, x: Array) -> Array:
-        """Waveform (n,) at 16 kHz -> normalised bands, deltas, delta-deltas (L, 384)."""
+        """Waveform (n,) at 16 kHz -> normalised bands, deltas, delta-deltas (L, d_spec)."""
         size = features.window_samples(self.config.max_seconds)
         S = features.log_mel(x, size if self.config.pad else None, self.config.level)
+        S = features.heard(S, self.config.bands, self.config.level)
         if self.config.pad:
             S = np.pad(S, ((0, size // HOP + 1 - len(S)), (0, 0)), constant_values=FLOOR_DB)
         L = len(S)
         centre = np.clip(np.arange(L), 4, L - 5) if L >= 9 else np.arange(L)
-        nine = S[np.clip(centre[:, None] + np.arange(-4, 5), 0, L - 1)]  # (L, 9, 128)
+        nine = S[np.clip(centre[:, None] + np.arange(-4, 5), 0, L - 1)]  # (L, 9, bands)
         k = np.arange(-4, 5, dtype=np.float32)
         line, parabola = k / (k @ k), (3 * k**2 - 20) / 462  # Savitzky-Golay filters of first and second order
         X = np.concatenate([S, np.einsum("lkc,k->lc", nine, line), np.einsum("lkc,k->lc", nine, parabola)], axis=1)
         return (X - self.checkpoint.tensors["norm.mean"]) / self.checkpoint.tensors["norm.std"]
 
     def forward(self, X: Array) -> tuple[Array, Array, Array | None]:
-        """Equations (1)-(9) for one utterance. X (L, 384) -> emotion (classes,), gender (2,) or (0,), a (n_attn, T) or None."""
+        """Equations (1)-(9) for an utterance. X (L, d_spec) -> emotion (classes,), gender (2,) or (0,), a (n_attn, T)."""
         t, c = self.checkpoint.tensors, self.config
         H = conv1d(conv1d(X, t["cnn1.W"], t["cnn1.b"]), t["cnn2.W"], t["cnn2.b"])  # (1)-(3)
         T = len(H) // c.n_pw

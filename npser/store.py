@@ -65,17 +65,27 @@ class Store:
             self.mapping.madvise(mmap.MADV_DONTNEED)
 
     def batch(
-        self, window: np.ndarray, mean: np.ndarray, scale: np.ndarray, lengths: np.ndarray | None = None
+        self,
+        window: np.ndarray,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        lengths: np.ndarray | None = None,
+        level: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Network input of some windows: X (N, 384), bounds (W+1,). mean, scale (384,): X = (value - mean) * scale.
+        """Network input of some windows: X (N, d_spec), bounds (W+1,). mean, scale (d_spec,): X = (value - mean) * scale.
 
-        lengths (W,): the first so many frames only; those left out lie in the padding, with at least one that is kept.
+        d_spec / 3 bands are heard, at one level if asked: see features.heard. lengths (W,): the first so many frames only; what
+        is left out lies in the padding, with at least one frame that is kept.
         """
-        frames = self.frames(window)
+        frames, stored = self.frames(window), self.stored(window)
         bounds = np.concatenate([[0], np.cumsum(frames if lengths is None else lengths)])
-        X = np.empty((bounds[-1], 3 * N_MELS), np.float32)
-        starts = self.bounds[window]
-        assemble(X, bounds, frames, self.rows, starts, self.stored(window), np.float32(FLOOR_DB), mean, scale)
+        X = np.empty((bounds[-1], len(mean)), np.float32)
+        rows, starts, bands = self.rows, self.bounds[window], len(mean) // 3
+        if level or bands < N_MELS:
+            parts = (rows[a : a + n] for a, n in zip(starts, stored, strict=True))
+            rows = np.concatenate([features.heard(S, bands, level) for S in parts])
+            starts = np.cumsum(stored) - stored
+        assemble(X, bounds, frames, rows, starts, stored, np.float32(FLOOR_DB), mean, scale)
         return X, bounds
 
 
@@ -217,23 +227,25 @@ def _open(folder: Path, seconds: float, pad: bool) -> Store:
     return Store(rows, bounds, samples, recordings, errors, pad_frames, seconds, mapping)
 
 
-def normaliser(store: Store, window: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of every feature, (384,) float32, over the frames of some windows that lie in real audio.
+def normaliser(
+    store: Store, window: np.ndarray, pool: ThreadPoolExecutor, d_spec: int = 3 * N_MELS, level: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of every feature, (d_spec,) float32, over the frames of some windows that lie in real audio.
 
     Frame t is real if it is centred on a sample that exists: 400 t < n. The padding does not count.
     """
-    zero, one = np.zeros(3 * N_MELS, np.float32), np.ones(3 * N_MELS, np.float32)
+    zero, one = np.zeros(d_spec, np.float32), np.ones(d_spec, np.float32)
 
     def sums(part: np.ndarray) -> np.ndarray:
-        X, bounds = store.batch(part, zero, one)
+        X, bounds = store.batch(part, zero, one, level=level)
         real = np.arange(len(X)) - np.repeat(bounds[:-1], np.diff(bounds)) < np.repeat(
             -(-store.samples[part] // HOP), np.diff(bounds)
         )
         Y = X[real].astype(np.float64)
-        return np.stack([np.full(3 * N_MELS, len(Y)), Y.sum(axis=0), (Y * Y).sum(axis=0)])
+        return np.stack([np.full(d_spec, len(Y)), Y.sum(axis=0), (Y * Y).sum(axis=0)])
 
     parts = [window[i : i + 16] for i in range(0, len(window), 16)]
-    count, total, squares = sum(pool.map(sums, parts), np.zeros((3, 3 * N_MELS)))  # added in order: threads do not show
+    count, total, squares = sum(pool.map(sums, parts), np.zeros((3, d_spec)))  # added in order: threads do not show
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     std[std < NEGLIGIBLE_DB] = 1

@@ -64,27 +64,39 @@ class Network:
         return cls(theta, shapes, trained.config, tensors["norm.mean"], tensors["norm.std"], trained.temperature)
 
     def input(
-        self, store: Store, window: np.ndarray, rng: np.random.Generator | None = None
+        self, store: Store, window: np.ndarray, ends: np.ndarray | None = None, rng: np.random.Generator | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """X (N, d_spec), bounds and frames for model.forward: of the padding only what differs. Augmented when rng is given."""
         c = self.config
-        if rng is not None and (c.stretch or c.warp or c.channel):
-            store, window = augment.bend(store, window, c, rng), np.arange(len(window))
+        if rng is not None and (c.stretch or c.warp or c.splice or c.channel):
+            ends = window if ends is None else ends
+            store, window = augment.bend(store, window, ends, c, rng), np.arange(len(window))
         frames, stored = store.frames(window), store.stored(window)
-        X, bounds = store.batch(window, self.mean, 1 / self.std, model.distinct_rows(stored, frames, c))
+        X, bounds = store.batch(window, self.mean, 1 / self.std, model.distinct_rows(stored, frames, c), c.level)
         if rng is not None and (c.mask_bands or c.mask_frames):
             augment.mask(X, bounds, stored, c, rng)
         return X, bounds, frames
 
     def gradient(
-        self, store: Store, window: np.ndarray, y: Targets, step: int, pool: ThreadPoolExecutor
+        self,
+        store: Store,
+        window: np.ndarray,
+        y: Targets,
+        step: int,
+        pool: ThreadPoolExecutor,
+        ends: np.ndarray | None = None,
     ) -> tuple[float, np.ndarray]:
-        """Loss and gradient, (P,), of a batch. y: emotion, gender, and the weights of both, each (B,); step: of the run."""
+        """Loss and gradient, (P,), of a batch.
+
+        y: emotion, gender, and the weights of both, each (B,); step: of the run; ends (B,): the windows with whose ends these
+        end, where they are spliced.
+        """
 
         def run(start: int) -> tuple[float, np.ndarray]:
             shard = slice(start, start + self.config.shard)
             numbers = self.config.seed, step, start // self.config.shard
-            X, bounds, frames = self.input(store, window[shard], stream("augment", *numbers))
+            others = None if ends is None else ends[shard]
+            X, bounds, frames = self.input(store, window[shard], others, stream("augment", *numbers))
             dropout = stream("dropout", *numbers)
             p, (emotion_y, gender_y, emotion_weight, gender_weight) = model.views(self.theta, self.shapes), y
             targets = emotion_y[shard], gender_y[shard], emotion_weight[shard], gender_weight[shard]
@@ -246,7 +258,7 @@ def fit(
     if not genders:
         config = dataclasses.replace(config, beta=0.0)
     shapes = param_shapes(config, len(data.labels), len(genders))
-    mean, std = normaliser(data.store, data.first_windows(train), pool)
+    mean, std = normaliser(data.store, data.first_windows(train), pool, config.d_spec, config.level)
     weight = class_weights(emotion_y[train], len(data.labels), config.class_weight)[emotion_y].astype(np.float32)
 
     theta = model.init(shapes, config.seed)
@@ -280,6 +292,7 @@ def fit(
     for epoch in range(state.epoch + 1, config.epochs + 1):
         started = time.perf_counter()
         shuffled = stream("shuffle", config.seed, epoch).permutation(train)
+        ends = augment.partners(train, emotion_y, gender_y, config.splice, stream("splice", config.seed, epoch))
         losses = []
         starts = range(0, len(train), config.batch)
         for start in progress(starts, desc=f"epoch {epoch}", unit="batch", leave=False):
@@ -287,7 +300,8 @@ def fit(
             batch = batch[np.argsort(-data.store.frames(data.first_windows(batch)), kind="stable")]  # similar lengths together
             share = np.float32(1 / len(batch))
             y = (emotion_y[batch], gender_y[batch], weight[batch] * share, np.full(len(batch), share))
-            batch_loss, grad = network.gradient(data.store, data.first_windows(batch), y, state.adam.updates, pool)
+            window, other = data.first_windows(batch), data.first_windows(ends[batch])
+            batch_loss, grad = network.gradient(data.store, window, y, state.adam.updates, pool, other)
             if not (np.isfinite(batch_loss) and np.isfinite(grad).all()):
                 raise ValueError(
                     f"the loss is not finite in epoch {epoch}, batch {start // config.batch + 1}; "

@@ -37,8 +37,8 @@ def network(folder: Path, config: Config = SMALL, genders: list[str] | None = GE
     rng = np.random.default_rng(2)
     theta = model.init(shapes, seed=1)
     theta += 0.05 * rng.standard_normal(theta.size).astype(np.float32)
-    mean = np.concatenate([rng.uniform(-60, -40, 128), rng.normal(0, 0.1, 256)]).astype(np.float32)
-    std = np.concatenate([rng.uniform(10, 20, 128), rng.uniform(1, 2, 256)]).astype(np.float32)
+    mean = np.concatenate([rng.uniform(-60, -40, config.bands), rng.normal(0, 0.1, 2 * config.bands)]).astype(np.float32)
+    std = np.concatenate([rng.uniform(10, 20, config.bands), rng.uniform(1, 2, 2 * config.bands)]).astype(np.float32)
     tensors = {f"{layer}.{name}": v for layer, p in model.views(theta, shapes).items() for name, v in p.items()}
     tensors |= {"norm.mean": mean, "norm.std": std}
     path = folder / "model.safetensors"

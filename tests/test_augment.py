@@ -27,7 +27,7 @@ def store(lengths: tuple[int, ...] = LENGTHS, pad_frames: int = 0) -> Store:
 
 
 def bent(given: Store, window: np.ndarray, seed: int = 0, **settings: float) -> list[np.ndarray]:
-    found = augment.bend(given, window, dataclasses.replace(SMALL, **settings), np.random.default_rng(seed))
+    found = augment.bend(given, window, window, dataclasses.replace(SMALL, **settings), np.random.default_rng(seed))
     return [found.rows[a:b] for a, b in zip(found.bounds[:-1], found.bounds[1:], strict=True)]
 
 
@@ -67,30 +67,79 @@ def test_windows_are_bent_differently_each_and_alike_by_the_same_seed():
     assert len(once[0]) != len(other[0])
 
 
-def test_a_bad_channel_adds_noise_or_takes_bands_away():
+def test_a_bad_channel_tilts_the_spectrum_adds_noise_or_takes_bands_away(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(augment, "_with_echo", lambda P, *_: P)  # of which the next test
     given = store((400,))
     given.rows[:] = np.where(np.arange(N_MELS) < 64, -20, -90)
-    seen = {"noise": 0, "narrow": 0, "neither": 0}
+    seen, tilts = {"noise": 0, "narrow": 0, "neither": 0}, []
     for seed in range(60):
         (S,) = bent(given, np.array([0]), seed, channel=0.5)
         change = S.mean(axis=0) - given.rows[0]
-        if (change == 0).all():
-            seen["neither"] += 1
-        noise, narrow = change[64:90].mean() > 1, min(change[0], change[40:].min()) < 0
+        tilts.append((change[12] - change[62]) / 50 * 63.5)  # of the loud bands, 10 dB and more above the noise
+        change += tilts[-1] * np.linspace(-1, 1, N_MELS)
+        noise, narrow = change[64:90].mean() > 1, min(change[0], change[40:].min()) < -0.1
         seen["noise"] += noise
         seen["narrow"] += narrow
-        assert abs(change[12:64]).max() < 1  # the sound itself stays, 10 dB and more above the noise
-        if noise:  # as much in all of the empty bands that are never cut, 10 to 50 dB below the mean power, which is -23 dB
+        seen["neither"] += not noise and abs(change).max() < 0.1
+        assert abs(change[12:64]).max() < 1  # the sound itself stays
+        if noise:  # as much in all of the empty bands that are never cut, 10 to 50 dB below the mean power, about -23 dB
             assert np.ptp(S[:, 64:93].mean(axis=0)) < 3
-            assert -23 - 53 < S[:, 64:93].mean() < -23 - 9
+            assert -29 - 53 < S[:, 64:93].mean() < -17 - 9
     assert min(seen.values()) >= 8
+    assert -6.5 < min(tilts) < -4
+    assert 4 < max(tilts) < 6.5
     assert all(np.array_equal(given.rows, S) for S in bent(given, np.array([0]), channel=0.0))
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.0])
+def test_an_echo_falls_by_60_dB_and_has_the_power_that_was_asked_for(seconds: float):
+    click = np.zeros((200, N_MELS))
+    click[10] = 2
+    heard = augment._with_echo(click, seconds, 0.25)
+    np.testing.assert_array_equal(heard[:11], click[:11])  # nothing is heard before it sounds
+    behind = 10 * np.log10(heard[11:, 0])
+    frames = seconds / 0.025
+    np.testing.assert_allclose(np.diff(behind[: round(frames)]), -60 / frames, rtol=1e-3)
+    lost = 10 ** (-6 / frames)  # of an echo that begins in the next frame
+    assert heard[11:].sum(axis=0) == pytest.approx(0.25 * 2 * lost, rel=1e-3)
+
+
+def test_a_spliced_window_begins_as_itself_and_ends_as_another():
+    given = store((40, 24))
+    lengths = set()
+    for seed in range(30):
+        found = augment.bend(given, np.array([0, 1]), np.array([1, 1]), SMALL, np.random.default_rng(seed))
+        S, plain = (found.rows[a:b] for a, b in zip(found.bounds[:-1], found.bounds[1:], strict=True))
+        np.testing.assert_array_equal(plain, given.rows[40:])
+        cut = int(np.argmin((given.rows[: len(S)] == S).all(axis=1)))
+        np.testing.assert_array_equal(S[cut:], given.rows[64 - (len(S) - cut) : 64])
+        assert 0.2 * 40 - 1 <= cut <= 0.8 * 40
+        assert abs(cut / 40 + (len(S) - cut) / 24 - 1) < 0.07  # the same part of both
+        lengths.add(len(S))
+    assert len(lengths) > 8
+
+
+def test_partners_are_of_the_same_emotion_and_gender_and_of_the_training_part():
+    rng = np.random.default_rng(0)
+    y, gender = rng.integers(0, 3, 400), rng.integers(-1, 2, 400)
+    train = rng.permutation(400)[:300]
+    found = augment.partners(train, y, gender, 0.5, rng)
+    np.testing.assert_array_equal(y[found], y)
+    np.testing.assert_array_equal(gender[found], gender)
+    assert set(found[train]) <= set(train)
+    rest = np.setdiff1d(np.arange(400), train)
+    np.testing.assert_array_equal(found[rest], rest)
+    assert 0.4 < np.mean(found[train] != train) < 0.55
+    np.testing.assert_array_equal(augment.partners(train, y, gender, 0.0, rng), np.arange(400))
+    alone = augment.partners(np.array([1, 3]), np.arange(4), np.zeros(4, int), 1.0, rng)  # nobody else has that emotion
+    np.testing.assert_array_equal(alone, np.arange(4))
 
 
 def test_a_padded_window_does_not_outgrow_its_padding():
     given = store((40, 38), pad_frames=40)
     for seed in range(10):
-        found = augment.bend(given, np.array([0, 1]), dataclasses.replace(SMALL, stretch=0.5), np.random.default_rng(seed))
+        c = dataclasses.replace(SMALL, stretch=0.5)
+        found = augment.bend(given, np.array([0, 1]), np.array([1, 0]), c, np.random.default_rng(seed))
         assert found.stored(np.array([0, 1])).max() <= 40
         assert found.pad_frames == 40
 
@@ -128,11 +177,11 @@ def gradient(c: Config, given: Store, step: int, threads: int) -> np.ndarray:
     window = np.arange(len(given.samples))
     y = (window % 4, window % 2, np.ones(len(window), np.float32), np.ones(len(window), np.float32))
     with ThreadPoolExecutor(threads) as pool:
-        return network.gradient(given, window, y, step, pool)[1]
+        return network.gradient(given, window, y, step, pool, window[::-1] if c.splice else window)[1]
 
 
 @pytest.mark.parametrize(
-    "settings", [{"stretch": 0.3}, {"warp": 0.2}, {"channel": 0.7}, {"mask_bands": 30}, {"mask_frames": 8}]
+    "settings", [{"stretch": 0.3}, {"warp": 0.2}, {"splice": 1.0}, {"channel": 0.7}, {"mask_bands": 30}, {"mask_frames": 8}]
 )
 @pytest.mark.parametrize("pad_frames", [0, 48])
 def test_training_is_augmented_and_depends_on_seed_and_step_only(settings: dict[str, Any], pad_frames: int):
@@ -153,6 +202,7 @@ def test_training_is_augmented_and_depends_on_seed_and_step_only(settings: dict[
     [
         ({"stretch": 1.0}, "setting stretch is 1.0; expected 0 <= stretch < 1"),
         ({"warp": -0.1}, "setting warp is -0.1; expected 0 <= warp < 1"),
+        ({"splice": -0.5}, "setting splice is -0.5; expected 0 <= splice <= 1"),
         ({"channel": 1.5}, "setting channel is 1.5; expected 0 <= channel <= 1"),
         ({"mask_bands": 129}, "setting mask_bands is 129; expected at most all bands, 128"),
         ({"mask_frames": -1}, "setting mask_frames is -1; expected zero or a positive number"),

@@ -88,7 +88,7 @@ def test_flags_and_settings_that_make_no_sense(npser: Command, corpus: Path, tmp
         (("--corpus", "cassette"), "cassette"),
         (("--out", corpus / "manifest.csv"), "--out"),
         (("--labels", ""), "--labels"),
-        (("--set", "d_spec=9"), "d_spec"),
+        (("--set", "d_spec=387"), "d_spec"),
         (("--cache", corpus / "manifest.csv"), "--cache"),
         (("--synthetic-utterances", "80"), "--synthetic-utterances"),
     ):

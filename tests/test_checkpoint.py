@@ -250,9 +250,11 @@ def test_a_network_of_fewer_than_two_classes_is_refused_though_its_shapes_agree(
     refusal(tmp_path / "a")
 
 
-def test_a_network_for_other_features_is_refused_though_its_shapes_agree(tmp_path: Path):
-    checkpoint.save(tmp_path / "a", made(dataclasses.replace(SMALL, d_spec=9)))
-    assert "d_spec" in refusal(tmp_path / "a")
+def test_a_network_of_more_bands_than_there_are_is_refused(path: Path):
+    _, about = checkpoint.read_tensors(path)
+    about["config"]["d_spec"] = 387
+    rewrite(path, about)
+    assert "d_spec is 387" in refusal(path)
 
 
 # Writing

@@ -189,7 +189,7 @@ SOUND = np.sin(np.arange(4000) / 5)
         ({"preset": "best"}, [SOUND] * 2, ["a", "b"], "preset is 'best'; expected one of paper, default"),
         ({"epochs": 0}, [SOUND] * 2, ["a", "b"], "setting epochs is 0"),
         ({"settings": {"layers": 3}}, [SOUND] * 2, ["a", "b"], "there is no setting 'layers'"),
-        ({"settings": {"d_spec": 9}}, [SOUND] * 2, ["a", "b"], "setting d_spec is 9"),
+        ({"settings": {"d_spec": 387}}, [SOUND] * 2, ["a", "b"], "setting d_spec is 387"),
         ({"threads": 0}, [SOUND] * 2, ["a", "b"], "threads is 0"),
     ],
 )

@@ -245,7 +245,7 @@ def test_the_picture_of_the_bands_is_upright(tmp_path: Path):
     shades = decoded(base64.b64decode(data[1]))
     assert shades.shape == (128, 41)
     row = shades[:, 20].argmax()
-    assert 1 - (row + 0.5) / 128 == pytest.approx(explain_page.frequencies()["2"], abs=0.02)
+    assert 1 - (row + 0.5) / 128 == pytest.approx(explain_page.frequencies(128)["2"], abs=0.02)
 
 
 def test_a_png_holds_the_values():

@@ -15,7 +15,7 @@ import scipy.signal
 import soundfile
 from conftest import UNCOMPILED
 
-from npser.features import FLOOR_DB, LEVEL_DB, SAMPLE_RATE, log_mel, read_windows, resample, window_samples, windows
+from npser.features import FLOOR_DB, LEVEL_DB, SAMPLE_RATE, heard, log_mel, read_windows, resample, window_samples, windows
 from npser.store import digests, open_store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,6 +99,18 @@ def test_levelled_bands_do_not_depend_on_how_loud_a_recording_is(gain: float):
     np.testing.assert_allclose(log_mel(x * np.float32(10 ** (LEVEL_DB / 20) / x.std())), wanted, atol=5e-3)
     padded = log_mel(np.float32(gain) * x, pad_to=40_000, level=True)
     np.testing.assert_allclose(padded, log_mel(x, pad_to=40_000, level=True), atol=5e-3)  # the padding does not count
+
+
+@pytest.mark.parametrize("bands", [99, 128])
+def test_what_is_heard_has_one_level_whatever_lies_above_it(bands: int):
+    S = log_mel(voice(24_000, seed=1).astype(np.float32))
+    louder = S + np.where(np.arange(128) < bands, 7, 30).astype(np.float32)
+    found = heard(S, bands, level=True)
+    np.testing.assert_allclose(np.mean(10 ** (found / 10)), 1, rtol=1e-4)
+    np.testing.assert_allclose(np.diff(found, axis=0), np.diff(S[:, :bands], axis=0), atol=1e-4)  # nothing else changes
+    np.testing.assert_allclose(heard(louder, bands, level=True), found, atol=1e-4)
+    np.testing.assert_array_equal(heard(S, bands, level=False), S[:, :bands])
+    assert found.dtype == np.float32
 
 
 def test_what_has_no_level_stays_as_it_is():

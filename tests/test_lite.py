@@ -28,7 +28,7 @@ SIZES = [
     pytest.param(SMALL, id="small"),
     pytest.param(dataclasses.replace(SMALL, pad=True), id="small, padded"),
     pytest.param(dataclasses.replace(SMALL, level=True), id="small, levelled"),
-    pytest.param(dataclasses.replace(SMALL, level=True, pad=True), id="small, padded, levelled"),
+    pytest.param(dataclasses.replace(SMALL, level=True, pad=True, d_spec=297), id="small, padded, levelled, up to 4 kHz"),
     pytest.param(Config(d_cnn=3, d_lstm=5, d_attn=7, n_attn=3, n_cw=5, n_pw=2, pad=False, max_seconds=0.7), id="odd"),
     pytest.param(PRESETS["paper"], marks=paper_size, id="paper"),
     pytest.param(PRESETS["default"], marks=paper_size, id="default"),
@@ -44,7 +44,7 @@ def test_logits_are_those_of_the_engine(tmp_path: Path, config: Config, attentio
     paths = [recording(tmp_path / f"{n}.wav", sound(n, seed)) for seed, n in enumerate(lengths)]
     store = trained.store(paths)
     c, first = trained.engine.config, store.recordings[:-1]
-    X, bounds = store.batch(first, trained.engine.mean, 1 / trained.engine.std)
+    X, bounds = store.batch(first, trained.engine.mean, 1 / trained.engine.std, level=c.level)
     emotion, gender, _ = model.forward(model.views(trained.engine.theta, trained.engine.shapes), c, X, bounds)
     assert np.ptp(emotion[lengths.index(3600) :], axis=0).max() > 0.02  # the sounds are told apart
     for u, path in enumerate(paths):

@@ -97,6 +97,22 @@ def test_a_batch_holds_its_windows_in_the_order_asked_for(tmp_path: Path, pool: 
     np.testing.assert_allclose(X[:10, :128], (static - mean[:128]) * scale[:128], rtol=1e-5, atol=1e-5)
 
 
+def test_a_batch_of_fewer_bands_holds_the_lowest_at_one_level(tmp_path: Path, pool: ThreadPoolExecutor):
+    store = opened(recordings(tmp_path / "wav", 900, 5000), tmp_path / "cache", pool)
+    zero, one = np.zeros(297, np.float32), np.ones(297, np.float32)
+    X, bounds = store.batch(np.array([1, 0]), zero, one, level=True)
+    whole, _ = store.batch(np.array([1, 0]), np.zeros(384, np.float32), np.ones(384, np.float32))
+    for kind in (1, 2):  # deltas do not know the level
+        lowest = whole[:, 128 * kind : 128 * kind + 99]
+        np.testing.assert_allclose(X[:, 99 * kind : 99 * kind + 99], lowest, atol=1e-4)
+    for u in range(2):
+        S, before = X[bounds[u] : bounds[u + 1], :99], whole[bounds[u] : bounds[u + 1], :99]
+        np.testing.assert_allclose(S, features.heard(before, 99, level=True), atol=1e-4)
+    mean, std = normaliser(store, np.array([1, 0]), pool, 297, level=True)
+    np.testing.assert_allclose(mean, X.mean(axis=0), atol=0.5)  # of the frames in real audio
+    assert std.shape == (297,)
+
+
 # The cache
 
 
