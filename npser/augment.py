@@ -57,7 +57,7 @@ def _spoken(store: Store, w: int, c: Config, rng: np.random.Generator) -> np.nda
 def transmitted(S: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     """Bands S (L, 128), dB, as another microphone hears them; in that share of cases each with echoes, noise, a narrow band.
 
-    The spectrum tilts by up to TILT_DB. Echoes decay exponentially, as loud as the sound itself or up to 20 dB fainter. White
+    The spectrum tilts by up to TILT_DB. Echoes decay exponentially, with a gain of -20 to 0 dB. White
     noise is the same in all bands, 10 to 50 dB below the mean of their powers. A narrow band loses the bands below NARROW[0]
     and above a limit from NARROW[1] on, down to what a converter's last bit leaves.
     """
@@ -77,7 +77,10 @@ def transmitted(S: np.ndarray, share: float, rng: np.random.Generator) -> np.nda
 
 
 def _with_echo(P: np.ndarray, seconds: float, gain: float) -> np.ndarray:
-    """Powers P (L, 128) and what a room gives back of them: it falls by 60 dB in some seconds, and all of it has that gain."""
+    """Powers P (L, 128) and what a room gives back of them: it falls by 60 dB in some seconds.
+
+    All that comes back of a moment has that gain in power, less what has died away when the next frame begins.
+    """
     keep = np.float32(10 ** (-6 * HOP / SAMPLE_RATE / seconds))  # of the echo, from one frame to the next
     echo, heard = np.zeros_like(P[0]), P.copy()
     for t in range(1, len(P)):
@@ -91,7 +94,10 @@ def _power_to_db(P: np.ndarray) -> np.ndarray:
 
 
 def partners(train: np.ndarray, y: np.ndarray, gender: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """The utterance (R,) with whose end each one ends: a share of train with any of train of the same emotion and gender."""
+    """The utterance (R,) with whose end each one ends: a share of train with any of train of the same emotion and gender.
+
+    train (n,): indices; y, gender (R,): classes; an unknown gender, -1, is one of its own.
+    """
     found = np.arange(len(y))
     kind = 3 * y + gender  # gender: -1, 0 or 1
     for one in np.unique(kind[train]):

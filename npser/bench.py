@@ -104,8 +104,8 @@ def store_of(frames: list[int], pad: bool) -> Store:
 def network_of(c: Config) -> Network:
     """An untrained network."""
     shapes = param_shapes(c, EMOTIONS, GENDERS)
-    scale = np.repeat(np.array([15, 3, 1], np.float32), N_MELS)
-    mean = np.where(np.arange(c.d_spec) < N_MELS, np.float32(-50), np.float32(0))
+    scale = np.repeat(np.array([15, 3, 1], np.float32), c.bands)
+    mean = np.where(np.arange(c.d_spec) < c.bands, np.float32(-50), np.float32(0))
     return Network(model.init(shapes, 0), shapes, c, mean, scale)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from npser import checkpoint
 from npser.config import PRESETS
+from npser.features import N_MELS
 from npser.report import calibration_line, score_line
 
 NEEDED = {"preset", "corpora", "split", "speakers", "seed", "versions", "licence", "notices", "scores"}
@@ -50,7 +51,8 @@ def text(card: dict[str, Any]) -> str:
         f"genders     {', '.join(labels['gender'] or ['not told apart'])}",
         f"network     {card['parameters']:,} parameters: {c['d_cnn']} filters, 2 x {c['d_lstm']} LSTM units, {heads}",
         f"input       {c['max_seconds']:g} s windows, {'zero-padded' if c['pad'] else 'natural length'}"
-        + (", all at one level" if c["level"] else ""),
+        + (", all at one level" if c["level"] else "")
+        + (f", the lowest {c['d_spec'] // 3} of {N_MELS} bands" if c["d_spec"] < 3 * N_MELS else ""),
         f"trained on  {', '.join(training['corpora'])}; {who}" + (f": {_some(speakers)}" if speakers else ""),
         f"settings    preset {training['preset']}, seed {training['seed']}" + (f"; {', '.join(changed)}" if changed else ""),
         f"split       by {split['method']}, test {split['test_session'] or '-'}, "

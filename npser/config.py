@@ -38,7 +38,7 @@ class Config:
     stretch: float = 0.0  # duration times a factor between 1 - stretch and 1 + stretch
     warp: float = 0.0  # mel axis times a factor between 1 - warp and 1 + warp
     splice: float = 0.0  # share of utterances that end as another one of the same emotion and gender does
-    channel: float = 0.0  # share of utterances with noise, of those with a narrow band, and of those in a room that echoes
+    channel: float = 0.0  # share of utterances with noise, with a narrow band, and with an echo; 0: no tilt either
     mask_bands: int = 0  # two stripes of at most so many bands are blanked
     mask_frames: int = 0  # two stripes of at most so many frames are blanked
     # objective, equation (10)

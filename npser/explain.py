@@ -133,7 +133,7 @@ def look(audio: str | os.PathLike[str], path: Path) -> Look:
     for k, x in enumerate(model.windows(audio)):
         start = k * c.max_seconds / 2 * SAMPLE_RATE
         _widen(wave, (round(start) + np.arange(len(x))) * W // samples, x)
-        S = features.log_mel(x, level=c.level)[:, : c.bands]
+        S = features.heard(features.log_mel(x, level=c.level), c.bands, c.level)
         column = (round(start / HOP) + np.arange(len(S))) // frames
         bands.add(column, S)
         heard.append(model.hear(x))

@@ -206,10 +206,12 @@ def mel_filters() -> np.ndarray:
 def heard(S: np.ndarray, bands: int, level: bool) -> np.ndarray:
     """What the network hears of S (L, 128), dB: the lowest bands (L, bands), with level so that the mean of their powers is 1.
 
-    Of all bands, log_mel's level has seen to that; here what lies above, or what a channel took away, does not count.
+    What lies above them then does not count for the level either. All 128 stay as log_mel levelled them, and silence as it is.
     """
     S = S[:, :bands]
-    return S - 10 * np.log10(np.mean(10 ** (S / 10), dtype=np.float32)) if level and S.size else S
+    if not level or bands == N_MELS or S.max() <= FLOOR_DB:
+        return S
+    return S - 10 * np.log10(np.mean(10 ** (S / 10), dtype=np.float32))
 
 
 def log_mel(x: np.ndarray, pad_to: int | None = None, level: bool = False) -> np.ndarray:

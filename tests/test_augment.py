@@ -3,17 +3,19 @@
 import dataclasses
 import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from networks import EMOTIONS, GENDERS, SMALL
 
-from npser import augment, model
+from npser import augment, corpora, dataset, model
 from npser.config import Config, param_shapes
 from npser.features import N_MELS
+from npser.split import Split
 from npser.store import Store
-from npser.train import Network
+from npser.train import Network, fit
 
 LENGTHS = (40, 1, 9, 25)
 
@@ -92,7 +94,7 @@ def test_a_bad_channel_tilts_the_spectrum_adds_noise_or_takes_bands_away(monkeyp
 
 
 @pytest.mark.parametrize("seconds", [0.2, 1.0])
-def test_an_echo_falls_by_60_dB_and_has_the_power_that_was_asked_for(seconds: float):
+def test_an_echo_falls_by_60_dB_in_time_and_has_its_gain(seconds: float):
     click = np.zeros((200, N_MELS))
     click[10] = 2
     heard = augment._with_echo(click, seconds, 0.25)
@@ -100,8 +102,8 @@ def test_an_echo_falls_by_60_dB_and_has_the_power_that_was_asked_for(seconds: fl
     behind = 10 * np.log10(heard[11:, 0])
     frames = seconds / 0.025
     np.testing.assert_allclose(np.diff(behind[: round(frames)]), -60 / frames, rtol=1e-3)
-    lost = 10 ** (-6 / frames)  # of an echo that begins in the next frame
-    assert heard[11:].sum(axis=0) == pytest.approx(0.25 * 2 * lost, rel=1e-3)
+    left = 10 ** (-6 / frames)  # of an echo, when the next frame begins
+    assert heard[11:].sum(axis=0) == pytest.approx(0.25 * 2 * left, rel=1e-3)
 
 
 def test_a_spliced_window_begins_as_itself_and_ends_as_another():
@@ -164,6 +166,15 @@ def test_masks_blank_stripes_of_the_sound_and_nothing_else():
     assert (np.max(seen, axis=0) > [8, 16]).all()  # two stripes, and wide ones
 
 
+def test_masks_of_fewer_bands_hide_the_same_ones_of_all_three_kinds():
+    X, c = np.ones((200, 297), np.float32), dataclasses.replace(SMALL, d_spec=297, mask_bands=40)
+    for seed in range(20):
+        augment.mask(X, np.array([0, 200]), np.array([200]), c, np.random.default_rng(seed))
+        statics, *deltas = np.split(X, 3, axis=1)
+        assert all((kind == statics).all() for kind in deltas)
+    assert not X.all()
+
+
 def test_masks_of_no_width_blank_nothing():
     X = np.ones((9, 3 * N_MELS), np.float32)
     augment.mask(X, np.array([0, 9]), np.array([9]), SMALL, np.random.default_rng(0))
@@ -178,6 +189,32 @@ def gradient(c: Config, given: Store, step: int, threads: int) -> np.ndarray:
     y = (window % 4, window % 2, np.ones(len(window), np.float32), np.ones(len(window), np.float32))
     with ThreadPoolExecutor(threads) as pool:
         return network.gradient(given, window, y, step, pool, window[::-1] if c.splice else window)[1]
+
+
+def test_training_splices_first_windows_of_the_same_emotion_and_gender(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    met: list[tuple[int, int]] = []
+    bend = augment.bend
+
+    def watched(store: Store, window: np.ndarray, ends: np.ndarray, *rest: Any) -> Store:
+        met.extend(zip(window.tolist(), ends.tolist(), strict=True))
+        return bend(store, window, ends, *rest)
+
+    monkeypatch.setattr(augment, "bend", watched)
+    c = dataclasses.replace(SMALL, max_seconds=0.2, splice=0.5, epochs=3)
+    with ThreadPoolExecutor(1) as pool:
+        data = dataset.prepare(corpora.load([corpus], None, None), c, tmp_path / "cache", pool, lambda items, **_: items)
+        train = [r for r, u in enumerate(data.utterances) if u.session != data.utterances[0].session]
+        fit(data, Split(train, [], [], method="none"), c, tmp_path, {}, pool, say=lambda _: None)
+    first = {int(w): r for r, w in enumerate(data.store.recordings[:-1])}
+    assert max(np.diff(data.store.recordings)) > 1  # recordings have several windows
+    assert len(met) == 3 * len(train)
+    for window, end in met:
+        assert {first[window], first[end]} <= set(train)
+        a, b = (data.utterances[first[w]] for w in (window, end))
+        assert (a.emotion, a.gender) == (b.emotion, b.gender)
+    assert 0.2 < np.mean([window != end for window, end in met]) < 0.55
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,13 @@ def test_a_network_of_fewer_than_two_classes_is_refused_though_its_shapes_agree(
     refusal(tmp_path / "a")
 
 
+def test_a_file_that_is_older_than_a_setting_has_its_default(path: Path):
+    _, about = checkpoint.read_tensors(path)
+    del about["config"]["splice"]
+    rewrite(path, about)
+    assert checkpoint.load(path).config.splice == 0
+
+
 def test_a_network_of_more_bands_than_there_are_is_refused(path: Path):
     _, about = checkpoint.read_tensors(path)
     about["config"]["d_spec"] = 387

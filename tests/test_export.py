@@ -85,10 +85,10 @@ def test_the_padded_graph_cuts_as_npser_does(tmp_path: Path):
     assert np.abs(outputs(graph, x)["emotion"] - expected(trained.lite, x[8000:24_000])["emotion"]).max() > 1e-3
 
 
-@pytest.mark.parametrize("level", [False, True])
-def test_digital_silence_and_faint_bands_come_out_the_same(tmp_path: Path, level: bool):
+@pytest.mark.parametrize(("level", "d_spec"), [(False, 384), (True, 384), (True, 297)])
+def test_digital_silence_and_faint_bands_come_out_the_same(tmp_path: Path, level: bool, d_spec: int):
     """In single precision the transform's rounding would show where a loud tone leaves the other bands at the floor."""
-    trained = network(tmp_path, dataclasses.replace(SMALL, level=level))
+    trained = network(tmp_path, dataclasses.replace(SMALL, level=level, d_spec=d_spec))
     graph = session(trained, with_features=True)
     for x in (
         np.full(9000, 0.3),
@@ -128,6 +128,7 @@ def test_the_file_says_what_a_program_needs_to_know(tmp_path: Path):
     assert about["labels"] == {"emotion": EMOTIONS, "gender": GENDERS}
     assert {key: about["features"][key] for key in features.SETTINGS} == features.SETTINGS
     assert (about["features"]["max_seconds"], about["features"]["zero_padded"]) == (1.0, False)
+    assert (about["features"]["bands"], about["features"]["mean_power_db_of_bands"]) == (128, None)
     assert about["features"]["seconds_of_a_step"] == pytest.approx(3 * 400 / 16_000)
     np.testing.assert_array_equal(np.float32(about["features"]["mean"]), trained.engine.mean)
     np.testing.assert_array_equal(np.float32(about["features"]["std"]), trained.engine.std)

@@ -247,7 +247,7 @@ NPSER, PEER = [sys.executable, "-m", "npser"], [sys.executable, str(HERE / "peer
 
 def saved_model(folder: Path) -> Path:
     """An untrained network as a model file."""
-    network = bench.network_of(PRESETS["default"])
+    network = bench.network_of(replace(PRESETS["paper"], pad=False))
     tensors = {f"{layer}.{k}": v for layer, p in model.views(network.theta, network.shapes).items() for k, v in p.items()}
     tensors |= {"norm.mean": network.mean, "norm.std": network.std}
     labels: dict[str, list[str] | None] = {"emotion": ["angry", "happy", "neutral", "sad"], "gender": ["female", "male"]}
