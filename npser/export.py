@@ -181,22 +181,23 @@ def _log_mel(g: _Graph, x: str) -> str:
 
 def _heard(g: _Graph, trained: checkpoint.Checkpoint, S: str) -> str:
     """features.heard: S (L, 128) -> (L, bands); frames in the padding have no part in the level, and stay the floor."""
-    c, scale = trained.config, np.float32(10 / np.log(10))
+    c, scale, floor = trained.config, np.float32(10 / np.log(10)), np.float32(FLOOR_DB)
     if c.bands == N_MELS:
         return S
-    sound = S = g.op("Slice", S, [0], [c.bands], [1])
+    S = g.op("Slice", S, [0], [c.bands], [1])
     if not c.level:
         return S
-    if c.pad:
-        count = g.op("Add", g.op("Div", g.op("Add", g.op("Shape", "waveform", start=1), HOP - 1), HOP), 1)
-        sound = g.op("Slice", S, [0], count, [0])
-    level = g.op("Mul", g.op("Log", g.op("ReduceMean", g.op("Exp", g.op("Div", sound, scale)))), scale)
-    silent = g.op("LessOrEqual", g.op("ReduceMax", sound), np.float32(FLOOR_DB))
-    levelled = g.op("Sub", S, g.op("Where", silent, np.float32(0), level))
-    if c.pad:
-        frames = g.op("Unsqueeze", g.op("Range", 0, g.op("Gather", g.op("Shape", S), 0), 1), [1])
-        levelled = g.op("Where", g.op("Less", frames, count), levelled, np.float32(FLOOR_DB))
-    return levelled
+
+    def levelled(sound: str) -> str:
+        level = g.op("Mul", g.op("Log", g.op("ReduceMean", g.op("Exp", g.op("Div", sound, scale)))), scale)
+        silent = g.op("LessOrEqual", g.op("ReduceMax", sound), floor)
+        return g.op("Sub", S, g.op("Where", silent, np.float32(0), level))
+
+    if not c.pad:
+        return levelled(S)
+    count = g.op("Add", g.op("Div", g.op("Add", g.op("Shape", "waveform", start=1), HOP - 1), HOP), 1)
+    frames = g.op("Unsqueeze", g.op("Range", 0, g.op("Gather", g.op("Shape", S), 0), 1), [1])
+    return g.op("Where", g.op("Less", frames, count), levelled(g.op("Slice", S, [0], count, [0])), floor)
 
 
 def _deltas(g: _Graph, S: str) -> str:
