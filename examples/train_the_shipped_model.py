@@ -156,8 +156,8 @@ def card(data: Dataset, found: dict[str, Any], final: Checkpoint) -> str:
     lines = [
         "# The model that comes with npser",
         "",
-        f"Names one of {', '.join(data.labels)} for a recording of speech, with probabilities, and a gender. {parameters:,} "
-        f"parameters; preset `default`, {final.config.epochs} epochs, seed {final.config.seed}; built by "
+        f"Names one of {', '.join(data.labels)} for a recording of speech, with probabilities, and a gender, from what lies "
+        f"below 4 kHz. {parameters:,} parameters; preset `default`, {final.config.epochs} epochs, seed {final.config.seed}; built by "
         "`examples/train_the_shipped_model.py`.",
         "",
         "## Data and licences",
