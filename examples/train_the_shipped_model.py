@@ -157,8 +157,8 @@ def card(data: Dataset, found: dict[str, Any], final: Checkpoint) -> str:
         "# The model that comes with npser",
         "",
         f"Names one of {', '.join(data.labels)} for a recording of speech, with probabilities, and a gender, from what lies "
-        f"below 4 kHz. {parameters:,} parameters; preset `default`, {final.config.epochs} epochs, seed {final.config.seed}; built by "
-        "`examples/train_the_shipped_model.py`.",
+        f"below 4 kHz. {parameters:,} parameters; preset `default`, {final.config.epochs} epochs, seed {final.config.seed}; "
+        "built by `examples/train_the_shipped_model.py`.",
         "",
         "## Data and licences",
         "",
