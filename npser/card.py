@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from npser import checkpoint
-from npser.config import PRESETS
-from npser.features import N_MELS
+from npser.config import N_MELS, PRESETS
 from npser.report import calibration_line, score_line
 
 NEEDED = {"preset", "corpora", "split", "speakers", "seed", "versions", "licence", "notices", "scores"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from npser.features import N_MELS
+N_MELS = 128  # bands of a spectrum
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ import numpy as np
 import scipy.fft
 import soundfile
 
+from npser.config import N_MELS
+
 SAMPLE_RATE = 16000  # Hz
 N_FFT = 800  # samples of the Hann window and of the transform
 HOP = 400  # samples from one frame to the next
-N_MELS = 128
 LEVEL_DB = -26.0  # under full scale, of a levelled window: its root mean square
 NO_LEVEL = 1e-6  # root mean square of what is too faint to be brought there
 FLOOR_DB = -100.0  # 10 log10 of the smallest power that counts, 1e-10

@@ -11,8 +11,7 @@ import pytest
 from networks import EMOTIONS, GENDERS, SMALL
 
 from npser import augment, corpora, dataset, model
-from npser.config import Config, param_shapes
-from npser.features import N_MELS
+from npser.config import N_MELS, Config, param_shapes
 from npser.split import Split
 from npser.store import Store
 from npser.train import Network, fit
