@@ -191,6 +191,6 @@ def test_without_data_a_synthetic_corpus_serves_and_says_what_it_is_worth(npser:
     assert words in shown.stdout
     assert words in (tmp_path / "run" / "report.md").read_text()
     assert words in (tmp_path / "run" / "report.json").read_text()
-    assert report_of(tmp_path / "run")["parameters"] == 304_326
+    assert report_of(tmp_path / "run")["parameters"] == 287_622
     model = tmp_path / "run" / "model.safetensors"
     assert words in npser("info", model).stdout
