@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def picture(look: Look, kind: str) -> bytes:
     parts = figure.subfigures(2, 1, height_ratios=[bars, 0.8 + sum(tracks.values())], squeeze=False)
     shown = "   ".join([look.name, ", ".join(filter(None, verdict(look)))])
     if notices(look):
-        shown += f"\n{notices(look)[0]}"
+        shown += f"\n{textwrap.fill(notices(look)[0], 120)}"
     figure.suptitle(shown, fontsize=11, x=0.01, ha="left", parse_math=False)  # a file name may hold dollar signs
     head, body = np.asarray(parts)[:, 0]
     emotions, genders = head.subplots(1, 2, width_ratios=[2, 1])
