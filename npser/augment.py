@@ -57,9 +57,9 @@ def _spoken(store: Store, w: int, c: Config, rng: np.random.Generator) -> np.nda
 def transmitted(S: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     """Bands S (L, 128), dB, as another microphone hears them; in that share of cases each with echoes, noise, a narrow band.
 
-    The spectrum tilts by up to TILT_DB. Echoes decay exponentially, with a gain of -20 to 0 dB. White
-    noise is the same in all bands, 10 to 50 dB below the mean of their powers. A narrow band loses the bands below NARROW[0]
-    and above a limit from NARROW[1] on, down to what a converter's last bit leaves.
+    The spectrum tilts by up to TILT_DB. Echoes decay exponentially, with a gain of -20 to 0 dB. White noise is the same in all
+    bands, 10 to 50 dB below the mean of their powers. A narrow band loses the bands below NARROW[0] and above a limit from
+    NARROW[1] on, down to what a converter's last bit leaves.
     """
     S = S + np.float32(rng.uniform(-TILT_DB, TILT_DB)) * np.linspace(-1, 1, N_MELS, dtype=np.float32)
     if rng.random() < share:

@@ -232,7 +232,7 @@ class Model:
         return (X - self.checkpoint.tensors["norm.mean"]) / self.checkpoint.tensors["norm.std"]
 
     def forward(self, X: Array) -> tuple[Array, Array, Array | None]:
-        """Equations (1)-(9) for an utterance. X (L, d_spec) -> emotion (classes,), gender (2,) or (0,), a (n_attn, T)."""
+        """Equations (1)-(9), one utterance. X (L, d_spec) -> emotion (classes,), gender (2,) or (0,), a (n_attn, T) or None."""
         t, c = self.checkpoint.tensors, self.config
         H = conv1d(conv1d(X, t["cnn1.W"], t["cnn1.b"]), t["cnn2.W"], t["cnn2.b"])  # (1)-(3)
         T = len(H) // c.n_pw

@@ -81,7 +81,7 @@ class Store:
         bounds = np.concatenate([[0], np.cumsum(frames if lengths is None else lengths)])
         X = np.empty((bounds[-1], len(mean)), np.float32)
         rows, starts, bands = self.rows, self.bounds[window], len(mean) // 3
-        if level or bands < N_MELS:
+        if bands < N_MELS:  # all of them stay as they are stored
             parts = (rows[a : a + n] for a, n in zip(starts, stored, strict=True))
             rows = np.concatenate([features.heard(S, bands, level) for S in parts])
             starts = np.cumsum(stored) - stored
