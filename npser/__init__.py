@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from npser.classifier import EmotionClassifier
+    from npser.experiment.classifier import EmotionClassifier
     from npser.lite import Model
 
 __version__ = "0.1.0"
@@ -39,7 +39,7 @@ def load(path: str | os.PathLike[str] | None = None) -> Model:
 
 def __getattr__(name: str) -> Any:
     if name == "EmotionClassifier":
-        from npser.classifier import EmotionClassifier  # late, as above, and because it needs the kernels
+        from npser.experiment.classifier import EmotionClassifier  # late, as above, and because it needs the kernels
 
         return EmotionClassifier
     raise AttributeError(f"module 'npser' has no attribute {name!r}")

@@ -2,6 +2,6 @@
 
 import sys
 
-from npser.cli import main
+from npser.commands.cli import main
 
 sys.exit(main())

@@ -1,9 +1,8 @@
-"""Augmentation of the training part: every time an utterance is met, it is spoken a little faster or slower, by a somewhat
-larger or smaller speaker, in another place, to another microphone, maybe ended by somebody else, and with parts of it hidden.
+"""Augmentation of the training part: each time an utterance is met, it is a little faster or slower, spoken by a larger or
+smaller speaker, in another room, into another microphone, and maybe ended by somebody else.
 
-Stretching and warping work on the stored bands, before deltas are taken; masks on the normalised input, where 0 is the mean of
-the training part. Masks are those of SpecAugment (Park et al., Interspeech 2019), the warp is vocal tract length perturbation
-(Jaitly & Hinton, 2013) on the mel axis.
+All of it works on the stored bands, before deltas are taken. The warp is vocal tract length perturbation (Jaitly & Hinton, 2013)
+on the mel axis.
 """
 
 from __future__ import annotations
@@ -20,21 +19,19 @@ NARROW = 12, 93  # bands whose centres lie near 300 and 3,400 Hz, the limits of 
 TILT_DB = 6.0  # at most, of the lowest and of the highest band, in opposite directions
 REVERBERATION = 0.2, 1.0  # seconds in which an echo falls by 60 dB
 SPLICE = 0.2, 0.8  # part of an utterance that stays before another one's end
-STRIPES = 2  # of each kind
-LONGEST = 4  # a stripe of frames hides at most this part of an utterance: one fourth
 
 
-def bend(store: Store, window: np.ndarray, ends: np.ndarray, c: Config, rng: np.random.Generator) -> Store:
-    """Some windows spoken anew, as a store of their own; where ends (W,) names another window, with the end of that one.
+def augmented(store: Store, window: np.ndarray, ends: np.ndarray, c: Config, rng: np.random.Generator) -> Store:
+    """Variants of some windows, as a store of their own; where ends (W,) names another window, with the end of that one.
 
     Duration is multiplied by factors drawn from 1 - c.stretch to 1 + c.stretch, the mel axis likewise by c.warp; c.channel: see
-    transmitted. Each of two parts has draws of its own.
+    through_channel. Each of two parts has draws of its own.
     """
     pieces = []
     for w, end in zip(window, ends, strict=True):
-        S = _spoken(store, w, c, rng)
+        S = _stretched(store, w, c, rng)
         if end != w:
-            other, part = _spoken(store, end, c, rng), rng.uniform(*SPLICE)
+            other, part = _stretched(store, end, c, rng), rng.uniform(*SPLICE)
             S = np.concatenate([S[: int(part * len(S))], other[int(part * len(other)) :]])[: store.pad_frames or None]
         pieces.append(S)
     lengths, each = np.array([len(S) for S in pieces]), np.arange(len(window) + 1)
@@ -44,18 +41,18 @@ def bend(store: Store, window: np.ndarray, ends: np.ndarray, c: Config, rng: np.
     )
 
 
-def _spoken(store: Store, w: int, c: Config, rng: np.random.Generator) -> np.ndarray:
-    """Bands (L, 128) of a window, stretched, warped and transmitted."""
+def _stretched(store: Store, w: int, c: Config, rng: np.random.Generator) -> np.ndarray:
+    """Bands (L, 128) of a window, stretched, warped and through a channel."""
     longer, wider = 1 + rng.uniform(-1, 1, 2) * (c.stretch, c.warp)
     S = store.rows[store.bounds[w] : store.bounds[w + 1]]
     frames = max(1, round(len(S) * longer))
     S = _interpolate(S, np.linspace(0, len(S) - 1, min(frames, store.pad_frames or frames)))
     S = _interpolate(S.T, np.minimum(np.arange(N_MELS) / wider, N_MELS - 1)).T
-    return transmitted(S, c.channel, rng) if c.channel else S
+    return through_channel(S, c.channel, rng) if c.channel else S
 
 
-def transmitted(S: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Bands S (L, 128), dB, as another microphone hears them; in that share of cases each with echoes, noise, a narrow band.
+def through_channel(S: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Bands S (L, 128), dB, recorded otherwise; in that share of cases each with echoes, noise, a narrow band.
 
     The spectrum tilts by up to TILT_DB. Echoes decay exponentially, with a gain of -20 to 0 dB. White noise is the same in all
     bands, 10 to 50 dB below the mean of their powers. A narrow band loses the bands below NARROW[0] and above a limit from
@@ -77,24 +74,24 @@ def transmitted(S: np.ndarray, share: float, rng: np.random.Generator) -> np.nda
 
 
 def _with_echo(P: np.ndarray, seconds: float, gain: float) -> np.ndarray:
-    """Powers P (L, 128) and what a room gives back of them: it falls by 60 dB in some seconds.
+    """Powers P (L, 128) with an echo that falls by 60 dB in some seconds.
 
-    All that comes back of a moment has that gain in power, less what has died away when the next frame begins.
+    The whole echo of a moment has that gain in power, less what has died away when the next frame begins.
     """
     keep = np.float32(10 ** (-6 * HOP / SAMPLE_RATE / seconds))  # of the echo, from one frame to the next
-    echo, heard = np.zeros_like(P[0]), P.copy()
+    echo, out = np.zeros_like(P[0]), P.copy()
     for t in range(1, len(P)):
         echo = keep * (echo + P[t - 1])
-        heard[t] += np.float32(gain) * (1 - keep) * echo
-    return heard
+        out[t] += np.float32(gain) * (1 - keep) * echo
+    return out
 
 
 def _power_to_db(P: np.ndarray) -> np.ndarray:
     return 10 * np.log10(P)
 
 
-def partners(train: np.ndarray, y: np.ndarray, gender: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """The utterance (R,) with whose end each one ends: a share of train with any of train of the same emotion and gender.
+def splice_partners(train: np.ndarray, y: np.ndarray, gender: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """For each utterance, (R,), the one that gives its end: for a share of train, any of train of the same emotion and gender.
 
     train (n,): indices; y, gender (R,): classes; an unknown gender, -1, is one of its own.
     """
@@ -112,19 +109,3 @@ def _interpolate(S: np.ndarray, at: np.ndarray) -> np.ndarray:
     below = at.astype(np.int64)
     part = (at - below).astype(S.dtype)[:, None]
     return S[below] * (1 - part) + S[np.minimum(below + 1, len(S) - 1)] * part
-
-
-def mask(X: np.ndarray, bounds: np.ndarray, stored: np.ndarray, c: Config, rng: np.random.Generator) -> None:
-    """Blank two stripes of at most c.mask_bands bands and two of at most c.mask_frames frames of each utterance, in place.
-
-    X (N, d_spec) statics, deltas and delta-deltas of the same bands; stored (B,): rows of each utterance that are not padding.
-    """
-    kinds = X.reshape(len(X), 3, c.bands)
-    for start, length in zip(bounds[:-1], stored, strict=True):
-        for _ in range(STRIPES):
-            width = rng.integers(c.mask_bands + 1)
-            first = rng.integers(c.bands - width + 1)
-            kinds[start : start + length, :, first : first + width] = 0
-            width = rng.integers(min(c.mask_frames, length // LONGEST) + 1)
-            first = start + rng.integers(length - width + 1)
-            X[first : first + width] = 0

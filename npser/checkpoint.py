@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import json
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +13,16 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from npser import features
-from npser.config import Config, param_shapes
+from npser import model
+from npser.config import Config
+from npser.files import write
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained network: tensors by name (parameters, norm.mean, norm.std), its Config, labels in output order, and the rest.
+    """A trained network: tensors by name (parameters, state, norm.mean, norm.std), its Config, labels in output order, the rest.
 
     labels: {"emotion": [...], "gender": [...] or None}. temperature divides the logits before the softmax.
     """
@@ -44,33 +42,14 @@ class Checkpoint:
         return self.labels["gender"] or []
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return param_shapes(self.config, len(self.emotions), len(self.genders))
+    def shapes(self) -> model.Shapes:
+        """Of the parameters."""
+        return model.shapes_of(self.config, len(self.emotions), len(self.genders))
 
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: the old one stays until the new one is safely on disk."""
-    partial = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    try:
-        with partial.open("xb") as file:  # unlike mkstemp's, its mode follows the umask
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        way_out = "make room and run again (train with --resume)" if full else "name another folder"
-        raise ValueError(
-            f"{path}: cannot be written ({error.strerror}); what was there before is untouched: {way_out}"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):  # it has become path, or never existed
-            partial.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """What the network holds beside its parameters, as it was before training."""
+        return model.state_of(self.config, len(self.emotions), len(self.genders))
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray], about: dict[str, Any]) -> None:
@@ -106,7 +85,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "config": dataclasses.asdict(checkpoint.config),
         "labels": checkpoint.labels,
-        "features": features.SETTINGS,
+        "features": model.module_of(checkpoint.config).kind(checkpoint.config).settings,
         "temperature": checkpoint.temperature,
         "training": checkpoint.training,
     }
@@ -125,28 +104,33 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     tensors, about = read_tensors(path)
     if about.get("format") != FORMAT:
         raise ValueError(f"{path}: has format {about.get('format')!r}; this version of npser reads format {FORMAT}")
-    if about.get("features") != features.SETTINGS:
-        raise ValueError(f"{path}: expects features {about.get('features')!r}; this version makes {features.SETTINGS!r}")
     try:
-        checkpoint = Checkpoint(
-            tensors, Config(**about["config"]), about["labels"], float(about["temperature"]), about["training"]
-        )
+        config = model.restored(about["config"])
+        checkpoint = Checkpoint(tensors, config, about["labels"], float(about["temperature"]), about["training"])
         _check(checkpoint)
-        norm = {"norm.mean": (checkpoint.config.d_spec,), "norm.std": (checkpoint.config.d_spec,)}
-        expected = checkpoint.shapes | norm
+        expected = checkpoint.shapes | {"norm.mean": (config.d_spec,), "norm.std": (config.d_spec,)}
+        expected |= {name: value.shape for name, value in checkpoint.state.items()}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: its metadata is damaged ({error}); expected a model file of npser train") from None
+    made = model.module_of(config).kind(config).settings
+    if about.get("features") != made:
+        raise ValueError(f"{path}: expects features {about.get('features')!r}; this version makes {made!r}")
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors or name not in expected:
             state = "is missing" if name in expected else "is not one of this network's"
             raise ValueError(f"{path}: tensor {name} {state}; expected a model file of npser train")
-        if tensors[name].shape != expected[name]:
+        if not _fits(tensors[name].shape, expected[name]):
             raise ValueError(f"{path}: tensor {name} has shape {tensors[name].shape}; its config says {expected[name]}")
         if tensors[name].dtype != np.float32 or not np.isfinite(tensors[name]).all():
             raise ValueError(f"{path}: tensor {name} is not all finite float32 numbers; expected a model file of npser train")
     if not (tensors["norm.std"] > 0).all():
         raise ValueError(f"{path}: tensor norm.std is not all positive; expected a model file of npser train")
     return checkpoint
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether a tensor has the shape that it should; an expected 0 is up to the data, as in what is solved from utterances."""
+    return len(shape) == len(expected) and all(m in (0, n) for n, m in zip(shape, expected, strict=True))
 
 
 def _check(checkpoint: Checkpoint) -> None:

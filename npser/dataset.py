@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from npser import store
+from npser import model, store
 from npser.config import Config
 from npser.corpora import Corpus, Utterance
+from npser.corpora.labels import GENDERS
 from npser.features import SAMPLE_RATE
 from npser.store import Progress, Store
 
-GENDERS = ["female", "male"]
 MOST_LOST = 0.05  # of the utterances; beyond it a run stops, unless it is told to go on
 
 
@@ -52,7 +52,7 @@ class Dataset:
         return self.store.recordings[part]
 
     def seconds(self, part: list[int]) -> float:
-        """Length of some utterances in seconds, as far as the network hears them."""
+        """Length of some utterances in seconds, up to where the network cuts them."""
         windows = np.diff(self.store.recordings)[part]
         last = self.store.samples[self.store.recordings[np.array(part, int)] + windows - 1] / SAMPLE_RATE
         return float((last + (windows - 1) * self.store.seconds / 2).sum())
@@ -78,7 +78,7 @@ def prepare(
     )
     kept = [digest for digest, _ in usable]
     paths = [u.path for _, u in usable]
-    features = store.open_store(paths, kept, config.max_seconds, config.pad, cache, pool, progress, config.level)
+    features = store.open_store(paths, kept, model.module_of(config).kind(config), cache, pool, progress)
     bad |= {str(usable[r][1].path): text for r, text in features.errors.items()}
     bad |= dict.fromkeys(corpus.missing, "does not exist")
     for path, reason in bad.items():

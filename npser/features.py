@@ -15,18 +15,18 @@ import os
 import re
 import shlex
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import BinaryIO, cast
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import scipy.fft
 import soundfile
 
-from npser.config import N_MELS
-
 SAMPLE_RATE = 16000  # Hz
 N_FFT = 800  # samples of the Hann window and of the transform
 HOP = 400  # samples from one frame to the next
+N_MELS = 128  # bands of a spectrum
 LEVEL_DB = -26.0  # under full scale, of a levelled window: its root mean square
 NO_LEVEL = 1e-6  # root mean square of what is too faint to be brought there
 FLOOR_DB = -100.0  # 10 log10 of the smallest power that counts, 1e-10
@@ -36,8 +36,27 @@ RATES, MOST_CHANNELS, BLOCK = (4000, 192000), 32, 1 << 16
 LOUDEST = 1e12  # of a sample; the power of anything louder may not fit into float32
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of features, as a store keeps them of windows of so many seconds.
+
+    rows: a window (n,) at 16 kHz -> (L, width), where row t is centred at sample hop t. pad: windows are zero-padded to their
+    whole length, and only the rows that touch sound are stored; those behind are floor. settings: goes into model files, which
+    later versions must be able to meet. details: what else the rows depend on.
+    """
+
+    rows: Callable[[np.ndarray], np.ndarray]
+    settings: dict[str, Any]
+    seconds: float
+    pad: bool
+    details: tuple[Any, ...] = ()
+    width: int = N_MELS
+    hop: int = HOP
+    floor: float = FLOOR_DB
+
+
 class _Forward(soundfile.SoundFile):
-    """Read from the start to the end: seeking, as soundfile does behind each block, fails where a FLAC's length is unknown."""
+    """Read from start to end: soundfile seeks after each block, which fails where a FLAC's length is unknown."""
 
     def seekable(self) -> bool:
         return False
@@ -115,7 +134,7 @@ def _mono_blocks(name: str, audio: soundfile.SoundFile) -> Iterator[np.ndarray]:
             try:
                 block = audio.read(BLOCK, dtype="float32", always_2d=True)
             except soundfile.SoundFileError as error:
-                raise ValueError(f"{name}: cannot be decoded behind sample {total} ({error})") from None
+                raise ValueError(f"{name}: cannot be decoded after sample {total} ({error})") from None
             if len(block) == 0:
                 break
             if not (np.abs(block) <= LOUDEST).all():
@@ -204,10 +223,10 @@ def mel_filters() -> np.ndarray:
     return (triangles * 2 / (edges[2:] - edges[:-2])).astype(np.float32)
 
 
-def heard(S: np.ndarray, bands: int, level: bool) -> np.ndarray:
-    """What the network hears of S (L, 128), dB: the lowest bands (L, bands), with level so that the mean of their powers is 1.
+def heard_bands(S: np.ndarray, bands: int, level: bool) -> np.ndarray:
+    """The lowest bands (L, bands) of S (L, 128), dB; with level, shifted so that the mean of their powers is 1.
 
-    What lies above them then does not count for the level either. All 128 stay as log_mel levelled them, and silence as it is.
+    The bands above them then have no part in the level. All 128 bands stay as log_mel levelled them, and so does silence.
     """
     S = S[:, :bands]
     if not level or bands == N_MELS or S.max() <= FLOOR_DB:
@@ -245,3 +264,9 @@ def log_mel(x: np.ndarray, pad_to: int | None = None, level: bool = False) -> np
     spectrum = cast(np.ndarray, scipy.fft.rfft(cut_up * hann))  # float64: rounding would show in bands 80 dB below the others
     power = (np.real(spectrum) ** 2 + np.imag(spectrum) ** 2).astype(np.float32)
     return 10 * np.log10(np.maximum(power @ mel_filters(), np.float32(10 ** (FLOOR_DB / 10))))
+
+
+def log_mel_kind(seconds: float, pad: bool, level: bool) -> Kind:
+    """Log-mel bands as features of a store."""
+    pad_to = window_samples(seconds) if pad else None
+    return Kind(lambda x: log_mel(x, pad_to, level), SETTINGS, seconds, pad, (LEVEL_DB,) if level else ())

@@ -138,16 +138,14 @@ def linear(X: Array, W: Array, b: Array) -> tuple[Array, Backward]:
     return X @ W + b, lambda dout: (dout @ W.T, X.T @ dout, dout.sum(axis=0))
 
 
-def cross_entropy(logits: Array, y: Array, weight: Array, smoothing: float = 0.0) -> tuple[float, Array]:
+def cross_entropy(logits: Array, y: Array, weight: Array) -> tuple[float, Array]:
     """Sum of weighted losses and its gradient. logits (B, classes), y (B,) class or -1 for unknown, weight (B,).
 
-    weight is divided by the size of the whole batch already, so the losses of its shards just add up. smoothing: the part of
-    each target that is spread over all classes.
+    weight is divided by the size of the whole batch already, so the losses of its shards just add up.
     """
-    known, classes = np.flatnonzero(y >= 0), logits.shape[1]
+    known = np.flatnonzero(y >= 0)
     target = np.zeros_like(logits)
-    target[known] = smoothing / classes
-    target[known, y[known]] += 1 - smoothing
+    target[known, y[known]] = 1
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     dlogits = np.exp(log_p) * (weight * (y >= 0))[:, None] - target * weight[:, None]

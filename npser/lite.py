@@ -1,78 +1,23 @@
 """Inference in plain NumPy: the trained network on one recording, without Numba.
 
-The same equations as ``npser.model``, written a second time for one utterance; tests hold one against the other.
-
-    model = npser.load("model.safetensors")
-    p = model.predict("call.wav")  # p.emotion, p.probabilities, p.gender, p.timeline, p.attention
+model = npser.load("model.safetensors")
+p = model.predict("call.wav")  # p.emotion, p.probabilities, p.gender, p.timeline, p.attention
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, field
-from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from npser import SHIPPED, checkpoint, features
-from npser.features import FLOOR_DB, HOP, SAMPLE_RATE
-from npser.silence import unheard
+from npser import SHIPPED, checkpoint, features, model
+from npser.calibration import log_softmax
+from npser.features import SAMPLE_RATE
+from npser.prediction import UNREADABLE, Array, Audio, Prediction, Window, WindowOutput, likeliest, unreadable
+from npser.silence import refusal
 
 MANY = 100  # recordings from which on the compiled engine pays for its start
-UNREADABLE = (ValueError, OSError, MemoryError)  # of one recording; the others go on
-
-Array = np.ndarray
-Audio = str | os.PathLike[str] | BinaryIO | Array
-
-
-@dataclass(frozen=True)
-class Window:
-    """What the network says of a part of a recording, from start to end in seconds.
-
-    emotion: None where there is nothing to answer, and then reason says why; the probabilities are empty there.
-    gender_probabilities: empty for a network without the gender head as well.
-    """
-
-    start: float
-    end: float
-    emotion: str | None
-    probabilities: dict[str, float]
-    gender_probabilities: dict[str, float]
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the network says of one recording.
-
-    emotion: None where there is nothing to answer, such as silence; then reason says why, in a few words, and probabilities is
-    empty. probabilities and gender_probabilities: by label. gender, gender_probabilities: None for a network without the
-    gender head, or where there is nothing to answer. seconds: length of the recording. attention (n_attn, T): weights of the
-    first window that is answered, which end at times (T,), in seconds; None for a network without attention, and from the
-    engine for many files. timeline: every window of the recording. error: of predict_many, why the recording cannot be read.
-    """
-
-    emotion: str | None
-    probabilities: dict[str, float]
-    gender: str | None
-    gender_probabilities: dict[str, float] | None
-    seconds: float
-    attention: Array | None = field(default=None, repr=False)
-    times: Array | None = field(default=None, repr=False)
-    reason: str | None = None
-    timeline: list[Window] = field(default_factory=list, repr=False)
-    error: str | None = None
-
-
-class Heard(NamedTuple):
-    """One window: its length in samples at 16 kHz, and why it is not answered, or its logits and its attention."""
-
-    samples: int
-    reason: str | None
-    emotion: Array | None = None
-    gender: Array | None = None
-    attention: Array | None = None
 
 
 class Model:
@@ -85,6 +30,7 @@ class Model:
             )
         self.checkpoint = checkpoint.load(path)
         self.config = self.checkpoint.config
+        self.network = model.module_of(self.config)
         self.emotions, self.genders = self.checkpoint.emotions, self.checkpoint.genders
 
     def predict(self, audio: Audio, sample_rate: int | None = None) -> Prediction:
@@ -108,12 +54,12 @@ class Model:
         ValueError
             For audio that is missing, empty, undecodable or not finite.
         """
-        return self.answer([self.hear(x) for x in self.windows(audio, sample_rate)])
+        return self.answer([self.output(x) for x in self.windows(audio, sample_rate)])
 
-    def hear(self, x: Array) -> Heard:
-        """One window (n,) at 16 kHz."""
-        reason = unheard(x)
-        return Heard(len(x), reason) if reason else Heard(len(x), None, *self.forward(self.network_input(x)))
+    def output(self, x: Array) -> WindowOutput:
+        """Of one window (n,) at 16 kHz."""
+        reason = refusal(x)
+        return WindowOutput(len(x), reason, *(() if reason else self.forward(self.network_input(x))))
 
     def predict_many(
         self, audio: Iterable[Audio], sample_rate: int | None = None, engine: str = "auto", threads: int | None = None
@@ -153,9 +99,9 @@ class Model:
         ):
             raise ValueError(f"audio is one recording, of type {type(audio).__name__}; expected a list of recordings")
         if engine == "numba":
-            from npser import many  # here and not above: it imports Numba
+            from npser import predict_many  # here and not above: it imports Numba
 
-            return many.predict(self, audio, sample_rate, threads)
+            return predict_many.predict(self, audio, sample_rate, threads)
         return (self._predict_or_tell(one, sample_rate) for one in audio)
 
     def _predict_or_tell(self, audio: Audio, sample_rate: int | None) -> Prediction:
@@ -177,14 +123,14 @@ class Model:
             raise ValueError(f"audio has shape {audio.shape}; expected (n,) finite samples of one channel")
         return features.windows([audio.astype(np.float32)], features.whole_rate(sample_rate), seconds, cut=False)
 
-    def answer(self, heard: Sequence[Heard]) -> Prediction:
+    def answer(self, outputs: Sequence[WindowOutput]) -> Prediction:
         """The prediction that the windows of a recording add up to. The temperature is that of the emotions."""
         half = self.config.max_seconds / 2
         timeline: list[Window] = []
         emotion_log_p: list[Array] = []
         gender_log_p: list[Array] = []
         attention = times = None
-        for k, (samples, reason, emotion, gender, a) in enumerate(heard):
+        for k, (samples, reason, emotion, gender, a) in enumerate(outputs):
             span = (k * half, k * half + samples / SAMPLE_RATE)
             if emotion is None or gender is None:
                 timeline.append(Window(*span, None, {}, {}, reason))
@@ -194,7 +140,8 @@ class Model:
             emotions, genders = self._named(emotion_log_p[-1:], gender_log_p[-1:])
             timeline.append(Window(*span, likeliest(emotions), emotions, genders))
             if attention is None and a is not None:
-                attention, times = a, k * half + (np.arange(a.shape[1]) + 1) * self.config.n_pw * HOP / SAMPLE_RATE
+                ends = (np.arange(a.shape[1]) + 1) * self.network.samples_per_step(self.config)
+                attention, times = a, k * half + ends / SAMPLE_RATE
         seconds = timeline[-1].end
         if not emotion_log_p:
             reasons = " and ".join(dict.fromkeys(window.reason for window in timeline if window.reason))
@@ -217,70 +164,13 @@ class Model:
         return emotions, dict(zip(self.genders, _mean_p(gender_log_p), strict=True))
 
     def network_input(self, x: Array) -> Array:
-        """Waveform (n,) at 16 kHz -> normalised bands, deltas, delta-deltas (L, d_spec)."""
-        size = features.window_samples(self.config.max_seconds)
-        S = features.log_mel(x, size if self.config.pad else None, self.config.level)
-        S = features.heard(S, self.config.bands, self.config.level)
-        if self.config.pad:
-            S = np.pad(S, ((0, size // HOP + 1 - len(S)), (0, 0)), constant_values=FLOOR_DB)
-        L = len(S)
-        centre = np.clip(np.arange(L), 4, L - 5) if L >= 9 else np.arange(L)
-        nine = S[np.clip(centre[:, None] + np.arange(-4, 5), 0, L - 1)]  # (L, 9, bands)
-        k = np.arange(-4, 5, dtype=np.float32)
-        line, parabola = k / (k @ k), (3 * k**2 - 20) / 462  # Savitzky-Golay filters of first and second order
-        X = np.concatenate([S, np.einsum("lkc,k->lc", nine, line), np.einsum("lkc,k->lc", nine, parabola)], axis=1)
-        return (X - self.checkpoint.tensors["norm.mean"]) / self.checkpoint.tensors["norm.std"]
+        """Waveform (n,) at 16 kHz -> the network's input, normalised: X (L, d_spec)."""
+        tensors = self.checkpoint.tensors
+        return (self.network.plain_input(self.config, x) - tensors["norm.mean"]) / tensors["norm.std"]
 
     def forward(self, X: Array) -> tuple[Array, Array, Array | None]:
-        """Equations (1)-(9), one utterance. X (L, d_spec) -> emotion (classes,), gender (2,) or (0,), a (n_attn, T) or None."""
-        t, c = self.checkpoint.tensors, self.config
-        H = conv1d(conv1d(X, t["cnn1.W"], t["cnn1.b"]), t["cnn2.W"], t["cnn2.b"])  # (1)-(3)
-        T = len(H) // c.n_pw
-        H = H[: T * c.n_pw].reshape(T, c.n_pw, c.d_cnn).max(axis=1)  # (4)
-        for layer in ("lstm1", "lstm2"):  # 4.2.2
-            forward, backward = (
-                lstm(H[::step], t[f"{layer}.W_{d}"], t[f"{layer}.R_{d}"], t[f"{layer}.b_{d}"])
-                for d, step in (("fw", 1), ("bw", -1))
-            )
-            H = np.concatenate([forward, backward[::-1]], axis=1)
-        a = None
-        if c.attention:
-            E = np.tanh(H @ t["attn.W_s1"]) @ t["attn.w_s2"]
-            a = np.exp(log_softmax(E.T)) if T else E.T  # (5), (7)
-            z = (a @ H).ravel()  # (6), (8), (9)
-        else:
-            z = H.mean(axis=0) if T else np.zeros(2 * c.d_lstm, np.float32)
-        emotion = z @ t["emotion.W"] + t["emotion.b"]  # 4.3
-        gender = z @ t["gender.W"] + t["gender.b"] if self.genders else np.empty(0, np.float32)
-        return emotion, gender, a
-
-
-def conv1d(X: Array, W: Array, b: Array) -> Array:
-    """Equations (1)-(3) and ReLU. X (L, C), W (C, n_cw, K), b (K,) -> (L, K)."""
-    half = W.shape[1] // 2
-    padded = np.pad(X, ((half, half), (0, 0)), mode="edge")
-    return np.maximum(sum(padded[j : j + len(X)] @ W[:, j] for j in range(W.shape[1])) + b, 0)
-
-
-def lstm(X: Array, W: Array, R: Array, b: Array) -> Array:
-    """One direction, gates in the order i f g o. X (T, C), W (C, 4H), R (H, 4H), b (4H,) -> (T, H)."""
-    H = len(R)
-    Z, out = X @ W + b, np.empty((len(X), H), X.dtype)
-    h, c = np.zeros(H, X.dtype), np.zeros(H, X.dtype)
-    for t, z in enumerate(Z):
-        z = z + h @ R
-        i, f, o = (0.5 + 0.5 * np.tanh(0.5 * z[k * H : (k + 1) * H]) for k in (0, 1, 3))  # sigmoid
-        c = f * c + i * np.tanh(z[2 * H : 3 * H])
-        h = out[t] = o * np.tanh(c)
-    return out
-
-
-def log_softmax(x: Array) -> Array:
-    """Over the last axis; of nothing, nothing."""
-    if x.shape[-1] == 0:
-        return x
-    shifted = x - x.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+        """One utterance. X (L, d_spec) -> emotion (classes,), gender (2,) or (0,), attention (n_attn, T) or None."""
+        return self.network.plain(self.checkpoint.tensors, self.config, X)
 
 
 def engine_for(engine: str, recordings: int) -> str:
@@ -288,16 +178,6 @@ def engine_for(engine: str, recordings: int) -> str:
     if engine not in ("auto", "lite", "numba"):
         raise ValueError(f"engine is {engine!r}; expected auto, lite or numba")
     return ("numba" if recordings >= MANY else "lite") if engine == "auto" else engine
-
-
-def likeliest(probabilities: dict[str, float]) -> str | None:
-    """The label of the highest probability; of none, None."""
-    return max(probabilities, key=probabilities.__getitem__, default=None)
-
-
-def unreadable(error: Exception) -> Prediction:
-    """What predict_many yields for a recording that cannot be read."""
-    return Prediction(None, {}, None, None, 0.0, error=str(error) or type(error).__name__)
 
 
 def _mean_p(log_p: list[Array]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Scores of predictions, section 5.2: WA, UA, macro-F1, recall of each class, all read off the confusion matrix."""
+"""Scores of predictions, section 5.2: WA, UA, macro-F1, recall of each class, all read off confusion matrices."""
 
 from __future__ import annotations
 
@@ -12,29 +12,25 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: int) -> 
     return np.bincount(truth * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
-def scores(confusion: np.ndarray) -> dict[str, Any]:
-    """What a confusion matrix says.
+def scores_of(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores of many confusion matrices (..., classes, classes), each (...).
 
-    Parameters
-    ----------
-    confusion : (classes, classes) int
-        Row the truth, column the prediction; at least one utterance.
-
-    Returns
-    -------
-    dict
-        ``wa``, the accuracy over all utterances; ``ua``, the mean recall over the classes that occur (scikit-learn's
-        balanced_accuracy_score); ``macro_f1`` over all classes, 0 for one that neither occurs nor is predicted;
-        ``recall``, a list with None for a class that does not occur.
+    ``wa``, the accuracy over all utterances; ``ua``, the mean recall over the classes that occur (scikit-learn's
+    balanced_accuracy_score); ``macro_f1`` over all classes, 0 for one that neither occurs nor is predicted.
     """
-    right, true, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    occurs = true > 0
-    recall = right[occurs] / true[occurs]
-    f1 = 2 * right / np.maximum(true + predicted, 1)
-    listed = iter(recall.tolist())
+    right = np.diagonal(confusion, axis1=-2, axis2=-1)
+    true, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
+    recall = right / np.maximum(true, 1)
     return {
-        "wa": float(right.sum() / true.sum()),
-        "ua": float(recall.mean()),
-        "macro_f1": float(f1.mean()),
-        "recall": [next(listed) if o else None for o in occurs],
+        "wa": right.sum(axis=-1) / np.maximum(true.sum(axis=-1), 1),
+        "ua": recall.sum(axis=-1) / np.maximum((true > 0).sum(axis=-1), 1),  # classes that do not occur add 0 to the sum
+        "macro_f1": (2 * right / np.maximum(true + predicted, 1)).mean(axis=-1),
     }
+
+
+def scores(confusion: np.ndarray) -> dict[str, Any]:
+    """Those of one matrix, (classes, classes), as floats, and ``recall``, a list with None for a class that does not occur."""
+    true = confusion.sum(axis=1)
+    recall = np.diag(confusion) / np.maximum(true, 1)
+    listed = [float(share) if count else None for share, count in zip(recall, true, strict=True)]
+    return {**{name: float(value) for name, value in scores_of(confusion).items()}, "recall": listed}

@@ -44,9 +44,9 @@ class Adam:
         self.updates = t
 
 
-def rate_factor(c: Config, updates: int, an_epoch: int) -> float:
-    """What the learning rate is multiplied by after so many updates, of which there are an_epoch in an epoch."""
+def rate_factor(c: Config, updates: int, updates_per_epoch: int) -> float:
+    """The factor of the learning rate after so many updates."""
     warmup = min(c.warmup, c.epochs / 4)
-    rising = min(1.0, (updates + 1) / (warmup * an_epoch)) if warmup else 1.0
-    falling = (1 + math.cos(math.pi * updates / (c.epochs * an_epoch))) / 2 if c.schedule == "cosine" else 1.0
+    rising = min(1.0, (updates + 1) / (warmup * updates_per_epoch)) if warmup else 1.0
+    falling = (1 + math.cos(math.pi * updates / (c.epochs * updates_per_epoch))) / 2 if c.schedule == "cosine" else 1.0
     return rising * falling

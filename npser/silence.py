@@ -18,8 +18,8 @@ SILENT_DB = -95.0  # under full scale; the last bit of 16 toggles at -96
 FAINT_DB, STEADY_DB = -40.0, 10.0
 
 
-def unheard(x: np.ndarray) -> str | None:
-    """Why nothing can be said about a recording.
+def refusal(x: np.ndarray) -> str | None:
+    """Why a recording is not answered.
 
     Parameters
     ----------

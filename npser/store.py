@@ -1,21 +1,20 @@
-"""Features on disk, and batches of them: rows and bounds.
+"""Features on disk, as rows and bounds.
 
-A store holds the static log-mel bands of a list of recordings, memory-mapped. It lies in the cache under a key made of the
-recordings' content and the settings, so a second run starts at once. Deltas and normalisation are computed when a batch is
-assembled.
+A store holds the features of a list of recordings, such as their log-mel bands, memory-mapped. It lies in the cache under a key
+made of the recordings' content and the settings, so a second run starts at once. What a network's input needs beside them
+(deltas, normalisation) is computed when a batch is assembled: npser.inputs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,22 +23,21 @@ from typing import Any
 import numpy as np
 
 from npser import features
-from npser.features import FLOOR_DB, HOP, N_MELS
-from npser_kernels.assemble import assemble
+from npser.features import FLOOR_DB, HOP, Kind
+from npser.files import lock
 
 FORMAT = 1  # of the files in the cache; another number computes them anew
-NEGLIGIBLE_DB = 1e-3  # a feature that varies less than this is constant: its standard deviation counts as 1
 
 Progress = Callable[..., Iterable[Any]]  # tqdm, or what looks like it
 
 
 @dataclass(frozen=True)
 class Store:
-    """Static bands of recordings, each cut into one or more windows.
+    """Features of recordings, each cut into one or more windows.
 
-    rows (N, 128) dB; window w is rows bounds[w]:bounds[w+1] and samples[w] samples of 16 kHz long; recording r is windows
+    rows (N, width); window w is rows bounds[w]:bounds[w+1] and samples[w] samples of 16 kHz long; recording r is windows
     recordings[r]:recordings[r+1]. errors: why recording r has no windows. pad_frames: windows are zero-padded to so many frames
-    (only the rows that touch sound are stored), or 0. seconds: length of a whole window.
+    (only the rows that touch sound are stored), or 0. seconds: length of a whole window. hop, floor: see features.Kind.
     """
 
     rows: np.ndarray
@@ -50,6 +48,8 @@ class Store:
     pad_frames: int
     seconds: float = 7.5
     mapping: mmap.mmap | None = None  # that holds rows
+    hop: int = HOP
+    floor: float = FLOOR_DB
 
     def stored(self, window: np.ndarray) -> np.ndarray:
         """Rows of each window, (W,)."""
@@ -64,29 +64,9 @@ class Store:
         if self.mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
             self.mapping.madvise(mmap.MADV_DONTNEED)
 
-    def batch(
-        self,
-        window: np.ndarray,
-        mean: np.ndarray,
-        scale: np.ndarray,
-        lengths: np.ndarray | None = None,
-        level: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Network input of some windows: X (N, d_spec), bounds (W+1,). mean, scale (d_spec,): X = (value - mean) * scale.
-
-        d_spec / 3 bands are heard, at one level if asked: see features.heard. lengths (W,): the first so many frames only; what
-        is left out lies in the padding, with at least one frame that is kept.
-        """
-        frames, stored = self.frames(window), self.stored(window)
-        bounds = np.concatenate([[0], np.cumsum(frames if lengths is None else lengths)])
-        X = np.empty((bounds[-1], len(mean)), np.float32)
-        rows, starts, bands = self.rows, self.bounds[window], len(mean) // 3
-        if bands < N_MELS:  # all of them stay as they are stored
-            parts = (rows[a : a + n] for a, n in zip(starts, stored, strict=True))
-            rows = np.concatenate([features.heard(S, bands, level) for S in parts])
-            starts = np.cumsum(stored) - stored
-        assemble(X, bounds, frames, rows, starts, stored, np.float32(FLOOR_DB), mean, scale)
-        return X, bounds
+    def real(self, window: np.ndarray) -> np.ndarray:
+        """Frames of each window that are centred on a sample that exists, (W,): frame t of n samples where hop t < n."""
+        return -(-self.samples[window] // self.hop)
 
 
 def default_cache() -> Path:
@@ -107,21 +87,19 @@ def digests(paths: Sequence[Path], pool: ThreadPoolExecutor) -> list[str | None]
     return list(pool.map(digest, paths))
 
 
-def folder_of(cache: Path, content: Sequence[str], seconds: float, pad: bool, level: bool = False) -> Path:
+def folder_of(cache: Path, content: Sequence[str], kind: Kind) -> Path:
     """Where open_store keeps the features of some recordings."""
-    settings = [FORMAT, features.SETTINGS, seconds, pad, list(content), *([features.LEVEL_DB] if level else [])]
-    return cache / f"features-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]}"
+    key = [FORMAT, kind.settings, kind.seconds, kind.pad, list(content), *kind.details]
+    return cache / f"features-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}"
 
 
 def open_store(
     paths: Sequence[Path],
     content: Sequence[str],
-    seconds: float,
-    pad: bool,
+    kind: Kind,
     cache: Path,
     pool: ThreadPoolExecutor,
     progress: Progress = lambda items, **_: items,
-    level: bool = False,
 ) -> Store:
     """Features of recordings, from the cache or computed now.
 
@@ -129,62 +107,42 @@ def open_store(
     ----------
     paths, content : sequences
         The recordings and the SHA-256 of each.
-    seconds : float
-        Window length: longer recordings have several windows, half overlapping.
-    pad : bool
-        Zero-pad to the window length, and cut there: one window a recording, as the paper has it.
+    kind : features.Kind
+        Recordings longer than its window have several windows, half overlapping. Where it pads, they are cut there: one window
+        a recording, as the paper has it.
     cache : Path
         Where the stores lie. Several processes may ask for the same store: one computes it, the others wait.
     progress : callable
         Wraps an iterable, as tqdm does.
-    level : bool
-        Bring every window to one level: see features.log_mel.
 
     Raises
     ------
     ValueError
         Where the cache cannot be written.
     """
-    folder = folder_of(cache, content, seconds, pad, level)
+    folder = folder_of(cache, content, kind)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with lock(folder.with_suffix(".lock")):
             with contextlib.suppress(FileNotFoundError, ValueError):  # not there, or damaged: json and memmap raise ValueErrors
-                return _open(folder, seconds, pad)
-            _build(folder, paths, seconds, pad, level, pool, progress)
-            return _open(folder, seconds, pad)
+                return _open(folder, kind)
+            _build(folder, paths, kind, pool, progress)
+            return _open(folder, kind)
     except OSError as error:
         raise ValueError(
             f"{cache}: the features cannot be kept there ({error.strerror}); free some space or name another place with --cache"
         ) from None
 
 
-@contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """One process at a time."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _build(
-    folder: Path,
-    paths: Sequence[Path],
-    seconds: float,
-    pad: bool,
-    level: bool,
-    pool: ThreadPoolExecutor,
-    progress: Progress,
-) -> None:
+def _build(folder: Path, paths: Sequence[Path], kind: Kind, pool: ThreadPoolExecutor, progress: Progress) -> None:
     """Compute every recording and move the finished folder into place."""
 
     def compute(path: Path) -> tuple[list[np.ndarray], list[int]] | str:
         try:
-            waves = list(features.read_windows(path, seconds, cut=pad))
+            waves = list(features.read_windows(path, kind.seconds, cut=kind.pad))
         except ValueError as error:
             return str(error).removeprefix(f"{path}: ")  # the file may be called differently when the cache is used again
-        pad_to = features.window_samples(seconds) if pad else None
-        return [features.log_mel(x, pad_to, level) for x in waves], [len(x) for x in waves]
+        return [kind.rows(x) for x in waves], [len(x) for x in waves]
 
     bounds, samples, recordings, errors = [0], [], [0], {}
     for leftover in folder.parent.glob(f"{folder.name}-*"):  # of a process that was killed
@@ -197,9 +155,9 @@ def _build(
                 if isinstance(result, str):
                     errors[r] = result
                 else:
-                    for bands, n in zip(*result, strict=True):
-                        file.write(bands.tobytes())
-                        bounds.append(bounds[-1] + len(bands))
+                    for rows, n in zip(*result, strict=True):
+                        file.write(rows.tobytes())
+                        bounds.append(bounds[-1] + len(rows))
                         samples.append(n)
                 recordings.append(len(samples))
             file.flush()
@@ -212,10 +170,10 @@ def _build(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _open(folder: Path, seconds: float, pad: bool) -> Store:
+def _open(folder: Path, kind: Kind) -> Store:
     """The store in folder, its rows mapped copy-on-write: nothing is read before it is used, nothing ever written."""
     index = json.loads((folder / "index.json").read_text())
-    shape = (index["bounds"][-1], N_MELS)
+    shape = (index["bounds"][-1], kind.width)
     rows, mapping = np.empty(shape, np.float32), None
     if shape[0]:
         with (folder / "rows.f32").open("rb") as file:
@@ -223,30 +181,17 @@ def _open(folder: Path, seconds: float, pad: bool) -> Store:
         rows = np.frombuffer(mapping, np.float32).reshape(shape)
     bounds, samples, recordings = (np.array(index[name], np.int64) for name in ("bounds", "samples", "recordings"))
     errors = {int(r): text for r, text in index["errors"].items()}
-    pad_frames = features.window_samples(seconds) // HOP + 1 if pad else 0
-    return Store(rows, bounds, samples, recordings, errors, pad_frames, seconds, mapping)
+    return Store(rows, bounds, samples, recordings, errors, pad_frames_of(kind), kind.seconds, mapping, kind.hop, kind.floor)
 
 
-def normaliser(
-    store: Store, window: np.ndarray, pool: ThreadPoolExecutor, d_spec: int = 3 * N_MELS, level: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of every feature, (d_spec,) float32, over the frames of some windows that lie in real audio.
+def store_of(waves: Sequence[np.ndarray], kind: Kind) -> Store:
+    """Features of windows (n,) at 16 kHz that are in memory, each a recording of its own."""
+    rows = [kind.rows(x) for x in waves]
+    bounds, samples = np.cumsum([0, *map(len, rows)]), np.array([len(x) for x in waves])
+    each, pad_frames = np.arange(len(waves) + 1), pad_frames_of(kind)
+    return Store(np.concatenate(rows), bounds, samples, each, {}, pad_frames, kind.seconds, None, kind.hop, kind.floor)
 
-    Frame t is real if it is centred on a sample that exists: 400 t < n. The padding does not count.
-    """
-    zero, one = np.zeros(d_spec, np.float32), np.ones(d_spec, np.float32)
 
-    def sums(part: np.ndarray) -> np.ndarray:
-        X, bounds = store.batch(part, zero, one, level=level)
-        real = np.arange(len(X)) - np.repeat(bounds[:-1], np.diff(bounds)) < np.repeat(
-            -(-store.samples[part] // HOP), np.diff(bounds)
-        )
-        Y = X[real].astype(np.float64)
-        return np.stack([np.full(d_spec, len(Y)), Y.sum(axis=0), (Y * Y).sum(axis=0)])
-
-    parts = [window[i : i + 16] for i in range(0, len(window), 16)]
-    count, total, squares = sum(pool.map(sums, parts), np.zeros((3, d_spec)))  # added in order: threads do not show
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    std[std < NEGLIGIBLE_DB] = 1
-    return mean.astype(np.float32), std.astype(np.float32)
+def pad_frames_of(kind: Kind) -> int:
+    """Frames of a padded window; 0 where windows are not padded."""
+    return features.window_samples(kind.seconds) // kind.hop + 1 if kind.pad else 0

@@ -31,6 +31,7 @@ _SYNONYMS = {word: emotion for emotion, words in _WORDS.items() for word in (emo
 _SYNONYMS |= dict.fromkeys(("pleasant surprise", "pleasant surprised", "pleasantly surprised"), "surprised")
 _SYNONYMS["xxx"] = NO_AGREEMENT  # IEMOCAP
 
+GENDERS = ["female", "male"]
 _GENDERS = dict.fromkeys(("f", "female", "woman"), "female") | dict.fromkeys(("m", "male", "man"), "male")
 _NO_GENDER = {"", "unknown", "none", "na", "n/a", "nan", "-", "?"}
 

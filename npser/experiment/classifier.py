@@ -20,17 +20,18 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from npser import checkpoint
+from npser import checkpoint, model
 from npser.checkpoint import Checkpoint
-from npser.config import PRESETS, Config, override
+from npser.config import Config
 from npser.corpora import Utterance
 from npser.dataset import Dataset
-from npser.experiment import describe
+from npser.experiment.run import describe
 from npser.features import LOUDEST, is_sound, whole_rate
+from npser.network import Network, compile_kernels
 from npser.split import Split, make_split
 from npser.store import Store, digests, open_store
 from npser.threads import available_cores, single_threaded_blas
-from npser.train import Network, compile_kernels, fit
+from npser.train import Run, fit
 
 CORPUS = "data"  # what X is called where a corpus has a name
 
@@ -48,7 +49,7 @@ class EmotionClassifier:
     learning_rate : float, optional
         By default the preset's.
     settings : dict, optional
-        Any other settings of ``npser.config.Config``, such as ``{"attention": False}``.
+        Any other settings of the network's Config, such as ``{"attention": False}``.
     validation : bool
         Hold a part of the recordings out, which chooses the temperature of the probabilities and, where the setting ``select``
         is not "last", the epoch. Where fit is told groups, whole groups, about a fifth of them (of two, one). Otherwise a fifth
@@ -123,7 +124,7 @@ class EmotionClassifier:
                 for text in split.warnings:
                     warnings.warn(text, stacklevel=2)
             about = describe(data, split, config, self.preset, [])
-            fit(data, split, config, folder, about, pool, oracle=False, say=lambda _: None)
+            fit(data, split, config, Run(folder, pool, say=lambda _: None), about, oracle=False)
             self.checkpoint_ = checkpoint.load(folder / "model.safetensors")
         self.classes_ = classes
         return self
@@ -177,12 +178,10 @@ class EmotionClassifier:
 
     def _config(self) -> Config:
         """Preset, then settings, then parameters of their own: each over the one before."""
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset is {self.preset!r}; expected one of {', '.join(PRESETS)}")
         own = {"epochs": self.epochs, "learning_rate": self.learning_rate, "seed": self.seed}
         chosen = {**(self.settings or {}), **{name: value for name, value in own.items() if value is not None}}
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in chosen.items()}  # of a grid
-        return override(PRESETS[self.preset], plain)
+        return model.configured(plain, self.preset)[0]
 
     def _split(self, utterances: list[Utterance]) -> Split:
         """Nobody is tested; who trains, and who validates."""
@@ -284,7 +283,7 @@ def _features(
             recording = path
         paths.append(recording)
     content = [digest or "" for digest in digests(paths, pool)]
-    store = open_store(paths, content, config.max_seconds, config.pad, folder, pool, level=config.level)
+    store = open_store(paths, content, model.module_of(config).kind(config), folder, pool)
     for r, reason in store.errors.items():
         raise ValueError(f"{paths[r]}: {reason}")
     return content, store

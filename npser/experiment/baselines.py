@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from npser.dataset import Dataset
-from npser.features import HOP, N_MELS
+from npser.inputs import with_deltas
 from npser.metrics import confusion_matrix, scores
+from npser.network import real_rows
 from npser.split import Split
 
 BINS = 20  # quantiles of the duration
@@ -59,16 +60,14 @@ def _duration_bins(seconds: np.ndarray, split: Split) -> np.ndarray:
 
 
 def utterance_statistics(data: Dataset, pool: ThreadPoolExecutor) -> np.ndarray:
-    """Mean and deviation of the 384 features over the frames of each utterance that lie in real audio, (R, 768)."""
-    d = 3 * N_MELS
+    """Mean and deviation of each utterance's features and deltas over the frames that lie in sound, (R, 6 width): of bands 768."""
+    store, d = data.store, 3 * data.store.rows.shape[1]
     zero, one = np.zeros(d, np.float32), np.ones(d, np.float32)
 
     def of(r: int) -> np.ndarray:
-        window = np.arange(data.store.recordings[r], data.store.recordings[r + 1])
-        X, bounds = data.store.batch(window, zero, one)
-        starts = np.repeat(bounds[:-1], np.diff(bounds))
-        real = np.arange(len(X)) - starts < np.repeat(-(-data.store.samples[window] // HOP), np.diff(bounds))
-        Y = X[real].astype(np.float64)
+        window = np.arange(store.recordings[r], store.recordings[r + 1])
+        X, bounds = with_deltas(store, window, zero, one)
+        Y = X[real_rows(bounds, store.real(window))].astype(np.float64)
         return np.concatenate([Y.mean(axis=0), Y.std(axis=0)])
 
     return np.stack(list(pool.map(of, range(len(data.utterances)))))

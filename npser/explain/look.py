@@ -1,4 +1,4 @@
-"""`npser explain`: what the network heard of one recording, where it looked, and what it says, as a page or a picture.
+"""One recording: its waveform, its spectrum, the attention of the network, and its answers; what page and picture share.
 
 Everything lies on one time axis: the waveform, the log-mel bands, the weights of each attention head, and, where a recording
 has several windows, the answer of each. Of long recordings a column of the pictures is the mean of several frames.
@@ -16,17 +16,21 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from npser import checkpoint, features
+from npser import features
 from npser.features import FLOOR_DB, HOP, SAMPLE_RATE
-from npser.lite import Heard, Model, Prediction
+from npser.lite import Model
+from npser.prediction import Prediction, WindowOutput
 
 Array = np.ndarray
 
 COLUMNS = 3000  # of a picture, at most
 PARTS = 1500  # of the waveform, at most; each shows its lowest and its highest sample
 EMBEDDED = 6 << 20  # bytes of sound that a page may hold: three to ten minutes of speech
-PAGES, PICTURES = (".html", ".htm"), (".png", ".pdf", ".svg")
 RANGE_DB = 80.0  # from the faintest to the loudest shade of the spectrogram
+# Anchors of the two palettes, from the lowest value to the highest: dark to light, and light to dark
+NIGHT = ("#0b0724", "#2d1160", "#721f81", "#b5367a", "#f1605d", "#feaf77", "#fcfdbf")
+DAY = ("#f3f4f7", "#d3d9ee", "#9fadd9", "#6279b8", "#35508f", "#16264f")
+TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds
 COLOURS = {
     "angry": "#d64545",
     "bored": "#9c7a5b",
@@ -77,7 +81,7 @@ class Look:
         return {label: COLOURS.get(label) or left[k % len(left)] for k, label in enumerate(self.model.emotions)}
 
     @property
-    def level(self) -> Array:
+    def shades(self) -> Array:
         """bands from 0, RANGE_DB below the loudest or fainter, to 1."""
         return np.clip((self.bands - np.max(self.bands, initial=FLOOR_DB + RANGE_DB)) / RANGE_DB + 1, 0, 1)
 
@@ -89,64 +93,36 @@ class Look:
         return list(zip([0.0, *cuts], [*cuts, self.seconds], strict=True))
 
 
-def explain(audio: str | os.PathLike[str], model: Path, out: Path) -> Prediction:
-    """Write a page (.html) or, with matplotlib, a picture (.png, .pdf, .svg) about one recording; returns what it says.
-
-    Raises
-    ------
-    ValueError
-        For a recording or a model file that cannot be read, an out of another kind, or a missing matplotlib.
-    """
-    kind = out.suffix.lower()
-    if not out.parent.is_dir():  # said before the work, which may take a while
-        raise ValueError(f"--out {out}: there is no folder {out.parent}; make it, or name another")
-    if kind in PICTURES:
-        try:
-            from npser.explain_picture import picture
-        except ImportError:
-            way_out = "get it with: pip install 'npser[plot]', or name a page, --out PAGE.html, which needs nothing more"
-            raise ValueError(f"--out {out}: a picture needs the package matplotlib; {way_out}") from None
-        found = look(audio, model)
-        content = picture(found, kind.removeprefix("."))
-    elif kind in PAGES:
-        from npser.explain_page import page
-
-        found = look(audio, model)
-        content = page(found).encode()
-    else:
-        raise ValueError(f"--out {out}: expected a name that ends in {', '.join((PAGES[0], *PICTURES))}")
-    checkpoint.write(out, content)
-    return found.prediction
-
-
 def look(audio: str | os.PathLike[str], path: Path) -> Look:
-    """Hear a recording, window by window: of a long one, nothing but the pictures is kept."""
+    """Go through a recording, window by window: of a long one, nothing but the pictures is kept."""
     model = Model(path)
-    c = model.config
+    c, network = model.config, model.network
     samples, sound = _read(audio)
     total = samples // HOP + 1
     frames = -(-total // COLUMNS)  # of a column
-    N, W = -(-total // frames), min(PARTS, samples)
-    wave, bands, weights = np.zeros((W, 2)), _Mean(N, c.bands), _Mean(N, c.n_attn)
-    heard: list[Heard] = []
+    N, W, step = -(-total // frames), min(PARTS, samples), network.samples_per_step(c)
+    wave, bands, weights = np.zeros((W, 2)), None, _Mean(N, network.heads_of_attention(c))
+    outputs: list[WindowOutput] = []
     padding: list[float] = []
     for k, x in enumerate(model.windows(audio)):
         start = k * c.max_seconds / 2 * SAMPLE_RATE
         _widen(wave, (round(start) + np.arange(len(x))) * W // samples, x)
-        S = features.heard(features.log_mel(x, level=c.level), c.bands, c.level)
+        S = network.spectrum(c, x)
         column = (round(start / HOP) + np.arange(len(S))) // frames
+        bands = _Mean(N, S.shape[1]) if bands is None else bands
         bands.add(column, S)
-        heard.append(model.hear(x))
-        a = heard[-1].attention
+        outputs.append(model.output(x))
+        a = outputs[-1].attention
         if a is not None:
-            of_frames = np.repeat(a.T * a.shape[1], c.n_pw, axis=0)[: len(S)]
-            weights.add(column[: len(of_frames)], of_frames)
-            padding.append(float(a[:, -(-len(S) // c.n_pw) :].sum() / len(a)))
+            seen = min(len(S), a.shape[1] * step // HOP)  # frames of the sound that a step of the attention holds
+            weights.add(column[:seen], a.T[np.arange(seen) * HOP // step] * a.shape[1])
+            padding.append(float(a[:, -(-len(S) * HOP // step) :].sum() / len(a)))
+    assert bands is not None  # a recording has a window
     return Look(
         name=os.path.basename(os.fsencode(audio)).decode(errors="replace"),  # a name need not be UTF-8
         model=model,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        prediction=model.answer(heard),
+        prediction=model.answer(outputs),
         seconds=samples / SAMPLE_RATE,
         frames=frames,
         wave=wave,
@@ -196,3 +172,49 @@ def _read(audio: str | os.PathLike[str]) -> tuple[int, bytes | None]:
                 flac.write(block)
     sound = file.getvalue() if file.getbuffer().nbytes <= EMBEDDED else None
     return max(1, round(length * SAMPLE_RATE / rate)), sound
+
+
+def notices(look: Look) -> list[str]:
+    """What every output of this network has to say."""
+    return list(look.model.checkpoint.training.get("notices", []))
+
+
+def top_weight(look: Look) -> float:
+    """The weight of the darkest shade: the largest but for a few outliers, at least twice the average."""
+    return 2.0 if look.weights is None else max(2.0, float(np.nanquantile(look.weights, 0.998)))
+
+
+def clock(seconds: float, digits: int = 0) -> str:
+    """1:02:03, 2:03 or 2:03.4."""
+    whole = round(seconds * 10**digits)
+    minutes, rest = divmod(whole, 60 * 10**digits)
+    text = f"{rest / 10**digits:0{3 + digits if digits else 2}.{digits}f}"
+    return f"{minutes // 60}:{minutes % 60:02}:{text}" if minutes >= 60 else f"{minutes}:{text}"
+
+
+def ticks(seconds: float) -> dict[float, str]:
+    """About ten moments, evenly spaced, and how they are written."""
+    step = next((step for step in TICKS if seconds / step <= 9), 8 * TICKS[-1])
+    moments = [k * step for k in range(int(seconds / step) + 1)]
+    return {t: clock(t) if seconds >= 60 else f"{t:.3g} s" for t in moments}
+
+
+def frequencies(bands: int) -> dict[str, float]:
+    """Where some frequencies lie among so many bands, from 0 at the lowest to 1 at the highest."""
+    centres = features.mel_filters().argmax(axis=0)[:bands] * SAMPLE_RATE / features.N_FFT
+    names = {"0.5 kHz": 500, "1": 1000, "2": 2000, "4": 4000}
+    return {
+        name: float((np.interp(f, centres, np.arange(bands)) + 0.5) / bands) for name, f in names.items() if f <= centres[-1]
+    }
+
+
+def verdict(look: Look) -> tuple[str, str]:
+    """The answer in a word or two, and what stands behind it."""
+    p, windows = look.prediction, len(look.prediction.timeline)
+    if p.emotion is None:
+        return "no answer", p.reason or ""
+    return p.emotion, f"{percent(p.probabilities[p.emotion])} probable" + (f", over {windows} windows" if windows > 1 else "")
+
+
+def percent(p: float) -> str:
+    return "over 99%" if p >= 0.995 else f"{p:.0%}"

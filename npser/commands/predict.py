@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import contextlib
 import csv
@@ -13,12 +14,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from npser.commands import terminal
 from npser.corpora.folder import AUDIO, files, is_audio
-from npser.lite import Model, Prediction, Window, engine_for, likeliest
+from npser.lite import Model, engine_for
+from npser.prediction import Prediction, Window, likeliest
 
 BAR = 40  # characters of a whole bar
 STANDARD_INPUT = "-"
@@ -27,67 +29,38 @@ Answer = TypeVar("Answer", Prediction, Window)
 Row = dict[str, Any]
 
 
-def run(
-    words: list[str],
-    list_file: Path | None,
-    model: Path,
-    form: str,
-    timeline: bool,
-    engine: str,
-    threads: int | None,
-    min_confidence: float,
-    progress: Callable[..., Any],
-    compiling: AbstractContextManager[None],
-) -> int:
-    """Predict recordings and print each as it is done; returns the exit status, 1 where one of them cannot be read.
-
-    Parameters
-    ----------
-    words, list_file
-        See recordings; list_file names more of them, one a line.
-    model, engine, threads
-        See Model.predict_many.
-    form : {"text", "jsonl", "csv"}
-    timeline : bool
-        Add a row for every window of each recording.
-    min_confidence : float
-        A probability; there is no answer where the likeliest emotion has less.
-    progress : callable
-        tqdm, or what looks like it.
-    compiling : context manager
-        Entered while the kernels are loaded or compiled.
-
-    Raises
-    ------
-    ValueError
-        As recordings and Model; where min_confidence is no probability.
-    """
-    if not 0 <= min_confidence <= 1:
-        raise ValueError(f"--min-confidence {min_confidence:g}: expected a probability, 0 to 1")
-    if threads is not None and threads < 1:
-        raise ValueError(f"--threads {threads}: expected at least 1")
-    paths = recordings([*words, *([] if list_file is None else _lines(list_file))])
-    trained = Model(model)
+def run(args: argparse.Namespace) -> int:
+    """Run `npser predict`; returns its exit status, 1 where a recording cannot be read."""
+    if args.json and args.format == "csv":
+        print("npser: --json is --format jsonl; leave one of --json and --format csv out", file=sys.stderr)
+        return 2
+    if not args.audio and args.from_file is None:
+        print("npser: predict needs recordings: name files or folders, or a list of them with --from-file", file=sys.stderr)
+        return 2
+    if not 0 <= args.min_confidence <= 1:
+        raise ValueError(f"--min-confidence {args.min_confidence:g}: expected a probability, 0 to 1")
+    if args.threads is not None and args.threads < 1:
+        raise ValueError(f"--threads {args.threads}: expected at least 1")
+    paths = recordings([*args.audio, *([] if args.from_file is None else _lines(args.from_file))])
+    trained = Model(args.model)
     for notice in trained.checkpoint.training.get("notices", []):
         print(f"npser: note: {notice}", file=sys.stderr)
-    if engine_for(engine, len(paths)) == "numba":
-        from npser.many import compile_kernels
+    if engine_for(args.engine, len(paths)) == "numba":
+        from npser.predict_many import load_kernels
 
-        with compiling:
-            compile_kernels(trained)
-    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    block = "█" if utf8 and sys.stdout.isatty() else "#"
-    show = _csv_writer(trained, timeline) if form == "csv" else _show_jsonl if form == "jsonl" else _text_writer(block)
+        with terminal.compiling(terminal.say_to(sys.stderr)):
+            load_kernels(trained)
+    show = _writer("jsonl" if args.json else args.format, trained, args.timeline)
     failed = False
     hidden = None if len(paths) > 1 and not sys.stdout.isatty() else True
     with contextlib.ExitStack() as opened:
         audio = [opened.enter_context(_standard_input()) if path == STANDARD_INPUT else path for path in paths]
-        predictions = progress(
-            trained.predict_many(audio, engine=engine, threads=threads), total=len(paths), unit="file", disable=hidden
+        predictions = terminal.progress(
+            trained.predict_many(audio, engine=args.engine, threads=args.threads), total=len(paths), unit="file", disable=hidden
         )
         for path, prediction in zip(paths, predictions, strict=True):
             failed |= prediction.error is not None
-            show(list(_rows(path, withhold(prediction, min_confidence), timeline)))
+            show(list(_rows(path, withhold(prediction, args.min_confidence), args.timeline)))
     return 1 if failed else 0
 
 
@@ -181,6 +154,14 @@ def _rows(path: str, prediction: Prediction, timeline: bool) -> Iterator[Row]:
     for window in prediction.timeline if timeline else []:
         row = {"path": path, **dataclasses.asdict(window), "gender": likeliest(window.gender_probabilities)}
         yield {**row, "gender_probabilities": window.gender_probabilities or None}
+
+
+def _writer(form: str, trained: Model, timeline: bool) -> Callable[[list[Row]], None]:
+    """What prints the rows of a recording, as text, jsonl or csv."""
+    if form == "csv":
+        return _csv_writer(trained, timeline)
+    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    return _show_jsonl if form == "jsonl" else _text_writer("█" if utf8 and sys.stdout.isatty() else "#")
 
 
 def _show_jsonl(rows: list[Row]) -> None:

@@ -9,58 +9,50 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from npser import checkpoint, crossval_report, jobs, statistics, store
-from npser.baselines import baselines
+from npser import model, store
 from npser.calibration import calibration_error_of
-from npser.config import Config
-from npser.dataset import GENDERS, Dataset
-from npser.folds import Fold
-from npser.jobs import Job
+from npser.corpora.labels import GENDERS
+from npser.dataset import Dataset
+from npser.experiment import crossval_report, executors, jobs, statistics
+from npser.experiment.baselines import baselines
+from npser.experiment.folds import Fold
+from npser.experiment.jobs import Job, Plan
+from npser.files import write
 from npser.metrics import confusion_matrix, scores
 from npser.split import split_hash
-from npser.store import Progress
-from npser.train import Say
+from npser.train import Run
 
 
-def run(
-    data: Dataset,
-    folds: list[Fold],
-    by: str,
-    config: Config,
-    preset: str,
-    out: Path,
-    cache: Path,
-    pool: ThreadPoolExecutor,
-    *,
-    seeds: int,
-    ablate: bool,
-    refit: bool,
-    oracle: bool,
-    workers: int,
-    threads: int,
-    dask: str | None,
-    notices: list[str],
-    say: Say,
-    progress: Progress,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Workers:
+    """Who runs the jobs: processes of this machine that share threads, or the workers of a Dask scheduler's address."""
+
+    processes: int = 1
+    threads: int = 1  # of all processes together
+    dask: str | None = None
+
+
+def run(data: Dataset, plan: Plan, place: Run, cache: Path, workers: Workers, notices: list[str]) -> dict[str, Any]:
     """Run every job that has no result yet, and write the report.
 
     Parameters
     ----------
-    data, folds, by, config, preset
-        What to cross-validate: see dataset.prepare and folds.make_folds. Seeds are config.seed, config.seed + 1, ...
-    out : Path
-        It exists. Files written: plan.json, jobs/VARIANT-seedK-foldNAME/, report.json, report.md, and pictures with matplotlib.
-    workers, threads : int
-        Processes, and threads of all of them together.
-    dask : str or None
-        Address of a scheduler whose workers run the jobs instead.
+    data, plan
+        What to cross-validate: see dataset.prepare and jobs.Plan.
+    place : train.Run
+        Files written to its folder: plan.json, jobs/VARIANT-seedK-foldNAME/, report.json, report.md, and pictures with
+        matplotlib.
+    cache : Path
+        Where the features lie.
+    notices : list of str
+        Sentences that the report must carry.
 
     Returns
     -------
@@ -70,96 +62,92 @@ def run(
     Raises
     ------
     ValueError
-        Where a job fails, workers keep dying, or out holds jobs of another experiment.
+        Where a job fails, workers keep dying, or the folder holds jobs of another experiment.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    variants, left_out = _variants(data, folds, config, ablate)
+    variants, left_out = _variants(data, plan)
     if data.bad:  # jobs open a store of the good recordings only: made here once, not by all of them at once
-        paths = [u.path for u in data.utterances]
-        store.open_store(paths, data.content, config.max_seconds, config.pad, cache, pool, progress, config.level)
-    settings = {"refit": refit, "oracle": oracle}
-    plan, digest = jobs.write_plan(out, data, folds, config, preset, cache, **settings)
-    all_jobs: list[Job] = []
-    for variant in variants:
-        for seed in range(config.seed, config.seed + seeds):
-            for fold in folds:
-                own = jobs.variant_config(config, variant, seed)
-                name = f"{variant}-seed{seed}-fold{fold.name}"
-                all_jobs.append({
-                    "plan": str(plan), "plan_hash": digest, "folder": str(plan.parent / "jobs" / name),
-                    "identity": jobs.identity(data, fold.split, own, preset, variant, **settings),
-                    "variant": variant, "seed": seed, "fold": fold.name,
-                    "threads": None if dask else max(1, threads // workers),
-                })  # fmt: skip
+        paths, kind = [u.path for u in data.utterances], model.module_of(plan.config).kind(plan.config)
+        store.open_store(paths, data.content, kind, cache, place.pool, place.progress)
+    written = jobs.write_plan(place.out, data, plan, cache)
+    threads = None if workers.dask else max(1, workers.threads // workers.processes)
+    by_variant = {variant: jobs.jobs_of(plan, variant, data, written, threads) for variant in variants}
+    all_jobs = [job for same in by_variant.values() for job in same]
     pending = [job for job in all_jobs if jobs.finished(job) is None]
     kept = len(all_jobs) - len(pending)
-    say(f"jobs      {len(all_jobs)}" + (f", of which {kept} are done already" if kept else ""))
-    broken = _run_pending(pending, config.epochs, workers, dask, say, progress) if pending else 0
+    place.say(f"jobs      {len(all_jobs)}" + (f", of which {kept} are done already" if kept else ""))
+    broken = _run_pending(pending, plan.config.epochs, workers, place) if pending else 0
 
     results = {job["folder"]: jobs.finished(job) or {} for job in all_jobs}
-    by_variant = {
+    by_seed = {
         variant: [
-            [results[job["folder"]] for job in all_jobs if job["variant"] == variant and job["seed"] == seed]
-            for seed in range(config.seed, config.seed + seeds)
+            [results[job["folder"]] for job in same[k : k + len(plan.folds)]] for k in range(0, len(same), len(plan.folds))
         ]
-        for variant in variants
+        for variant, same in by_variant.items()
     }
-    versions = {json.dumps(result["versions"], sort_keys=True) for result in results.values()}
-    mixed = [f"jobs ran with different versions: {' and '.join(sorted(versions))}"] if len(versions) > 1 else []
-    found = report(data, folds, by_variant, config, pool)
-    found |= {
-        "folds_by": by,
-        "split": _split(data, folds),
-        "preset": preset,
-        "corpora": data.names,
-        "config": dataclasses.asdict(config),
-        "seeds": list(range(config.seed, config.seed + seeds)),
-        "refit": refit,
-        "dropped": data.dropped,
-        "bad_files": data.bad,
-        "notices": [*notices, *left_out, *mixed],
-        "versions": results[all_jobs[0]["folder"]]["versions"],
-        "run": {
-            "started": started.isoformat(timespec="seconds"),
-            "seconds_since_start": round(time.perf_counter() - clock, 1),
-            "seconds_of_jobs": round(sum(result["run"]["seconds"] for result in results.values()), 1),
-            "jobs_kept": kept,
-            "pools_broken": broken,
-        },
+    found = report(data, plan.folds, by_seed, plan.config.seed, place.pool)
+    found |= _about(data, plan, [*notices, *left_out], list(results.values()))
+    found["run"] = {
+        "started": started.isoformat(timespec="seconds"),
+        "seconds_since_start": round(time.perf_counter() - clock, 1),
+        "seconds_of_jobs": round(sum(result["run"]["seconds"] for result in results.values()), 1),
+        "jobs_kept": kept,
+        "pools_broken": broken,
     }
-    checkpoint.write(out / "report.md", crossval_report.markdown(found).encode())
-    crossval_report.draw(found, out)
-    checkpoint.write(out / "report.json", (json.dumps(found, indent=2, sort_keys=True) + "\n").encode())
+    write(place.out / "report.md", crossval_report.markdown(found).encode())
+    crossval_report.draw(found, place.out)
+    write(place.out / "report.json", (json.dumps(found, indent=2, sort_keys=True) + "\n").encode())
     return found
 
 
-def _variants(data: Dataset, folds: list[Fold], config: Config, ablate: bool) -> tuple[list[str], list[str]]:
+def _about(data: Dataset, plan: Plan, notices: list[str], results: list[dict[str, Any]]) -> dict[str, Any]:
+    """How the results came about."""
+    versions = {json.dumps(result["versions"], sort_keys=True) for result in results}
+    mixed = [f"jobs ran with different versions: {' and '.join(sorted(versions))}"] if len(versions) > 1 else []
+    return {
+        "folds_by": plan.by,
+        "split": _split(data, plan.folds),
+        "preset": plan.preset,
+        "corpora": data.names,
+        "config": dataclasses.asdict(plan.config),
+        "seeds": list(range(plan.config.seed, plan.config.seed + plan.seeds)),
+        "refit": plan.refit,
+        "dropped": data.dropped,
+        "bad_files": data.bad,
+        "notices": [*notices, *mixed],
+        "versions": results[0]["versions"],
+    }
+
+
+def _variants(data: Dataset, plan: Plan) -> tuple[list[str], list[str]]:
     """The variants that differ from the full model, why others are left out, and which folds cannot have the whole model."""
-    notices = []
-    if config.beta > 0 and set(data.gender_y) >= {0, 1}:
-        lacking = [fold.name for fold in folds if not set(data.gender_y[fold.split.train]) >= {0, 1}]
+    notices, config = [], plan.config
+    multitask = config.beta > 0 and set(data.gender_y) >= {0, 1}
+    if multitask:
+        lacking = [fold.name for fold in plan.folds if not set(data.gender_y[fold.split.train]) >= {0, 1}]
         if lacking:
             notices.append(f"fold {', '.join(lacking)}: the training part lacks one of the genders, so there is no gender loss")
-    if not ablate:
+    if not plan.ablate:
         return ["full"], notices
-    variants = list(jobs.VARIANTS)
-    if not config.attention:
-        variants.remove("no-attention")
-        notices.append("the settings leave attention out, so there is no variant without it")
-    if not (config.beta > 0 and set(data.gender_y) >= {0, 1}):
-        variants = [variant for variant in variants if "gender" not in variant]
+    variants = []
+    for variant, changes in jobs.variants(config).items():
+        if changes and "gender" not in variant and model.varied(config, changes) == config:
+            notices.append(f"the settings are those of the variant {variant} already, so it is left out")
+        elif multitask or "gender" not in variant:
+            variants.append(variant)
+    if not multitask:
         notices.append("there is no gender loss (beta is 0, or the data lacks one of the genders): no variants of it")
     return variants, notices
 
 
-def _run_pending(pending: list[Job], epochs: int, workers: int, dask: str | None, say: Say, progress: Progress) -> int:
+def _run_pending(pending: list[Job], epochs: int, workers: Workers, place: Run) -> int:
     """Run jobs, here or there; one display counts the epochs of all of them."""
-    bar: Any = progress(None, total=len(pending) * epochs, desc="jobs", unit="epoch")
+    bar: Any = place.progress(None, total=len(pending) * epochs, desc="jobs", unit="epoch")
     files = {job["folder"]: Path(job["folder"], "metrics.jsonl") for job in pending}
 
     def tell(text: str) -> None:
         bar.clear()
-        say(text)
+        place.say(text)
 
     def count() -> None:
         if not bar.disable:
@@ -171,17 +159,17 @@ def _run_pending(pending: list[Job], epochs: int, workers: int, dask: str | None
             bar.refresh()
 
     with contextlib.closing(bar), contextlib.ExitStack() as stack:
-        if dask is None:
-            executors: Callable[[], Any] = lambda: jobs.local_processes(min(workers, len(pending)))  # noqa: E731
+        if workers.dask is None:
+            made: Callable[[], Any] = lambda: executors.local_processes(min(workers.processes, len(pending)))  # noqa: E731
             watch = count
         else:
-            executors, look = stack.enter_context(jobs.dask_cluster(dask, tell))
+            made, look = stack.enter_context(executors.dask_cluster(workers.dask, tell))
 
             def watch() -> None:
                 look()
                 count()
 
-        return jobs.run_jobs(pending, executors, tell, watch)
+        return executors.run_jobs(pending, made, tell, watch)
 
 
 def _split(data: Dataset, folds: list[Fold]) -> dict[str, Any]:
@@ -202,16 +190,16 @@ def _split(data: Dataset, folds: list[Fold]) -> dict[str, Any]:
 
 
 def report(
-    data: Dataset, folds: list[Fold], results: dict[str, list[list[dict[str, Any]]]], config: Config, pool: ThreadPoolExecutor
+    data: Dataset, folds: list[Fold], results: dict[str, list[list[dict[str, Any]]]], draw: int, pool: ThreadPoolExecutor
 ) -> dict[str, Any]:
-    """All scores. results: for each variant and seed the results of run_job, in the order of the folds."""
+    """All scores. results: for each variant and seed the results of run_job, in the order of the folds; draw: a seed."""
     members = np.concatenate([fold.split.test for fold in folds]).astype(int)
     sizes = [len(fold.split.test) for fold in folds]
     cluster, clusters, kind = _clusters(data, folds)
 
     def of(predicted: np.ndarray) -> dict[str, Any]:
         """Summary of predictions of several runs, (R, n)."""
-        return summary(data, members, predicted, sizes, cluster, config.seed)
+        return summary(data, members, predicted, sizes, cluster, draw)
 
     found: dict[str, Any] = {"labels": data.labels, "utterances": len(members), "variants": {}, "baselines": {}}
     matrices = {}
@@ -230,11 +218,9 @@ def report(
     for name, predict in baselines(data, pool).items():
         found["baselines"][name] = of(np.concatenate([predict(fold.split) for fold in folds])[None])
     found["differences"] = {
-        variant: statistics.differences(matrices["full"], runs, config.seed)
-        for variant, runs in matrices.items()
-        if variant != "full"
+        variant: statistics.differences(matrices["full"], runs, draw) for variant, runs in matrices.items() if variant != "full"
     }
-    found["bootstrap"] = {"draws": statistics.DRAWS, "seed": config.seed, "clusters": clusters, "of": kind}
+    found["bootstrap"] = {"draws": statistics.DRAWS, "seed": draw, "clusters": clusters, "of": kind}
     return found
 
 

@@ -7,20 +7,19 @@ import hashlib
 import json
 import platform
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from npser import __version__, checkpoint, report
+from npser import __version__
 from npser.config import Config
 from npser.dataset import Dataset
+from npser.experiment import report
+from npser.files import write
 from npser.split import Split, split_hash
-from npser.store import Progress
-from npser.train import Say, fit
+from npser.train import Run, fit
 
 SPEAKER_DEPENDENT = "SPEAKER-DEPENDENT: scores say little about speakers that are not in the training data."
 PACKAGES = ("numpy", "numba", "scipy", "soundfile", "safetensors")
@@ -31,14 +30,11 @@ def run(
     split: Split,
     config: Config,
     preset: str,
-    out: Path,
-    pool: ThreadPoolExecutor,
+    place: Run,
     *,
     notices: list[str],
     resume: bool,
     oracle: bool,
-    say: Say,
-    progress: Progress,
 ) -> dict[str, Any]:
     """Train, score, and fill the run folder.
 
@@ -48,9 +44,9 @@ def run(
         See train.fit.
     preset : str
         Name of the preset that config started from.
-    out : Path
-        The run folder; it exists. Files written: config.toml, metrics.jsonl, model.safetensors, last.safetensors, report.json,
-        report.md, and with matplotlib curves.png and confusion.png.
+    place : train.Run
+        Files written to its folder: config.toml, metrics.jsonl, model.safetensors, last.safetensors, report.json, report.md, and
+        with matplotlib curves.png and confusion.png.
     notices : list of str
         Sentences that every output must carry, such as the one about the synthetic corpus.
 
@@ -61,9 +57,20 @@ def run(
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     about = describe(data, split, config, preset, notices)
-    result = fit(data, split, config, out, about, pool, resume=resume, oracle=oracle, say=say, progress=progress)
+    result = fit(data, split, config, place, about, resume=resume, oracle=oracle)
     seconds = time.perf_counter() - clock
-    test = result["test"]
+    found = _report(data, split, result, about)
+    found["run"] = {"started": started.isoformat(timespec="seconds"), "seconds_since_start": round(seconds, 1)}
+    write(place.out / "report.md", report.markdown(found).encode())
+    report.draw(found, place.out)
+    # last: its presence says finished
+    write(place.out / "report.json", (json.dumps(found, indent=2, sort_keys=True) + "\n").encode())
+    return found
+
+
+def _report(data: Dataset, split: Split, result: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """What a run found, and how it came about."""
+    test, config = result["test"], result["config"]
     parts = {
         part: {
             "utterances": len(members),
@@ -73,38 +80,23 @@ def run(
         }
         for part, members in (("train", split.train), ("validation", split.validation), ("test", split.test))
     }
-    found = {
-        "wa": test and test["wa"],
-        "ua": test and test["ua"],
-        "macro_f1": test and test["macro_f1"],
+    same = ("genders", "selected_epoch", "validation", "oracle", "calibration", "parameters")
+    return {
+        **{name: test and test[name] for name in ("wa", "ua", "macro_f1", "gender_accuracy", "confusion")},
         "recall": test and dict(zip(data.labels, test["recall"], strict=True)),
-        "gender_accuracy": test and test["gender_accuracy"],
-        "confusion": test and test["confusion"],
         "labels": data.labels,
-        "genders": result["genders"],
-        "selected_epoch": result["selected_epoch"],
+        **{name: result[name] for name in same},
         "epochs": config.epochs,
-        "validation": result["validation"],
-        "oracle": result["oracle"],
-        "calibration": result["calibration"],
-        "parameters": result["parameters"],
         "seconds": round(data.seconds(list(range(len(data.utterances)))), 3),  # of audio
         "split": about["split"] | parts,
-        "preset": preset,
+        "preset": about["preset"],
         "corpora": data.names,
-        "config": dataclasses.asdict(result["config"]),
+        "config": dataclasses.asdict(config),
         "dropped": data.dropped,
         "bad_files": data.bad,
         "notices": about["notices"],
         "versions": about["versions"],
-        "run": {"started": started.isoformat(timespec="seconds"), "seconds_since_start": round(seconds, 1)},
     }
-    checkpoint.write(out / "report.md", report.markdown(found).encode())
-    report.draw(found, out)
-    checkpoint.write(
-        out / "report.json", (json.dumps(found, indent=2, sort_keys=True) + "\n").encode()
-    )  # last: its presence says finished
-    return found
 
 
 def describe(data: Dataset, split: Split, config: Config, preset: str, notices: list[str]) -> dict[str, Any]:

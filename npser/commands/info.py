@@ -1,19 +1,27 @@
-"""What a model file says about itself: `npser info`."""
+"""`npser info`: what a model file says about itself."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from npser import checkpoint
-from npser.config import N_MELS, PRESETS
-from npser.report import calibration_line, score_line
+from npser import checkpoint, model
+from npser.experiment.report import calibration_line, score_line
 
 NEEDED = {"preset", "corpora", "split", "speakers", "seed", "versions", "licence", "notices", "scores"}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `npser info`; returns its exit status."""
+    found = card(args.model)
+    print(json.dumps(found, indent=2) if args.json else text(found))
+    return 0
 
 
 def card(path: Path) -> dict[str, Any]:
@@ -39,8 +47,9 @@ def text(card: dict[str, Any]) -> str:
     """The card as the terminal shows it."""
     training, c, labels = card["training"], card["config"], card["labels"]
     split, scores, speakers = training["split"], training["scores"], training["speakers"]
-    heads = f"{c['n_attn']} attention heads" if c["attention"] else "mean over time in place of attention"
-    preset = dataclasses.asdict(PRESETS[training["preset"]]) if training["preset"] in PRESETS else c
+    config = model.restored(c)
+    network = model.module_of(config)
+    preset = dataclasses.asdict(network.PRESETS[training["preset"]]) if training["preset"] in network.PRESETS else c
     changed = [f"{name} {value}" for name, value in c.items() if value != preset[name] and name != "seed"]
     who = f"{len(speakers)} speakers" if speakers else "unknown speakers"
     lines = [
@@ -48,10 +57,10 @@ def text(card: dict[str, Any]) -> str:
         f"sha256      {card['sha256']}",
         f"emotions    {', '.join(labels['emotion'])}",
         f"genders     {', '.join(labels['gender'] or ['not told apart'])}",
-        f"network     {card['parameters']:,} parameters: {c['d_cnn']} filters, 2 x {c['d_lstm']} LSTM units, {heads}",
+        f"network     {card['parameters']:,} parameters: {network.describe(config)}",
         f"input       {c['max_seconds']:g} s windows, {'zero-padded' if c['pad'] else 'natural length'}"
         + (", all at one level" if c["level"] else "")
-        + (f", the lowest {c['d_spec'] // 3} of {N_MELS} bands" if c["d_spec"] < 3 * N_MELS else ""),
+        + (f", {network.describe_input(config)}" if network.describe_input(config) else ""),
         f"trained on  {', '.join(training['corpora'])}; {who}" + (f": {_some(speakers)}" if speakers else ""),
         f"settings    preset {training['preset']}, seed {training['seed']}" + (f"; {', '.join(changed)}" if changed else ""),
         f"split       by {split['method']}, test {split['test_session'] or '-'}, "

@@ -12,16 +12,24 @@ from importlib import resources
 
 import numpy as np
 
-from npser import __version__, features
-from npser.explain import EMBEDDED, RANGE_DB, Look
+from npser import __version__
+from npser.explain.look import (
+    DAY,
+    EMBEDDED,
+    NIGHT,
+    RANGE_DB,
+    Look,
+    clock,
+    frequencies,
+    notices,
+    percent,
+    ticks,
+    top_weight,
+    verdict,
+)
 from npser.features import HOP, SAMPLE_RATE
 
 Array = np.ndarray
-
-# Anchors of the two palettes, from the lowest value to the highest: dark to light, and light to dark
-NIGHT = ("#0b0724", "#2d1160", "#721f81", "#b5367a", "#f1605d", "#feaf77", "#fcfdbf")
-DAY = ("#f3f4f7", "#d3d9ee", "#9fadd9", "#6279b8", "#35508f", "#16264f")
-TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds
 
 
 def page(look: Look) -> str:
@@ -36,7 +44,7 @@ def page(look: Look) -> str:
     if several:
         track("answers", "Emotion", _answers(look))
     track("wave", "Waveform", _wave(look))
-    track("bands", "Spectrum", _image(look, look.level.T[::-1], NIGHT, "log-mel spectrogram"), _frequencies(look))
+    track("bands", "Spectrum", _image(look, look.shades.T[::-1], NIGHT, "log-mel spectrogram"), _frequencies(look))
     if look.weights is not None:
         heads = look.weights.shape[1]
         scale = "".join(f'<span style="top:{100 * (k + 0.5) / heads:.3f}%">{k + 1}</span>' for k in range(heads))
@@ -65,54 +73,8 @@ def page(look: Look) -> str:
         "notes": "".join(f"<li>{html.escape(text)}</li>" for text in _notes(look, several)),
         "answers": json.dumps(_moments(look) if several else []).replace("<", "\\u003c"),
     }
-    template = resources.files("npser").joinpath("explain.html").read_text(encoding="utf-8")
+    template = resources.files("npser.explain").joinpath("explain.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template)
-
-
-def notices(look: Look) -> list[str]:
-    """What every output of this network has to say."""
-    return list(look.model.checkpoint.training.get("notices", []))
-
-
-def top_weight(look: Look) -> float:
-    """The weight of the darkest shade: the largest but for a few outliers, at least twice the average."""
-    return 2.0 if look.weights is None else max(2.0, float(np.nanquantile(look.weights, 0.998)))
-
-
-def clock(seconds: float, digits: int = 0) -> str:
-    """1:02:03, 2:03 or 2:03.4."""
-    whole = round(seconds * 10**digits)
-    minutes, rest = divmod(whole, 60 * 10**digits)
-    text = f"{rest / 10**digits:0{3 + digits if digits else 2}.{digits}f}"
-    return f"{minutes // 60}:{minutes % 60:02}:{text}" if minutes >= 60 else f"{minutes}:{text}"
-
-
-def ticks(seconds: float) -> dict[float, str]:
-    """About ten moments, evenly spaced, and how they are written."""
-    step = next((step for step in TICKS if seconds / step <= 9), 8 * TICKS[-1])
-    moments = [k * step for k in range(int(seconds / step) + 1)]
-    return {t: clock(t) if seconds >= 60 else f"{t:.3g} s" for t in moments}
-
-
-def frequencies(bands: int) -> dict[str, float]:
-    """Where some frequencies lie among so many bands, from 0 at the lowest to 1 at the highest."""
-    centres = features.mel_filters().argmax(axis=0)[:bands] * SAMPLE_RATE / features.N_FFT
-    names = {"0.5 kHz": 500, "1": 1000, "2": 2000, "4": 4000}
-    return {
-        name: float((np.interp(f, centres, np.arange(bands)) + 0.5) / bands) for name, f in names.items() if f <= centres[-1]
-    }
-
-
-def verdict(look: Look) -> tuple[str, str]:
-    """The answer in a word or two, and what stands behind it."""
-    p, windows = look.prediction, len(look.prediction.timeline)
-    if p.emotion is None:
-        return "no answer", p.reason or ""
-    return p.emotion, f"{_percent(p.probabilities[p.emotion])} probable" + (f", over {windows} windows" if windows > 1 else "")
-
-
-def _percent(p: float) -> str:
-    return "over 99%" if p >= 0.995 else f"{p:.0%}"
 
 
 def _length(seconds: float) -> str:
@@ -233,7 +195,7 @@ def _moments(look: Look) -> list[list[float | str]]:
 
 
 def _said(emotion: str | None, probabilities: dict[str, float], reason: str | None) -> str:
-    return reason or "no answer" if emotion is None else f"{emotion}, {_percent(probabilities[emotion])}"
+    return reason or "no answer" if emotion is None else f"{emotion}, {percent(probabilities[emotion])}"
 
 
 def _table(look: Look) -> str:
@@ -266,11 +228,11 @@ def _notes(look: Look, several: bool) -> list[str]:
     else:
         notes.append(
             "There is no attention to show: "
-            + ("nothing was answered." if c.attention else "this network takes the mean over time instead.")
+            + ("nothing was answered." if look.model.network.heads_of_attention(c) else "this network has none.")
         )
     if c.level:
         notes.append(
-            "This network hears every window at one level, and so the spectrogram shows it; the waveform is as it was recorded."
+            "Every window is brought to one level, and so the spectrogram shows it; the waveform is as it was recorded."
         )
     if c.pad and look.padding >= 0.005:
         notes.append(

@@ -1,14 +1,31 @@
-"""A trained model on labelled recordings: what `npser evaluate` does."""
+"""`npser evaluate`: a trained model on labelled recordings."""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from npser import checkpoint, corpora, dataset, train
-from npser.report import confusion_text, score_line
-from npser.store import Progress
+from npser import checkpoint, corpora, dataset, network
+from npser.commands import terminal
+from npser.corpora import synthetic
+from npser.experiment.report import confusion_text, score_line
+from npser.store import Progress, default_cache
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `npser evaluate`; returns its exit status."""
+    with terminal.pool(args.threads) as pool:
+        with terminal.compiling(terminal.say_to(sys.stderr)):
+            network.compile_kernels()
+        cache = args.cache or default_cache()
+        result = evaluate(args.model, args.data, args.corpus, cache, pool, terminal.progress, args.skip_bad)
+    result["notices"] = list(dict.fromkeys([*synthetic.notices(result["corpora"]), *result["notices"]]))
+    print(json.dumps(result, indent=2) if args.json else text(result))
+    return 0
 
 
 def evaluate(
@@ -32,7 +49,7 @@ def evaluate(
     Returns
     -------
     dict
-        The scores of train.evaluate over the labels that model and corpora share; the model chooses among these only.
+        The scores of network.evaluate over the labels that model and corpora share; the model chooses among these only.
         ``utterances``; how many of them are by ``training_speakers``, as far as names of corpora and speakers tell, or None
         where the model knows no speakers; how many are by ``unknown_speakers``; ``dropped``, counts of emotions that the
         model does not know; ``absent``, labels of the model that do not occur; ``notices`` that the scores must carry.
@@ -54,7 +71,7 @@ def evaluate(
     data = dataset.prepare(corpus, trained.config, cache, pool, progress, skip_bad)
     choices = [trained.emotions.index(label) for label in data.labels]
     members = list(range(len(data.utterances)))
-    scores = train.evaluate(train.Network.of(trained), data, members, pool, choices)
+    scores = network.evaluate(network.Network.of(trained), data, members, pool, choices)
     del scores["loss"]  # of a choice among fewer labels it means little
     speakers = set(trained.training.get("speakers", []))
     return {

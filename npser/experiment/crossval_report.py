@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from npser.report import CALIBRATION, calibration_line, confusion_figure, confusion_text, save_picture, table
+from npser.experiment.report import CALIBRATION, calibration_line, confusion_figure, confusion_text, save_picture, table
 
 TITLES = {
     "full": "Full model",
     "no-attention": "– Self attention",
+    "no-recurrence": "– Recurrence",
     "no-gender": "– Multitask learning",
     "shuffled-gender": "control: shuffled gender labels",
     "majority": "majority class",
@@ -35,9 +36,15 @@ PAPER_TABLE_3 = [[939, 101, 63, 0], [271, 1283, 71, 11], [2, 107, 1300, 299], [8
 ORACLE = "oracle, not comparable"
 
 
+def title(name: str) -> str:
+    """What a variant or a baseline is called in tables."""
+    return TITLES.get(name, name)
+
+
 def is_the_papers(report: dict[str, Any]) -> bool:
-    """Whether the paper's figures are of this corpus and these classes."""
-    return [name.lower() for name in report["corpora"]] == ["iemocap"] and report["labels"] == PAPER_LABELS
+    """Whether the paper's figures are of this network, this corpus and these classes."""
+    same = [name.lower() for name in report["corpora"]] == ["iemocap"] and report["labels"] == PAPER_LABELS
+    return same and report["config"]["network"] == "li2019"
 
 
 def score_cell(row: dict[str, Any], name: str) -> str:
@@ -64,10 +71,10 @@ def oracle_line(row: dict[str, Any]) -> str | None:
 def terminal(report: dict[str, Any]) -> str:
     """The end of the run as the terminal shows it."""
     rows = {**report["variants"], **report["baselines"]}
-    width = max(len(TITLES[name]) for name in rows)
+    width = max(len(title(name)) for name in rows)
     lines = [f"{report['utterances']} utterances, {len(report['split']['folds'])} folds, {_seeds(report)}; [95 % interval]", ""]
     for name, row in rows.items():
-        lines.append(f"{TITLES[name]:<{width}}  " + "  ".join(f"{t} {score_cell(row, k)}" for k, t in SCORES.items()))
+        lines.append(f"{title(name):<{width}}  " + "  ".join(f"{t} {score_cell(row, k)}" for k, t in SCORES.items()))
     full = report["variants"]["full"]
     lines += ["", confusion_text(full["confusion"], report["labels"]), ""]
     lines += [line for line in [oracle_line(full)] if line]
@@ -129,7 +136,7 @@ def _table_2(report: dict[str, Any]) -> list[str]:
         rows = [[name, *[None] * 3, *(f"{value:.1%}" for value in theirs)] for name, theirs in PRIOR_WORKS.items()]
     for name, row in (*report["variants"].items(), *report["baselines"].items()):
         theirs = [f"{value:.1%}" for value in PAPER_TABLE_2.get(name, ())] or ["-", "-"]
-        rows.append([TITLES[name], *(score_cell(row, key) for key in SCORES), *(theirs if paper else [])])
+        rows.append([title(name), *(score_cell(row, key) for key in SCORES), *(theirs if paper else [])])
     lines = ["## Comparison (the paper's Table 2)", "", table(head, rows)]
     lines.append(
         f"All folds pooled, the mean over seeds; 95 % intervals from {bootstrap['draws']} draws of {bootstrap['clusters']} "
@@ -158,7 +165,7 @@ def _table_3(report: dict[str, Any]) -> list[str]:
         lines += ["The paper's:", "", table(head, rows(PAPER_TABLE_3))]
     systems = {**report["variants"], **report["baselines"]}
     recalls = [
-        [TITLES[name], *(None if r is None else f"{r:.3f}" for r in row["recall"].values())] for name, row in systems.items()
+        [title(name), *(None if r is None else f"{r:.3f}" for r in row["recall"].values())] for name, row in systems.items()
     ]
     return [*lines, "Recall by class:", "", table(["method", *labels], recalls)]
 
@@ -173,7 +180,7 @@ def _differences(report: dict[str, Any]) -> list[str]:
         for key in SCORES:
             ends = found[key]["interval"]
             cells.append(f"{found[key]['difference']:+.3f}" + (f" [{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else ""))
-        rows.append([TITLES[variant], *cells])
+        rows.append([title(variant), *cells])
     return [
         "## Ablation (5.4): the full model minus each variant, on the same folds and seeds",
         "",
@@ -198,10 +205,10 @@ def _breakdowns(report: dict[str, Any]) -> list[str]:
     lines.append(table(["duration, as far as the network hears", *head], rows))
     if full["styles"]:
         lines.append(table(["style", *head], [[name, *cells(part)] for name, part in full["styles"].items()]))
-    genders = [(TITLES[name], row["gender"]) for name, row in report["variants"].items() if row["gender"]]
+    genders = [(name, row["gender"]) for name, row in report["variants"].items() if row["gender"]]
     if genders:
         lines += ["## Gender (5.5)", ""]
-        rows = [[title, found["utterances"], spread_cell(found["accuracy"])] for title, found in genders]
+        rows = [[title(name), found["utterances"], spread_cell(found["accuracy"])] for name, found in genders]
         lines.append(table(["variant", "utterances", "accuracy"], rows))
     return lines
 
@@ -214,7 +221,7 @@ def _calibration(report: dict[str, Any]) -> list[str]:
         if found:
             temperatures = [t for seed in found["temperatures"] for t in seed]
             between = f"{min(temperatures):.2f} to {max(temperatures):.2f}"
-            rows.append([TITLES[name], between, spread_cell(found["ece_before"]), spread_cell(found["ece_after"])])
+            rows.append([title(name), between, spread_cell(found["ece_before"]), spread_cell(found["ece_after"])])
     lines = ["## Calibration", ""]
     if not rows:
         return [*lines, calibration_line(None).capitalize() + ".", ""]
@@ -230,14 +237,14 @@ def _spread(report: dict[str, Any]) -> list[str]:
     """Mean and deviation over folds and over seeds, and each fold."""
     systems = {**report["variants"], **report["baselines"]}
     rows = [
-        [TITLES[name], *(spread_cell(row[over][key]) for over in ("over_folds", "over_seeds") for key in ("wa", "ua"))]
+        [title(name), *(spread_cell(row[over][key]) for over in ("over_folds", "over_seeds") for key in ("wa", "ua"))]
         for name, row in systems.items()
     ]
     folds = [row["fold"] for row in report["split"]["folds"]]
     each = []
     for name, row in report["variants"].items():
         for seed, ua, epochs in zip(report["seeds"], row["ua_of_seeds_and_folds"], row["selected_epochs"], strict=True):
-            each.append([TITLES[name], seed, *(f"{u:.3f} ({epoch})" for u, epoch in zip(ua, epochs, strict=True))])
+            each.append([title(name), seed, *(f"{u:.3f} ({epoch})" for u, epoch in zip(ua, epochs, strict=True))])
     return [
         "## Mean and deviation",
         "",
@@ -281,8 +288,8 @@ def draw(report: dict[str, Any], out: Path) -> None:
     if "matplotlib.pyplot" not in sys.modules:
         matplotlib.use("Agg")
     for variant, row in report["variants"].items():
-        title = f"{TITLES[variant]}: WA {row['wa']:.3f}  UA {row['ua']:.3f}"
-        save_picture(confusion_figure(row["confusion"], report["labels"], title), out / f"confusion-{variant}.png")
+        heading = f"{title(variant)}: WA {row['wa']:.3f}  UA {row['ua']:.3f}"
+        save_picture(confusion_figure(row["confusion"], report["labels"], heading), out / f"confusion-{variant}.png")
     _draw_spread(report, out / "spread.png")
     _draw_curves(report, out)
 
@@ -304,7 +311,7 @@ def _draw_spread(report: dict[str, Any], path: Path) -> None:
             axes.plot([x + 0.12] * 2, ends, color="black", label="95 % interval" if x == 0 else None)
         axes.plot([x + 0.12], [row["ua"]], "D", color="black", markersize=5, label="pooled" if x == 0 else None)
     axes.set(ylabel="UA", ylim=(0, 1.02), xlim=(-0.5, len(systems) - 0.5), xticks=range(len(systems)))
-    axes.set_xticklabels([TITLES[name] for name in systems], rotation=25, ha="right")
+    axes.set_xticklabels([title(name) for name in systems], rotation=25, ha="right")
     axes.legend(fontsize=7)
     save_picture(figure, path)
 

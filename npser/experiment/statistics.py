@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from npser.config import stream
+from npser.metrics import scores_of
 
 DRAWS = 2000
 NAMES = ("wa", "ua", "macro_f1")
@@ -21,18 +22,6 @@ def confusions(truth: np.ndarray, predicted: np.ndarray, cluster: np.ndarray, cl
     count = int(cluster.max()) + 1 if len(cluster) else 0
     cell = (cluster * classes + truth) * classes + predicted
     return np.bincount(cell, minlength=count * classes * classes).reshape(count, classes, classes)
-
-
-def scores_of(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """WA, UA and macro-F1 of many confusion matrices (..., classes, classes), as metrics.scores has them; each (...)."""
-    right = np.diagonal(confusion, axis1=-2, axis2=-1)
-    true, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
-    recall = right / np.maximum(true, 1)
-    return {
-        "wa": right.sum(axis=-1) / np.maximum(true.sum(axis=-1), 1),
-        "ua": recall.sum(axis=-1) / np.maximum((true > 0).sum(axis=-1), 1),  # classes that do not occur add 0 to the sum
-        "macro_f1": (2 * right / np.maximum(true + predicted, 1)).mean(axis=-1),
-    }
 
 
 def draw_clusters(clusters: int, seed: int, draws: int = DRAWS) -> np.ndarray:

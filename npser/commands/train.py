@@ -1,4 +1,4 @@
-"""`npser train` and `npser crossval`: from the words of the command line to a run, and its end on the terminal."""
+"""`npser train`: from the words of the command line to a run, and its end on the terminal; what `npser crossval` shares."""
 
 from __future__ import annotations
 
@@ -12,51 +12,42 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from npser import corpora, crossval_report, dataset, experiment, folds, report, split, terminal
-from npser import crossval as crossvalidation
-from npser.config import PRESETS, Config, override, parse_setting, read_toml
+from npser import corpora, dataset, model, split
+from npser.commands import terminal
+from npser.config import Config, parse_setting, read_toml
 from npser.corpora import synthetic
 from npser.dataset import Dataset
-from npser.experiment import SPEAKER_DEPENDENT
-from npser.store import default_cache, lock
-from npser.threads import available_cores
-from npser.train import compile_kernels
+from npser.experiment import report
+from npser.experiment.run import run as run_experiment
+from npser.files import lock
+from npser.network import compile_kernels
+from npser.store import default_cache
+from npser.train import Run
 
 SYNTHETIC_UTTERANCES, SYNTHETIC_SEED = 400, 0
 
 
-def train(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run `npser train`; returns its exit status."""
     if args.data and args.synthetic_utterances is not None:
         raise ValueError("--synthetic-utterances is the size of the corpus that serves without DATA; leave one of the two out")
-    config = _config(args)
+    config = configured(args)
     say = terminal.say_to(sys.stderr if args.json else sys.stdout)
     folder = None
     try:
         with terminal.pool(args.threads) as pool:
-            data = _prepare(args, args.data or [_synthetic(args)], config, pool, say)
+            data = prepared(args, args.data or [_synthetic(args)], config, pool, say)
             parts = split.make_split(
                 data.utterances, args.test_session, args.val_session, config.seed, args.allow_speaker_overlap, data.content
             )
             say(f"split     {_split_text(data, parts)}")
             for text in parts.warnings:
                 warnings.warn(text, stacklevel=1)
-            held_out = (parts.test_session or "none").rpartition("/")[2]
-            folder = _run_folder(args, f"{'+'.join(data.names)}-{args.preset}-test{held_out}-seed{config.seed}")
+            folder = _run_folder(args, data, parts, config)
             say(f"run       {folder}, preset {args.preset}, {config.epochs} epochs, seed {config.seed}")
-            found = experiment.run(
-                data,
-                parts,
-                config,
-                args.preset,
-                folder,
-                pool,
-                notices=synthetic.notices(data.names),
-                resume=args.resume,
-                oracle=not args.no_oracle,
-                say=say,
-                progress=terminal.progress,
-            )
+            place, notices = Run(folder, pool, say, terminal.progress), synthetic.notices(data.names)
+            choices: Any = {"resume": args.resume, "oracle": not args.no_oracle}
+            found = run_experiment(data, parts, config, args.preset, place, notices=notices, **choices)
     except KeyboardInterrupt:
         again = [word for word in sys.argv[1:] if word != "--resume"]
         out = ["--out", str(folder)] if folder is not None and args.out is None else []
@@ -69,7 +60,7 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare(args: argparse.Namespace, places: list[Path], config: Config, pool: ThreadPoolExecutor, say: Any) -> Dataset:
+def prepared(args: argparse.Namespace, places: list[Path], config: Config, pool: ThreadPoolExecutor, say: Any) -> Dataset:
     """Read corpora, compile the kernels, and find or compute the features, saying so."""
     labels = None if args.labels is None else args.labels.split(",")
     cache = args.cache or default_cache()
@@ -88,67 +79,14 @@ def _prepare(args: argparse.Namespace, places: list[Path], config: Config, pool:
     return data
 
 
-def crossval(args: argparse.Namespace) -> int:
-    """Run `npser crossval`; returns its exit status."""
-    for name in ("seeds", "workers"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)}: expected at least 1")
-    config = _config(args)
-    if args.refit and config.schedule != "constant" and config.select != "last":
-        raise ValueError(f"--refit: with schedule={config.schedule} no epoch can be trained to alone; add --set select=last")
-    say = terminal.say_to(sys.stderr if args.json else sys.stdout)
-    try:
-        with terminal.pool(args.threads) as pool:
-            data = _prepare(args, args.data, config, pool, say)
-            overlap = args.allow_speaker_overlap
-            parts = folds.make_folds(data.utterances, args.folds, config.seed, overlap, data.content)
-            told = folds.fold_warnings(parts)
-            if any(u.split for u in data.utterances):
-                told.append("the split column is not used: every fold is tested in turn")
-            for text in told:
-                warnings.warn(text, stacklevel=1)
-            branded = [SPEAKER_DEPENDENT] if any(fold.split.speaker_dependent for fold in parts) else []
-            name = _folder_name(f"{'+'.join(data.names)}-{args.preset}-crossval-{args.folds}")
-            folder = _make_folder(args.out or Path("runs", name))
-            tested = ", ".join(fold.name for fold in parts)
-            say(f"folds     {len(parts)} by {args.folds}, tested in turn: {tested}")
-            say(f"run       {folder}, preset {args.preset}, {config.epochs} epochs")
-            found = crossvalidation.run(
-                data,
-                parts,
-                args.folds,
-                config,
-                args.preset,
-                folder,
-                (args.cache or default_cache()),
-                pool,
-                seeds=args.seeds,
-                ablate=args.ablate,
-                refit=args.refit,
-                oracle=not args.no_oracle,
-                workers=args.workers,
-                threads=args.threads or available_cores(),
-                dask=args.dask,
-                notices=[*synthetic.notices(data.names), *branded, *told],
-                say=say,
-                progress=terminal.progress,
-            )
-    except KeyboardInterrupt:
-        print(f"npser: interrupted; go on with: npser {shlex.join(sys.argv[1:])}", file=sys.stderr)
-        return terminal.INTERRUPTED
-    say(f"\n{crossval_report.terminal(found)}\n\nreport    {folder / 'report.md'}")
-    if args.json:
-        print(json.dumps(found, indent=2))
-    return 0
-
-
-def _config(args: argparse.Namespace) -> Config:
-    """Preset, then --config, then --set, then flags of their own: each over the one before."""
-    config = PRESETS[args.preset]
-    if args.config:
-        config = override(config, read_toml(args.config))
-    config = override(config, dict(parse_setting(text) for text in args.set))
-    return override(config, {name: getattr(args, name) for name in ("epochs", "seed") if getattr(args, name) is not None})
+def configured(args: argparse.Namespace) -> Config:
+    """Preset, then --config, then --set, then flags of their own: each over the one before. Without --preset, sets args.preset."""
+    settings = read_toml(args.config) if args.config else {}
+    settings |= dict(parse_setting(text) for text in args.set)
+    flags = ("network", "epochs", "seed")
+    settings |= {name: getattr(args, name) for name in flags if getattr(args, name) is not None}
+    config, args.preset = model.configured(settings, args.preset)
+    return config
 
 
 def _synthetic(args: argparse.Namespace) -> Path:
@@ -174,7 +112,7 @@ def _split_text(data: Any, parts: Any) -> str:
     return f"{', '.join(texts)} utterances, by {parts.method}" if data.utterances and parts.method != "none" else texts[0]
 
 
-def _run_folder(args: argparse.Namespace, name: str) -> Path:
+def _run_folder(args: argparse.Namespace, data: Dataset, parts: Any, config: Config) -> Path:
     """The folder of a new run, or of the one to resume; made if it is not there."""
     if args.out is not None:
         folder = args.out
@@ -183,22 +121,24 @@ def _run_folder(args: argparse.Namespace, name: str) -> Path:
         if not args.resume and (folder / "metrics.jsonl").exists():
             raise ValueError(f"--out {folder}: holds an unfinished run; go on with it with --resume, or name another folder")
     else:
-        name = _folder_name(name)
+        held_out = (parts.test_session or "none").rpartition("/")[2]
+        name = folder_name(args, data, config, f"test{held_out}-seed{config.seed}")
         folder, number = Path("runs", name), 1
         while folder.exists():
             following = Path("runs", f"{name}-{number + 1}")
             if args.resume and not following.exists():
                 break
             folder, number = following, number + 1
-    return _make_folder(folder)
+    return made(folder)
 
 
-def _folder_name(name: str) -> str:
+def folder_name(args: argparse.Namespace, data: Dataset, config: Config, rest: str) -> str:
     """A name for a run folder: corpora may be called anything."""
-    return re.sub(r"[^\w.+-]+", "-", name).strip(".-")[:100]
+    network = "" if config.network == "li2019" else f"{config.network}-"
+    return re.sub(r"[^\w.+-]+", "-", f"{'+'.join(data.names)}-{network}{args.preset}-{rest}").strip(".-")[:100]
 
 
-def _make_folder(folder: Path) -> Path:
+def made(folder: Path) -> Path:
     """A folder that can be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Hand-written gradients against finite differences: `npser gradcheck`.
+"""`npser gradcheck`: hand-written gradients against finite differences.
 
 For each argument of each layer, in float64: the change of <dout, layer(...)> along a random direction, by central differences,
 beside the product of that direction with the gradient that the layer's backward returns.
@@ -6,24 +6,34 @@ beside the product of that direction with the gradient that the layer's backward
 
 from __future__ import annotations
 
-import dataclasses
-import math
+import argparse
+import json
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from npser import layers, model
-from npser.config import Config, param_shapes
+from npser.commands import terminal
+from npser.config import Config
+from npser.network import Targets
 
 Array = np.ndarray
 TOLERANCE, STEP = 1e-6, 3e-6  # a shorter step drowns small gradients in rounding, a longer one crosses kinks
 LENGTHS = (7, 1, 9, 2, 3, 12, 4)  # frames: below, at and above the pooling window
-SMALL = Config(d_spec=9, d_cnn=5, d_lstm=4, d_attn=6, n_attn=2)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `npser gradcheck`; returns its exit status."""
+    with terminal.compiling(terminal.say_to(sys.stderr)):
+        rows = check()
+    print(json.dumps(rows, indent=2) if args.json else text(rows))
+    return 0 if all(row["ok"] for row in rows) else 1
 
 
 def check(seed: int = 0) -> list[dict[str, Any]]:
-    """Check every argument of every layer, and every parameter of the whole loss.
+    """Check every argument of every layer, and every parameter of every network by its whole loss.
 
     Returns
     -------
@@ -32,7 +42,16 @@ def check(seed: int = 0) -> list[dict[str, Any]]:
         product with one direction may be near zero by chance), ``ok`` (error below 1e-6).
     """
     rng = np.random.default_rng(seed)
-    bounds = np.concatenate([[0], np.cumsum(LENGTHS)])
+    bounds, y = np.concatenate([[0], np.cumsum(LENGTHS)]), np.array([0, 1, 2, -1, 2, 1, 0])
+    found = _layers(bounds, y, rng, seed)
+    for network in model.NETWORKS.values():
+        for name, c in network.SMALL.items():
+            found += _whole_loss(name, c, bounds, y, rng)
+    return found
+
+
+def _layers(bounds: Array, y: Array, rng: np.random.Generator, seed: int) -> list[dict[str, Any]]:
+    """Every layer by each of its arguments."""
     N, B, D = bounds[-1], len(LENGTHS), 6
 
     def normal(*shape: int) -> Array:
@@ -42,11 +61,12 @@ def check(seed: int = 0) -> list[dict[str, Any]]:
         shapes = {"W": (D, 16), "R": (4, 16), "b": (16,)}
         return {f"{name}_{direction}": normal(*shapes[name]) for direction in ("fw", "bw") for name in shapes}
 
-    X, y = normal(N, D), np.array([0, 1, 2, -1, 2, 1, 0])
+    X = normal(N, D)
     found: list[dict[str, Any]] = []
 
-    def layer(name: str, run: Callable[..., tuple[Array, Callable[..., Sequence[Array]]]], **arguments: Array) -> None:
-        out, backward = run(**arguments)
+    def layer(name: str, run: Callable[..., tuple[Any, ...]], **arguments: Array) -> None:
+        """run gives the output first and the backward pass last."""
+        out, *_, backward = run(**arguments)
         dout = rng.standard_normal(np.shape(out))
         for (argument, value), grad in zip(arguments.items(), backward(dout), strict=True):
 
@@ -55,55 +75,44 @@ def check(seed: int = 0) -> list[dict[str, Any]]:
 
             found.append(_compare(name, argument, along, value, grad, rng))
 
-    def maxpool(X: Array) -> tuple[Array, layers.Backward]:
-        out, _, backward = layers.maxpool(X, bounds, 3)
-        return out, backward
+    def cross_entropy(logits: Array) -> tuple[Array, Callable[..., Sequence[Array]]]:
+        value, dlogits = layers.cross_entropy(logits, y, np.linspace(0.5, 1, B))
+        return np.array(value), lambda dout: (dout * dlogits,)
 
     layer("conv1d", lambda X, W, b: layers.conv1d(X, bounds, W, b), X=X, W=normal(D, 3, 5), b=normal(5))
-    layer("maxpool", maxpool, X=X)
+    layer("maxpool", lambda X: layers.maxpool(X, bounds, 3), X=X)
+    layer("extend", lambda X: layers.extend(X, bounds, np.diff(bounds) + np.arange(B)), X=X)
     layer("blstm", lambda X, **p: layers.blstm(X, bounds, **p), X=X, **lstm())
     layer("dropout", lambda X: layers.dropout(X, 0.5, np.random.default_rng(seed)), X=X)
     layer("attention", lambda X, W_s1, w_s2: layers.attention(X, bounds, W_s1, w_s2), X=X, W_s1=normal(D, 7), w_s2=normal(7, 2))
     layer("mean_over_time", lambda X: layers.mean_over_time(X, bounds), X=X)
     layer("linear", layers.linear, X=normal(B, D), W=normal(D, 3), b=normal(3))
-
-    def cross_entropy(smoothing: float) -> Callable[[Array], tuple[Array, Callable[..., Sequence[Array]]]]:
-        def run(logits: Array) -> tuple[Array, Callable[..., Sequence[Array]]]:
-            value, dlogits = layers.cross_entropy(logits, y, np.linspace(0.5, 1, B), smoothing)
-            return np.array(value), lambda dout: (dout * dlogits,)
-
-        return run
-
-    layer("cross_entropy", cross_entropy(0.0), logits=normal(B, 3))
-    layer("cross_entropy, smooth", cross_entropy(0.2), logits=normal(B, 3))
-    for attention in (True, False):
-        found += _whole_loss(attention, bounds, y, rng)
+    layer("cross_entropy", cross_entropy, logits=normal(B, 3))
     return found
 
 
-def _whole_loss(attention: bool, bounds: Array, y: Array, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Equation (10) by every parameter of the network, dropout included."""
-    c = dataclasses.replace(SMALL, attention=attention)
-    shapes = param_shapes(c, 3, 2)
-    X, gender_y = rng.standard_normal((bounds[-1], c.d_spec)), np.array([0, 1, -1, 1, 0, 0, 1])
-    theta = rng.standard_normal(sum(map(math.prod, shapes.values()))) / 2
-    weight = np.ones(len(y))
+def _whole_loss(name: str, c: Config, bounds: Array, y: Array, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """The loss of a network by each of its parameters, dropout included."""
+    shapes = model.shapes_of(c, 3, 2)
+    X, weight = rng.standard_normal((bounds[-1], c.d_spec)), np.ones(len(y))
+    targets = Targets(y, np.array([0, 1, -1, 1, 0, 0, 1]), weight, weight)
+    theta = rng.standard_normal(model.size_of(shapes)) / 2
 
-    def loss(theta: Array) -> tuple[float, Array]:
+    def loss(theta: Array) -> tuple[float, dict[str, Array]]:
         p, dropout = model.views(theta, shapes), np.random.default_rng(1)
-        return model.loss(p, c, X, bounds, y, gender_y, weight, weight, dropout)
+        value, grads = model.loss(p, c, (X, bounds), targets, dropout)
+        return value, model.named(model.flatten(grads, shapes), shapes)
 
-    grads, name = model.views(loss(theta)[1], shapes), f"loss{'' if attention else ', no attention'}"
+    grads = loss(theta)[1]
     rows = []
-    for param in shapes:
-        group, key = param.split(".")
+    for param, value in model.named(theta, shapes).items():
 
-        def along(value: Array, group: str = group, key: str = key) -> float:
+        def along(value: Array, param: str = param) -> float:
             moved = theta.copy()
-            model.views(moved, shapes)[group][key][:] = value
+            model.named(moved, shapes)[param][:] = value
             return loss(moved)[0]
 
-        rows.append(_compare(name, param, along, model.views(theta, shapes)[group][key], grads[group][key], rng))
+        rows.append(_compare(name, param, along, value, grads[param], rng))
     return rows
 
 

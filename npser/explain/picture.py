@@ -11,8 +11,7 @@ from matplotlib import rc_context
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from npser.explain import Look
-from npser.explain_page import DAY, NIGHT, frequencies, notices, ticks, top_weight, verdict
+from npser.explain.look import DAY, NIGHT, Look, frequencies, notices, ticks, top_weight, verdict
 
 INK = "#35508f"
 
@@ -86,7 +85,7 @@ def _wave(axis: Any, look: Look) -> None:
 def _bands(axis: Any, look: Look) -> None:
     cut = (*look.span, 0, 1)
     colours = LinearSegmentedColormap.from_list("night", NIGHT)
-    axis.imshow(look.level.T, cmap=colours, vmin=0, vmax=1, extent=cut, aspect="auto", origin="lower")
+    axis.imshow(look.shades.T, cmap=colours, vmin=0, vmax=1, extent=cut, aspect="auto", origin="lower")
     places = frequencies(look.bands.shape[1])
     axis.set_yticks(list(places.values()), [name.removesuffix(" kHz") for name in places])
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
+import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import soundfile
 
 from npser import corpora
+from npser.commands import terminal
 from npser.corpora import Utterance, manifest
 from npser.split import natural
 
@@ -22,6 +26,23 @@ if TYPE_CHECKING:
 UNKNOWN_LENGTH = 2**62  # frames; what libsndfile tells where a header does not
 MOST_LISTED = 30  # speakers; more are only counted
 COLUMNS = [field.name for field in fields(Utterance)]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `npser data list`, `check` or `convert`; returns its exit status."""
+    status = 0
+    if args.name == "list":
+        result, shown = known(), known_text(known())
+    elif args.name == "check":
+        result = check(args.data, args.corpus, terminal.progress)
+        shown, status = text(result), 0 if passed(result) else 1
+    else:
+        result = convert(args.data, args.out, args.corpus)
+        shown = f"{args.out}: {result['utterances']} utterances"
+        if result["missing"]:
+            warnings.warn(f"{len(result['missing'])} files do not exist; the first: {result['missing'][0]}", stacklevel=1)
+    print(json.dumps(result, indent=2) if args.json else shown)
+    return status
 
 
 def known() -> list[dict[str, Any]]:

@@ -1,7 +1,10 @@
-"""How fast this machine is at npser's work, and how near to the speed of its matrix products: `npser bench`."""
+"""`npser bench`: how fast this machine is at npser's work, and how near to the speed of its matrix products."""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +13,26 @@ from typing import Any
 import numpy as np
 
 from npser import features, model
-from npser.config import PRESETS, Config, param_shapes
+from npser.commands import terminal
 from npser.features import HOP, N_MELS, SAMPLE_RATE
+from npser.network import Network, Targets, compile_kernels
+from npser.networks.li2019 import PRESETS, Config, distinct_rows, flops
 from npser.optim import Adam
 from npser.store import Store
-from npser.train import Network
+from npser.threads import available_cores
 
 EMOTIONS, GENDERS = 4, 2
 IEMOCAP = {"utterances": 5531, "folds": 5, "training": 3 / 5, "scored": 2 / 5, "seconds": 4.55}  # of the paper's experiment
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `npser bench`; returns its exit status."""
+    with terminal.pool(args.threads) as pool:
+        with terminal.compiling(terminal.say_to(sys.stderr)):
+            compile_kernels()
+        found = measure(args.threads or available_cores(), pool)
+    print(json.dumps(found, indent=2) if args.json else text(found))
+    return 0
 
 
 def measure(threads: int, pool: ThreadPoolExecutor, repeats: int = 7) -> dict[str, Any]:
@@ -52,14 +67,14 @@ def measure(threads: int, pool: ThreadPoolExecutor, repeats: int = 7) -> dict[st
     row("training step, 40 utterances of 7.5 s", lambda: step(network, whole, pool), flops(c, frames, frames, True))
     shorter = np.full(c.batch, round(IEMOCAP["seconds"] * SAMPLE_RATE / HOP))
     padded = store_of(shorter.tolist(), pad=True)
-    rows_seen = model.distinct_rows(shorter, frames, c)
-    a_step = row(
+    rows_seen = distinct_rows(shorter, frames, c)
+    step_seconds = row(
         "training step, 40 utterances of 4.55 s, padded",
         lambda: step(network, padded, pool),
         flops(c, rows_seen, frames, True),
     )
     batch = np.arange(c.batch)
-    a_batch = row(
+    batch_seconds = row(
         "inference, 40 utterances of 4.55 s, padded",
         lambda: network.log_probabilities(padded, batch, pool),
         flops(c, rows_seen, frames, False),
@@ -73,7 +88,7 @@ def measure(threads: int, pool: ThreadPoolExecutor, repeats: int = 7) -> dict[st
     wave = np.random.default_rng(0).standard_normal(10 * SAMPLE_RATE).astype(np.float32)
     row("features of 10 s, one thread", lambda: features.log_mel(wave), None)
 
-    per_epoch = IEMOCAP["utterances"] / c.batch * (IEMOCAP["training"] * a_step + IEMOCAP["scored"] * a_batch)
+    per_epoch = IEMOCAP["utterances"] / c.batch * (IEMOCAP["training"] * step_seconds + IEMOCAP["scored"] * batch_seconds)
     return {
         "threads": threads,
         "blas_gflops": blas,
@@ -103,9 +118,9 @@ def store_of(frames: list[int], pad: bool) -> Store:
 
 def network_of(c: Config) -> Network:
     """An untrained network."""
-    shapes = param_shapes(c, EMOTIONS, GENDERS)
-    scale = np.repeat(np.array([15, 3, 1], np.float32), c.bands)
-    mean = np.where(np.arange(c.d_spec) < c.bands, np.float32(-50), np.float32(0))
+    shapes = model.shapes_of(c, EMOTIONS, GENDERS)
+    scale = np.repeat(np.array([15, 3, 1], np.float32), c.d_spec // 3)
+    mean = np.where(np.arange(c.d_spec) < c.d_spec // 3, np.float32(-50), np.float32(0))
     return Network(model.init(shapes, 0), shapes, c, mean, scale)
 
 
@@ -113,26 +128,11 @@ def step(network: Network, store: Store, pool: ThreadPoolExecutor, window: np.nd
     """Forward, backward, clip and Adam, of some windows or all."""
     window = np.arange(len(store.samples)) if window is None else window
     share = np.full(len(window), 1 / len(window), np.float32)
-    y = (window % EMOTIONS, window % GENDERS, share, share)
+    y = Targets(window % EMOTIONS, window % GENDERS, share, share)
     loss, grad = network.gradient(store, window, y, 0, pool)
     c = network.config
     Adam(grad.size, c.learning_rate, c.decay, c.clip).step(network.theta, grad)
     return loss
-
-
-def flops(c: Config, rows: np.ndarray, frames: np.ndarray, training: bool) -> float:
-    """Floating-point operations of the matrix products, the recurrent ones included, forward or forward and backward.
-
-    rows (B,): that the convolutions see; frames (B,): that the recurrence runs over, before pooling. Each product has two
-    more in the backward pass, but the first layer needs no gradient of its input.
-    """
-    N, T, D = rows.sum(), (frames // c.n_pw).sum(), 2 * c.d_lstm
-    first = N * c.d_spec * c.n_cw * c.d_cnn
-    second = N * c.d_cnn * c.n_cw * c.d_cnn
-    lstm = T * (c.d_cnn + D) * 4 * D + 2 * T * D * 4 * c.d_lstm
-    attention = T * (D + c.n_attn) * c.d_attn
-    rest = second + lstm + attention
-    return float(2 * (2 * first + 3 * rest if training else first + rest))
 
 
 def median_seconds(run: Callable[[], Any], repeats: int) -> float:

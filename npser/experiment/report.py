@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from npser import checkpoint
+from npser.files import write
 
 SCORES = ("wa", "ua", "macro_f1", "gender_accuracy")
 CALIBRATION = (
@@ -126,12 +126,12 @@ def table(head: list[str], rows: list[Any]) -> str:
     return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows]) + "\n"
 
 
-def draw(report: dict[str, Any], out: Path) -> list[Path]:
+def draw(report: dict[str, Any], out: Path) -> None:
     """curves.png and confusion.png beside metrics.jsonl; nothing where matplotlib is not installed."""
     try:
         import matplotlib
     except ImportError:
-        return []
+        return
     if "matplotlib.pyplot" not in sys.modules:
         matplotlib.use("Agg")
     from matplotlib.figure import Figure
@@ -156,11 +156,10 @@ def draw(report: dict[str, Any], out: Path) -> list[Path]:
         figure.suptitle(report["notices"][0], fontsize=8)
     save_picture(figure, out / "curves.png")
     if report["confusion"] is None:
-        return [out / "curves.png"]
+        return
 
     title = f"WA {report['wa']:.3f}  UA {report['ua']:.3f}"
     save_picture(confusion_figure(report["confusion"], report["labels"], title), out / "confusion.png")
-    return [out / "curves.png", out / "confusion.png"]
 
 
 def confusion_figure(counts: list[list[int]], labels: list[str], title: str) -> Any:
@@ -187,4 +186,4 @@ def save_picture(figure: Any, path: Path) -> None:
     """Without metadata: the same run draws the same bytes."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
-    checkpoint.write(path, picture.getvalue())
+    write(path, picture.getvalue())

@@ -1,0 +1,198 @@
+"""The command line: its grammar, the call of a command's ``run``, and what is said of errors.
+
+A command's file is imported when it is called, so that `npser predict` and `npser --help` start at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from npser import SHIPPED, __version__
+from npser.commands import terminal
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    # Before NumPy: nothing can limit Accelerate's threads later, and idle ones of OpenBLAS would slow a single prediction
+    for variable in ("VECLIB_MAXIMUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    warnings.showwarning = _show_warning
+    sys.stdin, sys.stdout = sys.stdin or open(os.devnull), sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (closed by the caller)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be anything
+        utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
+    status = _run(_parser().parse_args(argv))
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1 if isinstance(error, BrokenPipeError) else _fail(f"standard output: cannot be written ({error.strerror})")
+    return status
+
+
+def _run(args: argparse.Namespace) -> int:
+    """The command, and what is said of its errors."""
+    try:
+        return importlib.import_module(f"npser.commands.{args.command}").run(args)
+    except KeyboardInterrupt:
+        print("npser: interrupted", file=sys.stderr)
+        return terminal.INTERRUPTED
+    except BrokenPipeError:  # what reads our output, such as head, has had enough
+        return 1
+    except (ValueError, OSError, MemoryError) as error:
+        return _fail(error)
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        return _fail(f"internal error ({type(error).__name__}: {error}); python -X dev -m npser shows where; please report it")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="npser", description="Speech emotion recognition with hand-written gradients.")
+    parser.add_argument("--version", action="version", version=f"npser {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, among: Any = commands, command: str | None = None) -> argparse.ArgumentParser:
+        sub = among.add_parser(name, help=text[0].lower() + text[1:], description=f"{text}.")
+        sub.set_defaults(command=command or name, name=name)
+        sub.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+        return sub
+
+    _train(add("train", "Train on a corpus, and score once on a session that training never saw"))
+    text = "Test every session in turn and report all of it, beside baselines; the same command goes on after a stop"
+    _crossval(add("crossval", text))
+    evaluate = add("evaluate", "Score a trained model on labelled recordings")
+    evaluate.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
+    _add_data(evaluate, "+", "")
+    _predict(add("predict", "Name the emotion of recordings"))
+    text = "Show what the network hears of a recording, where it looks and what it says, as a page for a browser"
+    explain = add("explain", text)
+    explain.add_argument("audio", metavar="AUDIO", help="audio file")
+    _add_model(explain)
+    text = "page to write; or with matplotlib .png, .pdf or .svg"
+    explain.add_argument("--out", type=Path, required=True, metavar="PAGE.html", help=text)
+
+    data = commands.add_parser("data", help="list, check and convert corpora", description="List, check and convert corpora.")
+    kinds = data.add_subparsers(required=True, metavar="COMMAND")
+    text = "List the corpora that are read, their sizes where known, and how their files are named"
+    add("list", text, kinds, "data")
+    text = "Count what a corpus holds; exit status 1 where files are missing or unreadable, or counts not as published"
+    _add_place(add("check", text, kinds, "data"))
+    convert = add("convert", "Write the manifest of a corpus, to train from instead", kinds, "data")
+    _add_place(convert)
+    convert.add_argument("out", type=Path, metavar="OUT.csv", help="manifest to write; must not exist")
+
+    export = add("export", "Write a network as an ONNX graph, for onnxruntime and other languages")
+    export.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
+    export.add_argument("out", type=Path, metavar="OUT.onnx", help="file to write")
+    export.add_argument("--with-features", action="store_true", help="take the waveform at 16 kHz in place of its features")
+    text = "model.safetensors of a run (default: the one that comes with npser)"
+    info = add("info", "Show what a model file holds")
+    info.add_argument("model", type=Path, nargs="?", default=Path(SHIPPED), metavar="MODEL", help=text)
+    add("gradcheck", "Check every hand-written gradient against finite differences, on this machine")
+    _add_threads(add("bench", "Time training, inference and features on this machine"))
+    return parser
+
+
+def _train(train: argparse.ArgumentParser) -> None:
+    _add_data(train, "*", "; without any: a synthetic corpus, to see that all works")
+    _add_training(train, "runs/CORPUS-PRESET-testS-seedN")
+    train.add_argument("--test-session", metavar="S", help="session to test on, or none (default: the last)")
+    train.add_argument("--val-session", metavar="V", help="session that validates, or none (default: the next one)")
+    train.add_argument("--resume", action="store_true", help="go on with an interrupted run, given the same settings and data")
+    train.add_argument("--synthetic-utterances", type=int, metavar="N", help="size of the synthetic corpus (default: 400)")
+
+
+def _crossval(crossval: argparse.ArgumentParser) -> None:
+    _add_data(crossval, "+", "")
+    _add_training(crossval, "runs/CORPUS-PRESET-crossval-FOLDS")
+    text = "session, speaker, or N groups of speakers (default: session)"
+    crossval.add_argument("--folds", default="session", metavar="BY", help=text)
+    text = "networks of each fold, with seeds from --seed on (default: 1)"
+    crossval.add_argument("--seeds", type=int, default=1, metavar="K", help=text)
+    text = "add the paper's ablation, the network without recurrence, and shuffled gender labels as a control"
+    crossval.add_argument("--ablate", action="store_true", help=text)
+    text = "train with the validation group too, for the epochs it has chosen, or all"
+    crossval.add_argument("--refit", action="store_true", help=text)
+    crossval.add_argument("--workers", type=int, default=1, metavar="N", help="processes, which share the threads (default: 1)")
+    text = "run on the Dask cluster of this scheduler, such as tcp://host:8786"
+    crossval.add_argument("--dask", metavar="ADDRESS", help=text)
+
+
+def _predict(predict: argparse.ArgumentParser) -> None:
+    text = "audio file, folder, or pattern such as 'calls/*.wav'; - for one on standard input"
+    predict.add_argument("audio", nargs="*", metavar="AUDIO", help=text)
+    predict.add_argument("--from-file", type=Path, metavar="LIST", help="text file that names more, one on each line")
+    _add_model(predict)
+    predict.add_argument("--format", choices=("text", "jsonl", "csv"), default="text", help="(default: text; --json is jsonl)")
+    predict.add_argument("--timeline", action="store_true", help="add a row for every window, with its start and end")
+    text = "no answer where the likeliest emotion has less (default: 0)"
+    predict.add_argument("--min-confidence", type=float, default=0.0, metavar="P", help=text)
+    predict.add_argument("--engine", choices=("auto", "lite", "numba"), default="auto", help=argparse.SUPPRESS)  # for tests
+    _add_threads(predict)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    text = "model.safetensors of a run (default: the one that comes with npser)"
+    parser.add_argument("--model", type=Path, default=Path(SHIPPED), metavar="FILE", help=text)
+
+
+def _add_threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, metavar="N", help="threads; results do not depend on them (default: all cores)")
+
+
+def _add_layout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--corpus", metavar="NAME", help="layout, one of `npser data list` (default: recognised)")
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    """What data check and data convert share."""
+    parser.add_argument("data", metavar="DATA", type=Path, help="corpus folder or manifest CSV")
+    _add_layout(parser)
+
+
+def _add_data(parser: argparse.ArgumentParser, nargs: str, otherwise: str) -> None:
+    """What train and evaluate share."""
+    parser.add_argument("data", nargs=nargs, metavar="DATA", type=Path, help=f"corpus folder or manifest CSV{otherwise}")
+    _add_layout(parser)
+    _add_threads(parser)
+    parser.add_argument("--skip-bad", action="store_true", help="go on when more than 5 %% of the files cannot be used")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: $XDG_CACHE_HOME/npser)")
+
+
+def _add_training(parser: argparse.ArgumentParser, out: str) -> None:
+    """What train and crossval share."""
+    parser.add_argument("--labels", metavar="A,B,C", help="classes to tell apart, or all (default: angry,happy,neutral,sad)")
+    text = "li2019 is the paper's, li2019_feedforward the same without recurrence (default: li2019)"
+    parser.add_argument("--network", metavar="NAME", help=text)
+    parser.add_argument("--preset", metavar="NAME", help="settings to start from, default or paper (default: default)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings, over the preset's")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, over --config; repeatable"
+    )
+    parser.add_argument("--epochs", type=int, metavar="N", help="epochs to train (default: the preset's)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of weights, dropout, shuffling and augmentation (default: 0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"run folder (default: {out})")
+    parser.add_argument("--no-oracle", action="store_true", help="do not score the test session after every epoch")
+    parser.add_argument("--allow-speaker-overlap", action="store_true", help="let a speaker be in two parts; brands the report")
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    """A warning is one line."""
+    sys.stderr.write(f"npser: warning: {' '.join(str(message).split())}\n")  # at once: threads warn too
+
+
+def _fail(error: Exception | str) -> int:
+    """One line that says what is wrong; exit status 1."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    print(f"npser: {' '.join(text.split())}", file=sys.stderr)
+    return 1

@@ -1,0 +1,266 @@
+"""The jobs of a cross-validation: each trains and scores one network in a folder of its own, in any process on any machine.
+
+A job is a dict of plain values that names a plan, a file with all that jobs share. What a job writes depends on neither order
+nor place. It marks its folder with its identity, a hash of all that decides its result, and writes result.json last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npser import __version__, checkpoint, model, store
+from npser.calibration import log_softmax
+from npser.config import Config, stream
+from npser.corpora import Utterance, synthetic
+from npser.corpora.labels import GENDERS
+from npser.dataset import Dataset
+from npser.experiment import run
+from npser.experiment.folds import Fold
+from npser.files import lock, write
+from npser.network import Network, compile_kernels
+from npser.split import Split, split_hash
+from npser.threads import available_cores, keep_freed_memory, single_threaded_blas
+from npser.train import Run
+
+SHUFFLED = "A control of the ablation: the genders that this network was trained on were shuffled."
+Job = dict[str, Any]
+
+
+def variants(config: Config) -> dict[str, dict[str, Any]]:
+    """The ablation: the settings that each variant changes, those of the network first.
+
+    shuffled-gender is a control: a gender loss that says nothing about gender.
+    """
+    return {"full": {}, **model.module_of(config).ABLATION, "no-gender": {"beta": 0.0}, "shuffled-gender": {}}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is cross-validated, and how.
+
+    folds, by: see folds.make_folds. preset: the name of the one that config started from. Seeds are config.seed,
+    config.seed + 1, ... ablate: with the variants of the network. refit: see `npser crossval --help`. oracle: see train.fit.
+    """
+
+    folds: list[Fold]
+    by: str
+    config: Config
+    preset: str
+    seeds: int = 1
+    ablate: bool = False
+    refit: bool = False
+    oracle: bool = True
+
+
+def write_plan(out: Path, data: Dataset, plan: Plan, cache: Path) -> tuple[Path, str]:
+    """What all jobs share, as a file; returns its path and its hash."""
+    shared = {
+        "npser": __version__,
+        "utterances": [{**dataclasses.asdict(u), "path": os.path.abspath(u.path)} for u in data.utterances],
+        "content": data.content,
+        "labels": data.labels,
+        "dropped": data.dropped,
+        "names": data.names,
+        "cache": os.path.abspath(cache),
+        "config": dataclasses.asdict(plan.config),
+        "preset": plan.preset,
+        "folds": {fold.name: dataclasses.asdict(fold.split) for fold in plan.folds},
+        "refit": plan.refit,
+        "oracle": plan.oracle,
+    }
+    text = json.dumps(shared, sort_keys=True).encode()
+    write(out / "plan.json", text)
+    return (out / "plan.json").resolve(), hashlib.sha256(text).hexdigest()
+
+
+def jobs_of(plan: Plan, variant: str, data: Dataset, written: tuple[Path, str], threads: int | None) -> list[Job]:
+    """The jobs of a variant, seed after seed, fold after fold. written: see write_plan; threads: of each, see run_job."""
+    path, digest = written
+    found: list[Job] = []
+    for seed in range(plan.config.seed, plan.config.seed + plan.seeds):
+        config = variant_config(plan.config, variant, seed)
+        for fold in plan.folds:
+            found.append({
+                "plan": str(path), "plan_hash": digest, "folder": str(path.parent / "jobs" / f"{variant}-seed{seed}-fold{fold.name}"),
+                "identity": identity(data, fold.split, config, plan, variant),
+                "variant": variant, "seed": seed, "fold": fold.name, "threads": threads,
+            })  # fmt: skip
+    return found
+
+
+def identity(data: Dataset, split: Split, config: Config, plan: Plan, variant: str) -> str:
+    """Hash of all that a job's result depends on, and of nothing else: no paths, no order."""
+    utterances = [(digest, u.emotion, u.gender, u.speaker) for digest, u in zip(data.content, data.utterances, strict=True)]
+    parts = [split.train, split.validation, split.test]
+    settings = [dataclasses.asdict(config), plan.preset, variant, plan.refit, plan.oracle]
+    return hashlib.sha256(json.dumps([settings, utterances, parts, data.labels]).encode()).hexdigest()
+
+
+def variant_config(config: Config, variant: str, seed: int) -> Config:
+    """The settings of a variant."""
+    return model.varied(config, {"seed": seed, **variants(config)[variant]})
+
+
+def finished(job: Job) -> dict[str, Any] | None:
+    """The result of a job, None where it has none yet.
+
+    Raises
+    ------
+    ValueError
+        Where the job's folder is another experiment's, or damaged.
+    """
+    folder = Path(job["folder"])
+    try:
+        if json.loads((folder / "job.json").read_text())["identity"] != job["identity"]:
+            raise ValueError(f"{folder}: holds a job with other data or settings; give the same ones, or name another --out")
+        return json.loads((folder / "result.json").read_text())
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise ValueError(f"{folder}: holds a job that is damaged; remove the folder, and the same command goes on") from None
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Train and score one network; returns its result, at once where it is there already.
+
+    Parameters
+    ----------
+    job : dict
+        ``plan`` and ``plan_hash``, see write_plan; ``folder``, ``identity``, ``variant``, ``seed``, ``fold``; ``threads``, or
+        None for this worker's share of the cores.
+
+    Raises
+    ------
+    ValueError
+        Where this machine sees other files than the one that planned the job, or training fails.
+    """
+    started, folder = time.perf_counter(), Path(job["folder"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock(folder / ".lock"):  # a worker that was given up may still be at it
+            result = finished(job)
+            if result is not None:
+                return result
+            write(folder / "job.json", json.dumps({"identity": job["identity"]}).encode())
+            compile_kernels()
+            keep_freed_memory()
+            with single_threaded_blas(), ThreadPoolExecutor(job["threads"] or _share_of_cores()) as pool:
+                result = _train(job, folder, pool)
+            result["run"] = {"seconds": round(time.perf_counter() - started, 1)}
+            write(folder / "result.json", (json.dumps(result, indent=2, sort_keys=True) + "\n").encode())
+    except OSError as error:
+        raise ValueError(f"{error.filename or folder}: {error.strerror or error}") from None
+    return result
+
+
+def _train(job: Job, folder: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
+    """The work of run_job."""
+    plan = _read_plan(job["plan"], job["plan_hash"])
+    split = Split(**plan["folds"][job["fold"]])
+    config = variant_config(model.restored(plan["config"]), job["variant"], job["seed"])
+    data = _dataset(plan, config, pool)
+    if job["variant"] == "shuffled-gender":
+        data = shuffled_gender(data, split, config.seed)
+
+    notices = synthetic.notices(data.names)
+    if job["variant"] == "shuffled-gender":
+        notices.append(SHUFFLED)
+
+    def trained(split: Split, config: Config, out: Path, oracle: bool) -> dict[str, Any]:
+        out.mkdir(exist_ok=True)
+        place = Run(out, pool, say=lambda _: None)
+        return run.run(data, split, config, plan["preset"], place, notices=notices, resume=True, oracle=oracle)
+
+    together = dataclasses.replace(
+        split, train=sorted([*split.train, *split.validation]), validation=[], validation_session=None, warnings=[]
+    )
+    at_once = plan["refit"] and config.select == "last"  # where nothing is chosen, the first training would be for nothing
+    found, last = trained(together if at_once else split, config, folder, plan["oracle"]), folder
+    scored = found
+    if plan["refit"] and not at_once:
+        last = folder / "refit"
+        scored = trained(together, dataclasses.replace(config, epochs=found["selected_epoch"]), last, False)
+    network = Network.of(checkpoint.load(last / "model.safetensors"))
+    emotion, gender = network.log_probabilities(data.store, np.array(split.test), pool)
+    uncalibrated = log_softmax(emotion * network.temperature)
+    write_predictions(folder / "predictions.jsonl", data, split, emotion, gender)
+    kept = ("wa", "ua", "macro_f1", "recall", "gender_accuracy", "confusion", "genders", "parameters", "config", "versions")
+    return {
+        **{name: scored[name] for name in kept},
+        "calibration": scored["calibration"],
+        **{name: found[name] for name in ("selected_epoch", "validation", "oracle")},
+        "split_hash": split_hash(data.utterances, data.content, split),
+        "predicted": emotion.argmax(axis=1).tolist(),
+        "confidence": {"before": np.exp(uncalibrated.max(axis=1)).tolist(), "after": np.exp(emotion.max(axis=1)).tolist()},
+        "predicted_gender": gender.argmax(axis=1).tolist() if gender.shape[1] else None,
+    }
+
+
+def write_predictions(path: Path, data: Dataset, split: Split, emotion: np.ndarray, gender: np.ndarray) -> None:
+    """A line for each test utterance: what it is, and the probability of each class."""
+    lines = []
+    for r, p_emotion, p_gender in zip(split.test, np.exp(emotion), np.exp(gender), strict=True):
+        u = data.utterances[r]
+        row = {"content": data.content[r], "file": u.path.name, "speaker": u.speaker, "emotion": u.emotion, "gender": u.gender}
+        row["predicted"] = data.labels[int(p_emotion.argmax())]
+        row["probabilities"] = dict(zip(data.labels, p_emotion.tolist(), strict=True))
+        row["gender_probabilities"] = dict(zip(GENDERS, p_gender.tolist(), strict=True)) if len(p_gender) else None
+        lines.append(json.dumps(row) + "\n")
+    write(path, "".join(lines).encode())
+
+
+def shuffled_gender(data: Dataset, split: Split, seed: int) -> Dataset:
+    """The genders of the training part dealt out anew, and those of the validation part; the test part keeps its own."""
+    utterances, generator = list(data.utterances), stream("gender", seed)
+    for part in (split.train, split.validation):
+        known = [r for r in part if utterances[r].gender]
+        dealt = [data.utterances[r].gender for r in generator.permutation(np.array(known, int))]
+        for r, gender in zip(known, dealt, strict=True):
+            utterances[r] = dataclasses.replace(utterances[r], gender=gender)
+    return dataclasses.replace(data, utterances=utterances)
+
+
+@functools.lru_cache(maxsize=2)
+def _read_plan(path: str, digest: str) -> dict[str, Any]:
+    """The plan, which must be the one that was written."""
+    text = Path(path).read_bytes()
+    if hashlib.sha256(text).hexdigest() != digest:
+        raise ValueError(f"{path}: is not the plan of this job; every worker must see the same files under the same paths")
+    plan = json.loads(text)
+    if plan["npser"] != __version__:
+        raise ValueError(f"a worker runs npser {__version__} and the command npser {plan['npser']}; install the same version")
+    return plan
+
+
+def _dataset(plan: dict[str, Any], config: Config, pool: ThreadPoolExecutor) -> Dataset:
+    """The data of the plan, its features from the cache, or, where that is not shared, from recordings of the same hash."""
+    utterances = [Utterance(**{**fields, "path": Path(fields["path"])}) for fields in plan["utterances"]]
+    paths, content, cache = [u.path for u in utterances], plan["content"], Path(plan["cache"])
+    kind = model.module_of(config).kind(config)
+    if not store.folder_of(cache, content, kind).exists():
+        for path, digest, planned in zip(paths, store.digests(paths, pool), content, strict=True):
+            if digest != planned:
+                raise ValueError(f"{path}: is missing or has other content on this worker; share the corpus or the cache")
+    features = store.open_store(paths, content, kind, cache, pool)
+    return Dataset(utterances, content, features, plan["labels"], plan["dropped"], plan["names"], {})
+
+
+def _share_of_cores() -> int:
+    """Cores for one job on a Dask worker, whose threads run a job each."""
+    from distributed import get_worker
+
+    try:
+        return max(1, available_cores() // get_worker().state.nthreads)
+    except ValueError:  # no Dask worker
+        return available_cores()

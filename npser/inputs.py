@@ -1,0 +1,79 @@
+"""From stored rows to the input of a network: augmented, levelled, with deltas, normalised.
+
+A network's ``inputs`` calls one of these functions; training, scoring and prediction call the network's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from npser.augment import augmented
+from npser.config import Config
+from npser.features import N_MELS, heard_bands
+from npser.store import Store
+from npser_kernels.assemble import assemble
+
+Array = np.ndarray
+
+
+def of_bands(
+    store: Store,
+    window: Array,
+    mean: Array,
+    scale: Array,
+    c: Config,
+    ends: Array | None = None,
+    rng: np.random.Generator | None = None,
+    rows: Callable[[Array, Array], Array] | None = None,
+) -> tuple[Array, Array, Array]:
+    """Network input from stored log-mel bands.
+
+    Parameters
+    ----------
+    store, window
+        Which windows, (W,).
+    mean, scale : (d_spec,)
+        X = (value - mean) * scale.
+    c : Config
+        d_spec / 3 of the bands are used, at one level if c.level; the training part is augmented as it says.
+    ends : (W,), optional
+        The windows that give these their ends, where they are spliced.
+    rng : Generator, optional
+        Of the augmentation; without it there is none.
+    rows : callable, optional
+        (stored, frames), each (W,) -> how many of the frames, the first ones, are needed (see with_deltas).
+
+    Returns
+    -------
+    X (N, d_spec), bounds (W+1,), frames (W,): of each window, padding included
+    """
+    if rng is not None and (c.stretch or c.warp or c.splice or c.channel):
+        store = augmented(store, window, window if ends is None else ends, c, rng)
+        window = np.arange(len(window))
+    frames = store.frames(window)
+    lengths = frames if rows is None else rows(store.stored(window), frames)
+    X, bounds = with_deltas(store, window, mean, scale, lengths, c.level)
+    return X, bounds, frames
+
+
+def with_deltas(
+    store: Store, window: Array, mean: Array, scale: Array, lengths: Array | None = None, level: bool = False
+) -> tuple[Array, Array]:
+    """Static features, deltas and delta-deltas of some windows, normalised: X (N, d), bounds (W+1,).
+
+    mean, scale (d,): X = (value - mean) * scale. Of log-mel bands the lowest d / 3 are taken, with level at one level: see
+    features.heard_bands. lengths (W,): only the first so many frames; the rest lies in the padding, of which at least one frame
+    is kept.
+    """
+    frames, stored = store.frames(window), store.stored(window)
+    bounds = np.concatenate([[0], np.cumsum(frames if lengths is None else lengths)])
+    X = np.empty((bounds[-1], len(mean)), np.float32)
+    rows, starts, width = store.rows, store.bounds[window], len(mean) // 3
+    if width < N_MELS == rows.shape[1]:  # all of them stay as they are stored
+        parts = (rows[a : a + n] for a, n in zip(starts, stored, strict=True))
+        rows = np.concatenate([heard_bands(S, width, level) for S in parts])
+        starts = np.cumsum(stored) - stored
+    assemble(X, bounds, frames, rows, starts, stored, np.float32(store.floor), mean, scale)
+    return X, bounds
