@@ -22,17 +22,20 @@ import numpy as np
 from robustness import changed, read
 
 import npser
-from npser import calibration, checkpoint, corpora, dataset, terminal
+from npser import calibration, checkpoint, corpora, dataset
+from npser.calibration import log_softmax
 from npser.checkpoint import Checkpoint
-from npser.config import PRESETS, Config
+from npser.commands import terminal
 from npser.dataset import Dataset
-from npser.experiment import describe
-from npser.folds import make_folds
-from npser.lite import log_softmax
+from npser.experiment.folds import make_folds
+from npser.experiment.run import describe
+from npser.files import write
 from npser.metrics import confusion_matrix, scores
+from npser.network import Network, compile_kernels
+from npser.networks.li2019 import PRESETS, Config
 from npser.split import Split
 from npser.store import default_cache
-from npser.train import Network, compile_kernels, fit
+from npser.train import Run, fit
 
 NAMES = ("emodb", "ravdess", "nemo")
 LANGUAGES = {"emodb": "German", "ravdess": "English", "nemo": "Polish"}
@@ -102,8 +105,8 @@ def build(data: Dataset, config: Config, out: Path, pool: ThreadPoolExecutor) ->
         "scores": {"epoch": config.epochs, "validation": None, "test": pooled, "calibration": calibrated, **found},
     }
     checkpoint.save(out / "model.safetensors", Checkpoint(final.tensors, final.config, final.labels, temperature, training))
-    checkpoint.write(out / "scores.json", (json.dumps(found, indent=2, sort_keys=True) + "\n").encode())
-    checkpoint.write(out / "CARD.md", card(data, found, final).encode())
+    write(out / "scores.json", (json.dumps(found, indent=2, sort_keys=True) + "\n").encode())
+    write(out / "CARD.md", card(data, found, final).encode())
     print(f"{out / 'model.safetensors'}: {(out / 'model.safetensors').stat().st_size / 1e6:.2f} MB")
 
 
@@ -118,8 +121,8 @@ def train(
     split = Split(heard, [], test, method="none")
     print(f"{name}: {len(heard)} utterances", flush=True)
     about = describe(data, split, config, "default", [])
-    quiet: Any = {"say": lambda _: None, "progress": terminal.progress}
-    fit(data, split, config, folder, about, pool, resume=True, oracle=False, **quiet)
+    place = Run(folder, pool, say=lambda _: None, progress=terminal.progress)
+    fit(data, split, config, place, about, resume=True, oracle=False)
     return folder
 
 

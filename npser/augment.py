@@ -1,8 +1,8 @@
 """Augmentation of the training part: each time an utterance is met, it is a little faster or slower, spoken by a larger or
 smaller speaker, in another room, into another microphone, and maybe ended by somebody else.
 
-All of it works on the stored bands, before deltas are taken. The warp is vocal tract length perturbation (Jaitly & Hinton, 2013)
-on the mel axis.
+All of it works on the stored bands, before deltas are taken. The warp is vocal tract length perturbation on the mel axis
+(Jaitly & Hinton, 2013).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained network: tensors by name (parameters, state, norm.mean, norm.std), its Config, labels in output order, the rest.
+    """A trained network: tensors by name (parameters, state, norm.mean, norm.std), Config, labels in output order, the rest.
 
     labels: {"emotion": [...], "gender": [...] or None}. temperature divides the logits before the softmax.
     """

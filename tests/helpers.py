@@ -1,28 +1,50 @@
-"""Small networks and ragged batches, in float64 unless a test asks for something else."""
+"""What files of tests share: small networks and batches, model files, sounds, corpora, and commands as a user runs them."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import soundfile
 
-from npser import model
-from npser.config import Config, param_shapes
+from npser import checkpoint, lite, model
+from npser.checkpoint import Checkpoint
+from npser.config import Config
+from npser.network import Network, Targets
+from npser.networks import li2019, li2019_feedforward
+from npser.store import Store, digests, open_store
+
+ROOT = Path(__file__).resolve().parents[1]
+CORPORA = Path(os.environ.get("NPSER_CORPORA") or ROOT.parent / "shared" / "corpora")
+UNCOMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") != "0"
+RATE = 16_000
+EMOTIONS, GENDERS = ["angry", "happy", "neutral", "sad"], ["female", "male"]
 
 Array = np.ndarray
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
-SMALL = Config(d_spec=9, d_cnn=4, d_lstm=4, d_attn=8, n_attn=2, alpha=0.7, beta=1.3)
-ODD = Config(d_spec=12, d_cnn=3, d_lstm=5, d_attn=7, n_cw=5, n_pw=2, n_attn=3)  # no multiple of the kernels' four
+# Networks and batches, in float64 unless a test asks for something else
+
+TINY = li2019.Config(d_spec=9, d_cnn=4, d_lstm=4, d_attn=8, n_attn=2, alpha=0.7, beta=1.3)
+ODD = li2019.Config(d_spec=12, d_cnn=3, d_lstm=5, d_attn=7, n_cw=5, n_pw=2, n_attn=3)  # no multiple of the kernels' four
+FORWARD = li2019_feedforward.Config(d_spec=9, d_cnn=4, d_attn=8, n_attn=2, alpha=0.7, beta=1.3)  # without recurrence
 LENGTHS = (7, 1, 10, 2, 3, 4, 12, 9, 6)  # shorter than a window of 3, equal to it, one more; two tiles of four and one over
-EMOTIONS = 4
 
 
 class Batch(NamedTuple):
-    """The arguments of model.loss, in its order."""
+    """Some utterances and what is to be learnt of them."""
 
     X: Array
     bounds: Array
-    emotion_y: Array
-    gender_y: Array
+    emotion: Array
+    gender: Array
     emotion_weight: Array
     gender_weight: Array
 
@@ -38,7 +60,7 @@ def make_batch(c: Config, lengths: Sequence[int] = LENGTHS, seed: int = 0) -> Ba
     return Batch(
         rng.standard_normal((sum(lengths), c.d_spec)),
         bounds_of(lengths),
-        rng.integers(EMOTIONS, size=B),
+        rng.integers(len(EMOTIONS), size=B),
         np.where(np.arange(B) % 3 == 2, -1, rng.integers(2, size=B)),
         rng.uniform(0.5, 1.5, B) / B,
         rng.uniform(0.5, 1.5, B) / B,
@@ -47,14 +69,26 @@ def make_batch(c: Config, lengths: Sequence[int] = LENGTHS, seed: int = 0) -> Ba
 
 def make_network(c: Config, genders: int = 2, seed: int = 0) -> tuple[Array, model.Shapes]:
     """theta without zeros, and its shapes."""
-    shapes = param_shapes(c, EMOTIONS, genders)
-    size = sum(int(np.prod(shape)) for shape in shapes.values())
-    return 0.5 * np.random.default_rng(seed).standard_normal(size), shapes
+    shapes = model.shapes_of(c, len(EMOTIONS), genders)
+    return 0.5 * np.random.default_rng(seed).standard_normal(model.size_of(shapes)), shapes
 
 
-def named(theta: Array, shapes: model.Shapes) -> dict[str, Array]:
-    """{"cnn1.W": ..., ...}, views of theta."""
-    return {f"{layer}.{name}": v for layer, p in model.views(theta, shapes).items() for name, v in p.items()}
+Frames = Array | None
+Dropout = np.random.Generator | None
+
+
+def loss_of(
+    theta: Array, shapes: model.Shapes, c: Config, batch: Batch, rng: Dropout = None, frames: Frames = None
+) -> tuple[float, Array]:
+    """The loss of a batch and its gradient, (P,)."""
+    x = (batch.X, batch.bounds) if frames is None else (batch.X, batch.bounds, frames)
+    loss, grads = model.loss(model.views(theta, shapes), c, x, Targets(*batch[2:]), rng)
+    return loss, model.flatten(grads, shapes)
+
+
+def logits_of(theta: Array, shapes: model.Shapes, c: Config, batch: Batch, rng: Dropout = None) -> tuple[Array, Array | None]:
+    """Emotion (B, 4) and gender (B, 2)."""
+    return model.module_of(c).forward(model.views(theta, shapes), c, batch.X, batch.bounds, rng=rng)[0]
 
 
 def utterances_of(X: Array, bounds: Array) -> list[Array]:
@@ -73,3 +107,158 @@ def assert_close(actual: Array, expected: Array, tolerance: float, name: str = "
     assert actual.shape == expected.shape, name
     worst, largest = np.abs(actual - expected).max(initial=0), np.abs(expected).max(initial=0)
     assert worst <= tolerance * largest, f"{name}: off by {worst:.3g}, largest {largest:.3g}"
+
+
+# Model files, and sounds to run them on
+
+SMALL = li2019.Config(d_cnn=4, d_lstm=4, d_attn=8, n_attn=2, pad=False, max_seconds=1.0)
+SMALL_FORWARD = li2019_feedforward.Config(d_cnn=4, d_attn=8, n_attn=2, pad=False, max_seconds=1.0)
+
+
+class Trained(NamedTuple):
+    """One network of random parameters, as a file and for the engine."""
+
+    path: Path
+    lite: lite.Model
+    engine: Network
+
+    def store(self, paths: list[Path]) -> Store:
+        with ThreadPoolExecutor(1) as pool:
+            content = [digest or "" for digest in digests(paths, pool)]
+            return open_store(paths, content, self.engine.module.kind(self.engine.config), self.path.parent / "cache", pool)
+
+
+def network(folder: Path, config: Config = SMALL, genders: list[str] | None = GENDERS, temperature: float = 1.0) -> Trained:
+    """Random parameters, biases too."""
+    shapes = model.shapes_of(config, len(EMOTIONS), len(genders or []))
+    rng, bands = np.random.default_rng(2), config.d_spec // 3
+    theta = model.init(shapes, seed=1)
+    theta += 0.05 * rng.standard_normal(theta.size).astype(np.float32)
+    mean = np.concatenate([rng.uniform(-60, -40, bands), rng.normal(0, 0.1, 2 * bands)]).astype(np.float32)
+    std = np.concatenate([rng.uniform(10, 20, bands), rng.uniform(1, 2, 2 * bands)]).astype(np.float32)
+    tensors = model.named(theta, shapes) | {"norm.mean": mean, "norm.std": std}
+    path = folder / "model.safetensors"
+    checkpoint.save(path, Checkpoint(tensors, config, {"emotion": EMOTIONS, "gender": genders}, temperature, {}))
+    return Trained(path, lite.Model(path), Network(theta, shapes, config, mean, std))
+
+
+def sound(n: int, seed: int = 0, rate: int = RATE) -> Array:
+    """Gliding harmonics and noise, (n,) float32."""
+    t = np.arange(n) / rate
+    rng = np.random.default_rng(seed)
+    cycles = (110 + 30 * seed) * t + 3 * np.sin(4 * t + seed)
+    harmonics = sum(np.sin(2 * np.pi * k * cycles) / k for k in range(1, 12))
+    return (0.2 * np.sin(5 * t) ** 2 * harmonics + 0.003 * rng.standard_normal(n)).astype(np.float32)
+
+
+def recording(path: Path, x: Array, rate: int = RATE) -> Path:
+    soundfile.write(path, x, rate, subtype="FLOAT")
+    return path
+
+
+def tone(path: Path, hz: float, seconds: float = 0.35, seed: int = 0) -> None:
+    """A buzz of some fundamental frequency with noise."""
+    t = np.arange(round(seconds * RATE)) / RATE
+    wave = sum(np.sin(2 * np.pi * hz * k * t) / k for k in range(1, 6))
+    noise = np.random.default_rng(seed).standard_normal(t.size)
+    soundfile.write(path, (0.1 * wave + 0.01 * noise).astype(np.float32), RATE, subtype="PCM_16")
+
+
+# Corpora, commands and what they leave
+
+
+def write_manifest(path: Path, rows: list[dict[str, str]]) -> Path:
+    """A CSV with the columns of its first row."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def manifest_of(folder: Path, /, **others: str) -> list[dict[str, str]]:
+    with (folder / "manifest.csv").open(newline="") as file:
+        return [{**row, "path": str(folder / row["path"]), **others} for row in csv.DictReader(file)]
+
+
+def start(environment: dict[str, str], folder: Path, *words: str | Path) -> subprocess.Popen[str]:
+    """Start ``npser WORDS`` in a folder."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "npser", *map(str, words)],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells start background jobs deaf to Ctrl-C
+    )
+
+
+REFUSE = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name in {refused!r}:
+            raise ImportError(f"{{name}} is not to be imported")
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def without(*modules: str) -> str:
+    """Code after which some modules cannot be imported."""
+    return REFUSE.format(refused=modules)
+
+
+WATCH = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], capture_output=True)
+sys.stdout.buffer.write(done.stdout)
+sys.stderr.buffer.write(done.stderr)
+size = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+print(f"\\n{done.returncode} {size / (1 << 20 if sys.platform == 'darwin' else 1 << 10)}", file=sys.stderr)
+"""
+
+
+def watched(*words: str | Path, environment: dict[str, str], cwd: Path) -> tuple[subprocess.CompletedProcess[str], float]:
+    """Run ``npser WORDS`` to its end; also its greatest resident size in MB.
+
+    A small process starts it: a child's size begins with that of its parent.
+    """
+    command = [sys.executable, "-c", WATCH, sys.executable, "-m", "npser", *map(str, words)]
+    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=600, check=True)
+    *lines, last = done.stderr.splitlines()
+    status, size = last.split()
+    return subprocess.CompletedProcess(words, int(status), done.stdout, "\n".join(lines).rstrip()), float(size)
+
+
+def one_sentence(shown: subprocess.CompletedProcess[str], *words: str) -> None:
+    """The last line of standard error names what is wrong; nothing but warnings stands before it."""
+    *warnings, line = shown.stderr.splitlines()
+    assert line.startswith("npser: "), shown.stderr
+    assert all(text.startswith("npser: warning: ") for text in warnings), shown.stderr
+    for word in words:
+        assert word in line
+
+
+def report_of(run: Path) -> dict[str, Any]:
+    """The report without what may differ from one run to the next."""
+    report = json.loads((run / "report.json").read_text())
+    del report["run"]
+    return report
+
+
+def lines_of(run: Path) -> list[str]:
+    """The lines of report.json but for those of the key run."""
+    text = (run / "report.json").read_text()
+    before, _, rest = text.partition('  "run": {')
+    return before.splitlines() + rest.partition("},\n")[2].splitlines()
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert {path.name for path in a.iterdir()} == {path.name for path in b.iterdir()}
+    for name in ("model.safetensors", "last.safetensors", "metrics.jsonl", "config.toml", "report.md"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    assert lines_of(a) == lines_of(b)

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import EMOTIONS, GENDERS, SMALL
+from helpers import EMOTIONS, GENDERS, SMALL
 
 from npser import augment, corpora, dataset, model
-from npser.config import N_MELS, Config, param_shapes
+from npser.features import N_MELS
+from npser.network import Network, Targets
+from npser.networks.li2019 import Config
 from npser.split import Split
 from npser.store import Store
-from npser.train import Network, fit
+from npser.train import Run, fit
 
 LENGTHS = (40, 1, 9, 25)
 
@@ -27,14 +29,14 @@ def store(lengths: tuple[int, ...] = LENGTHS, pad_frames: int = 0) -> Store:
     return Store(rows, bounds, 400 * np.array(lengths), each, {}, pad_frames)
 
 
-def bent(given: Store, window: np.ndarray, seed: int = 0, **settings: float) -> list[np.ndarray]:
-    found = augment.bend(given, window, window, dataclasses.replace(SMALL, **settings), np.random.default_rng(seed))
+def variants(given: Store, window: np.ndarray, seed: int = 0, **settings: float) -> list[np.ndarray]:
+    found = augment.augmented(given, window, window, dataclasses.replace(SMALL, **settings), np.random.default_rng(seed))
     return [found.rows[a:b] for a, b in zip(found.bounds[:-1], found.bounds[1:], strict=True)]
 
 
 def test_without_a_range_windows_stay_as_they_are():
     given = store()
-    for w, S in zip((2, 0, 1), bent(given, np.array([2, 0, 1])), strict=True):
+    for w, S in zip((2, 0, 1), variants(given, np.array([2, 0, 1])), strict=True):
         np.testing.assert_array_equal(S, given.rows[given.bounds[w] : given.bounds[w + 1]])
 
 
@@ -43,7 +45,7 @@ def test_a_stretched_window_has_the_same_course_in_more_or_fewer_frames():
     given.rows[:] = np.linspace(-80, -20, 40, dtype=np.float32)[:, None]
     lengths = set()
     for seed in range(30):
-        (S,) = bent(given, np.array([0]), stretch=0.25, seed=seed)
+        (S,) = variants(given, np.array([0]), stretch=0.25, seed=seed)
         np.testing.assert_allclose(S, np.broadcast_to(np.linspace(-80, -20, len(S))[:, None], S.shape), atol=1e-3)
         lengths.add(len(S))
     assert min(lengths) >= 30
@@ -54,15 +56,15 @@ def test_a_stretched_window_has_the_same_course_in_more_or_fewer_frames():
 def test_a_warped_window_has_its_peaks_at_other_bands():
     given = store((5,))
     given.rows[:] = -np.abs(np.arange(N_MELS) - 60)
-    peaks = [bent(given, np.array([0]), warp=0.2, seed=seed)[0].argmax(axis=1) for seed in range(30)]
+    peaks = [variants(given, np.array([0]), warp=0.2, seed=seed)[0].argmax(axis=1) for seed in range(30)]
     assert all(np.ptp(peak) == 0 for peak in peaks)  # the same in all frames
     assert min(peak[0] for peak in peaks) in range(48, 54)
     assert max(peak[0] for peak in peaks) in range(66, 73)
 
 
-def test_windows_are_bent_differently_each_and_alike_by_the_same_seed():
+def test_windows_are_augmented_differently_each_and_alike_by_the_same_seed():
     given, window = store((40, 40)), np.array([0, 1])
-    once, again, other = (bent(given, window, seed, stretch=0.2, warp=0.2) for seed in (1, 1, 2))
+    once, again, other = (variants(given, window, seed, stretch=0.2, warp=0.2) for seed in (1, 1, 2))
     assert all((a == b).all() for a, b in zip(once, again, strict=True))
     assert len(once[0]) != len(once[1])
     assert len(once[0]) != len(other[0])
@@ -74,7 +76,7 @@ def test_a_bad_channel_tilts_the_spectrum_adds_noise_or_takes_bands_away(monkeyp
     given.rows[:] = np.where(np.arange(N_MELS) < 64, -20, -90)
     seen, tilts = {"noise": 0, "narrow": 0, "neither": 0}, []
     for seed in range(60):
-        (S,) = bent(given, np.array([0]), seed, channel=0.5)
+        (S,) = variants(given, np.array([0]), seed, channel=0.5)
         change = S.mean(axis=0) - given.rows[0]
         tilts.append((change[12] - change[62]) / 50 * 63.5)  # of the loud bands, 10 dB and more above the noise
         change += tilts[-1] * np.linspace(-1, 1, N_MELS)
@@ -89,7 +91,7 @@ def test_a_bad_channel_tilts_the_spectrum_adds_noise_or_takes_bands_away(monkeyp
     assert min(seen.values()) >= 8
     assert -6.5 < min(tilts) < -4
     assert 4 < max(tilts) < 6.5
-    assert all(np.array_equal(given.rows, S) for S in bent(given, np.array([0]), channel=0.0))
+    assert all(np.array_equal(given.rows, S) for S in variants(given, np.array([0]), channel=0.0))
 
 
 @pytest.mark.parametrize("seconds", [0.2, 1.0])
@@ -109,7 +111,7 @@ def test_a_spliced_window_begins_as_itself_and_ends_as_another():
     given = store((40, 24))
     lengths = set()
     for seed in range(30):
-        found = augment.bend(given, np.array([0, 1]), np.array([1, 1]), SMALL, np.random.default_rng(seed))
+        found = augment.augmented(given, np.array([0, 1]), np.array([1, 1]), SMALL, np.random.default_rng(seed))
         S, plain = (found.rows[a:b] for a, b in zip(found.bounds[:-1], found.bounds[1:], strict=True))
         np.testing.assert_array_equal(plain, given.rows[40:])
         cut = int(np.argmin((given.rows[: len(S)] == S).all(axis=1)))
@@ -124,15 +126,15 @@ def test_partners_are_of_the_same_emotion_and_gender_and_of_the_training_part():
     rng = np.random.default_rng(0)
     y, gender = rng.integers(0, 3, 400), rng.integers(-1, 2, 400)
     train = rng.permutation(400)[:300]
-    found = augment.partners(train, y, gender, 0.5, rng)
+    found = augment.splice_partners(train, y, gender, 0.5, rng)
     np.testing.assert_array_equal(y[found], y)
     np.testing.assert_array_equal(gender[found], gender)
     assert set(found[train]) <= set(train)
     rest = np.setdiff1d(np.arange(400), train)
     np.testing.assert_array_equal(found[rest], rest)
     assert 0.4 < np.mean(found[train] != train) < 0.55
-    np.testing.assert_array_equal(augment.partners(train, y, gender, 0.0, rng), np.arange(400))
-    alone = augment.partners(np.array([1, 3]), np.arange(4), np.zeros(4, int), 1.0, rng)  # nobody else has that emotion
+    np.testing.assert_array_equal(augment.splice_partners(train, y, gender, 0.0, rng), np.arange(400))
+    alone = augment.splice_partners(np.array([1, 3]), np.arange(4), np.zeros(4, int), 1.0, rng)  # nobody else has that emotion
     np.testing.assert_array_equal(alone, np.arange(4))
 
 
@@ -140,52 +142,17 @@ def test_a_padded_window_does_not_outgrow_its_padding():
     given = store((40, 38), pad_frames=40)
     for seed in range(10):
         c = dataclasses.replace(SMALL, stretch=0.5)
-        found = augment.bend(given, np.array([0, 1]), np.array([1, 0]), c, np.random.default_rng(seed))
+        found = augment.augmented(given, np.array([0, 1]), np.array([1, 0]), c, np.random.default_rng(seed))
         assert found.stored(np.array([0, 1])).max() <= 40
         assert found.pad_frames == 40
 
 
-def test_masks_blank_stripes_of_the_sound_and_nothing_else():
-    lengths, stored = np.array([40, 1, 9, 25]), np.array([30, 1, 9, 25])  # ten frames of padding
-    bounds = np.concatenate([[0], np.cumsum(lengths)])
-    seen = []
-    for seed in range(40):
-        X = np.ones((bounds[-1], 3 * N_MELS), np.float32)
-        augment.mask(X, bounds, stored, dataclasses.replace(SMALL, mask_bands=16, mask_frames=8), np.random.default_rng(seed))
-        assert set(np.unique(X)) <= {0, 1}
-        for start, end, sound in zip(bounds[:-1], bounds[1:], stored, strict=True):
-            blank = X[start : start + sound].reshape(sound, 3, N_MELS) == 0
-            frames = blank.all(axis=(1, 2))
-            bands = blank[~frames].all(axis=(0, 1)) if not frames.all() else np.zeros(N_MELS, bool)
-            assert (blank == frames[:, None, None] | bands).all()  # the three kinds of a band together
-            assert frames.sum() <= 2 * min(8, sound // 4)
-            assert bands.sum() <= 2 * 16
-            assert (X[start + sound : end] == 1).all()
-            seen.append((frames.sum(), bands.sum()))
-    assert (np.max(seen, axis=0) > [8, 16]).all()  # two stripes, and wide ones
-
-
-def test_masks_of_fewer_bands_hide_the_same_ones_of_all_three_kinds():
-    X, c = np.ones((200, 297), np.float32), dataclasses.replace(SMALL, d_spec=297, mask_bands=40)
-    for seed in range(20):
-        augment.mask(X, np.array([0, 200]), np.array([200]), c, np.random.default_rng(seed))
-        statics, *deltas = np.split(X, 3, axis=1)
-        assert all((kind == statics).all() for kind in deltas)
-    assert not X.all()
-
-
-def test_masks_of_no_width_blank_nothing():
-    X = np.ones((9, 3 * N_MELS), np.float32)
-    augment.mask(X, np.array([0, 9]), np.array([9]), SMALL, np.random.default_rng(0))
-    assert X.all()
-
-
 def gradient(c: Config, given: Store, step: int, threads: int) -> np.ndarray:
-    shapes = param_shapes(c, len(EMOTIONS), len(GENDERS))
+    shapes = model.shapes_of(c, len(EMOTIONS), len(GENDERS))
     ones = np.ones(3 * N_MELS, np.float32)
     network = Network(model.init(shapes, 0), shapes, c, -50 * ones, 20 * ones)
     window = np.arange(len(given.samples))
-    y = (window % 4, window % 2, np.ones(len(window), np.float32), np.ones(len(window), np.float32))
+    y = Targets(window % 4, window % 2, np.ones(len(window), np.float32), np.ones(len(window), np.float32))
     with ThreadPoolExecutor(threads) as pool:
         return network.gradient(given, window, y, step, pool, window[::-1] if c.splice else window)[1]
 
@@ -194,18 +161,17 @@ def test_training_splices_first_windows_of_the_same_emotion_and_gender(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     met: list[tuple[int, int]] = []
-    bend = augment.bend
 
     def watched(store: Store, window: np.ndarray, ends: np.ndarray, *rest: Any) -> Store:
         met.extend(zip(window.tolist(), ends.tolist(), strict=True))
-        return bend(store, window, ends, *rest)
+        return augment.augmented(store, window, ends, *rest)
 
-    monkeypatch.setattr(augment, "bend", watched)
+    monkeypatch.setattr("npser.inputs.augmented", watched)
     c = dataclasses.replace(SMALL, max_seconds=0.2, splice=0.5, epochs=3)
     with ThreadPoolExecutor(1) as pool:
         data = dataset.prepare(corpora.load([corpus], None, None), c, tmp_path / "cache", pool, lambda items, **_: items)
         train = [r for r, u in enumerate(data.utterances) if u.session != data.utterances[0].session]
-        fit(data, Split(train, [], [], method="none"), c, tmp_path, {}, pool, say=lambda _: None)
+        fit(data, Split(train, [], [], method="none"), c, Run(tmp_path, pool, lambda _: None), {})
     first = {int(w): r for r, w in enumerate(data.store.recordings[:-1])}
     assert max(np.diff(data.store.recordings)) > 1  # recordings have several windows
     assert len(met) == 3 * len(train)
@@ -216,9 +182,7 @@ def test_training_splices_first_windows_of_the_same_emotion_and_gender(
     assert 0.2 < np.mean([window != end for window, end in met]) < 0.55
 
 
-@pytest.mark.parametrize(
-    "settings", [{"stretch": 0.3}, {"warp": 0.2}, {"splice": 1.0}, {"channel": 0.7}, {"mask_bands": 30}, {"mask_frames": 8}]
-)
+@pytest.mark.parametrize("settings", [{"stretch": 0.3}, {"warp": 0.2}, {"splice": 1.0}, {"channel": 0.7}])
 @pytest.mark.parametrize("pad_frames", [0, 48])
 def test_training_is_augmented_and_depends_on_seed_and_step_only(settings: dict[str, Any], pad_frames: int):
     given = store((40, 33, 30, 25, 20, 12), pad_frames)
@@ -240,9 +204,6 @@ def test_training_is_augmented_and_depends_on_seed_and_step_only(settings: dict[
         ({"warp": -0.1}, "setting warp is -0.1; expected 0 <= warp < 1"),
         ({"splice": -0.5}, "setting splice is -0.5; expected 0 <= splice <= 1"),
         ({"channel": 1.5}, "setting channel is 1.5; expected 0 <= channel <= 1"),
-        ({"mask_bands": 129}, "setting mask_bands is 129; expected at most all bands, 128"),
-        ({"mask_frames": -1}, "setting mask_frames is -1; expected zero or a positive number"),
-        ({"smoothing": 1.0}, "setting smoothing is 1.0; expected 0 <= smoothing < 1"),
         ({"schedule": "step"}, "setting schedule is 'step'; expected one of constant, cosine"),
         ({"warmup": -1.0}, "setting warmup is -1.0; expected zero or a positive number"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import soundfile
-from conftest import Command, manifest_of, one_sentence, report_of, write_manifest
+from helpers import Command, manifest_of, one_sentence, report_of, write_manifest
 
 
 def test_folders_that_hold_no_corpus(npser: Command, tmp_path: Path) -> None:

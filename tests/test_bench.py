@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from conftest import UNCOMPILED, Command
+from helpers import UNCOMPILED, Command
 
-from npser.bench import flops
-from npser.config import Config, param_shapes
+from npser import model
+from npser.networks.li2019 import Config, flops
 
 
 @pytest.mark.parametrize("c", [Config(), Config(d_cnn=8, d_lstm=5, d_attn=7, n_attn=3, n_pw=2)], ids=["paper", "small"])
@@ -16,7 +16,7 @@ def test_operations_are_those_of_every_matrix_for_every_row_that_it_meets(c: Con
     rows, frames = np.array([50, 301]), np.array([301, 301])
     met = {"cnn1": rows.sum(), "cnn2": rows.sum()}
     pooled = (frames // c.n_pw).sum()
-    of = {name: 2 * math.prod(shape) for name, shape in param_shapes(c, 4, 2).items() if name.split(".")[1][0] in "WRw"}
+    of = {name: 2 * math.prod(shape) for name, shape in model.shapes_of(c, 4, 2).items() if name.split(".")[1][0] in "WRw"}
     once = {
         name: n * met.get(name.split(".")[0], pooled)
         for name, n in of.items()

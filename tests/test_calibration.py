@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command, manifest_of, report_of, write_manifest
-from test_lite import network, recording, sound
+from helpers import Command, manifest_of, network, recording, report_of, sound, write_manifest
 
 from npser import checkpoint
-from npser.calibration import COLDEST, HOTTEST, calibration_error, calibration_error_of, fit_temperature
-from npser.lite import Model, log_softmax
+from npser.calibration import COLDEST, HOTTEST, calibration_error, calibration_error_of, fit_temperature, log_softmax
+from npser.lite import Model
+from npser.network import Network
 from npser.store import Store
-from npser.train import Network
 
 
 def drawn(temperature: float, recordings: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

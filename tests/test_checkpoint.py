@@ -13,21 +13,18 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from helpers import EMOTIONS, GENDERS, ROOT, SMALL
 
-from npser import checkpoint
+from npser import checkpoint, model
 from npser.checkpoint import Checkpoint
-from npser.config import Config, param_shapes
-
-ROOT = Path(__file__).resolve().parents[1]
-SMALL = Config(d_cnn=4, d_lstm=4, d_attn=8, n_attn=2, pad=False)
-EMOTIONS, GENDERS = ["angry", "happy", "neutral", "sad"], ["female", "male"]
+from npser.networks.li2019 import Config
 
 
 def made(config: Config = SMALL, emotions: list[str] | None = None, genders: list[str] | None = None) -> Checkpoint:
     """A network of random numbers."""
     emotions = EMOTIONS if emotions is None else emotions
     rng = np.random.default_rng(0)
-    shapes = param_shapes(config, len(emotions), len(genders or []))
+    shapes = model.shapes_of(config, len(emotions), len(genders or []))
     tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
     tensors["norm.mean"] = rng.normal(-40, 9, config.d_spec).astype(np.float32)
     tensors["norm.std"] = rng.uniform(1, 9, config.d_spec).astype(np.float32)
@@ -270,7 +267,7 @@ def test_a_network_of_more_bands_than_there_are_is_refused(path: Path):
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from npser import checkpoint
+from npser import checkpoint, model
 
 path = Path(sys.argv[1])
 saved = checkpoint.load(path)

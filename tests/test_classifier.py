@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, ROOT, UNCOMPILED, manifest_of
+from helpers import RATE, ROOT, UNCOMPILED, manifest_of
 
 import npser
 from npser import EmotionClassifier

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command, manifest_of, one_sentence, report_of, write_manifest
+from helpers import Command, manifest_of, one_sentence, report_of, write_manifest
 
 
 def test_evaluate_counts_what_it_scores(npser: Command, corpus: Path, trained: Path, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_gradcheck_exits_with_1_when_a_gradient_is_off(environment: dict[str, st
         "    out, backward = true(X, W, b)\n"
         "    return out, lambda dout: (backward(dout)[0] * 1.001, *backward(dout)[1:])\n"
         "layers.linear = wrong\n"
-        "from npser.cli import main; sys.exit(main(['gradcheck']))\n"
+        "from npser.commands.cli import main; sys.exit(main(['gradcheck']))\n"
     )
     done = subprocess.run([sys.executable, "-c", plant], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1

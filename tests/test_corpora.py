@@ -1,17 +1,14 @@
 """Corpora are found, named, labelled, and refused with a sentence that says the way out."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import CORPORA, ROOT
 
 from npser.corpora import Utterance, emodb, load, manifest, ravdess, read
 from npser.corpora.labels import CANONICAL, canonical, canonical_gender
-
-ROOT = Path(__file__).resolve().parents[1]
-CORPORA = Path(os.environ.get("NPSER_CORPORA") or ROOT.parent / "shared" / "corpora")
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import Command, one_sentence, write_manifest
+from helpers import Command, one_sentence, write_manifest
 
+from npser.commands.data import convert
 from npser.corpora import Utterance, iemocap, layouts, load, manifest, read
-from npser.data_command import convert
 
 FACTS = {  # of each session: angry, happy and excited, neutral, sad; women's turns; improvised turns
     1: (229, 278, 384, 194, 528, 521),

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Command, manifest_of, one_sentence, report_of, write_manifest
+from helpers import Command, manifest_of, one_sentence, report_of, write_manifest
 
-from npser import checkpoint, corpora, crossval_report, dataset, jobs
-from npser.calibration import calibration_error
-from npser.config import Config
+from npser import checkpoint, corpora, dataset
+from npser.calibration import calibration_error, log_softmax
 from npser.corpora import Utterance
-from npser.folds import fold_warnings, make_folds
-from npser.lite import log_softmax
+from npser.experiment import crossval_report, executors, jobs
+from npser.experiment.folds import fold_warnings, make_folds
 from npser.metrics import confusion_matrix, scores
+from npser.networks.li2019 import Config
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def make_jobs(folder: Path, *names: str) -> list[dict[str, Any]]:
 def test_jobs_of_dead_workers_are_run_again(tmp_path: Path, deaths: int) -> None:
     Mortal.broken, said = deaths, []
     some = make_jobs(tmp_path, "0", "1", "2")
-    assert jobs.run_jobs(some, mortal, said.append, lambda: None) == deaths
+    assert executors.run_jobs(some, mortal, said.append, lambda: None) == deaths
     assert all(jobs.finished(job) for job in some)
     assert sum("a worker died" in text for text in said) == deaths
     if deaths:
@@ -188,7 +188,7 @@ def test_jobs_of_dead_workers_are_run_again(tmp_path: Path, deaths: int) -> None
 def test_workers_that_keep_dying_end_the_run(tmp_path: Path) -> None:
     Mortal.broken, said = 4, []
     with pytest.raises(ValueError, match=r"4th time: try fewer --workers"):
-        jobs.run_jobs(make_jobs(tmp_path, "0", "1"), mortal, said.append, lambda: None)
+        executors.run_jobs(make_jobs(tmp_path, "0", "1"), mortal, said.append, lambda: None)
     assert Mortal.broken == 0
 
 
@@ -196,7 +196,7 @@ def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     said: list[str] = []
     some = make_jobs(tmp_path, "bad", "0", "2")
     with pytest.raises(ValueError, match="1 of 3 jobs failed; bad: the loss is not finite"):
-        jobs.run_jobs(some, mortal, said.append, lambda: None)
+        executors.run_jobs(some, mortal, said.append, lambda: None)
     assert [bool(jobs.finished(job)) for job in some] == [False, True, True]
 
 
@@ -219,7 +219,7 @@ def test_a_worker_that_sees_other_files_refuses(corpus: Path, tmp_path: Path) ->
         config, cache = Config(pad=False), tmp_path / "cache"
         data = dataset.prepare(corpora.load(tmp_path / "corpus"), config, cache, pool, lambda items, **_: items)
         folds = make_folds(data.utterances)
-        plan, digest = jobs.write_plan(tmp_path, data, folds, config, "default", cache, refit=False, oracle=True)
+        plan, digest = jobs.write_plan(tmp_path, data, jobs.Plan(folds, "session", config, "default"), cache)
         assert jobs._dataset(jobs._read_plan(str(plan), digest), config, pool).content == data.content
         with pytest.raises(ValueError, match="is not the plan of this job"):
             jobs._read_plan(str(plan), "0" * 64)

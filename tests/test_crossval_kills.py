@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import UNCOMPILED, Command, one_sentence, report_of
-from test_resume import start
+from helpers import UNCOMPILED, Command, one_sentence, report_of, start
 
 HEAVY = pytest.mark.skipif(UNCOMPILED, reason="many processes and epochs: too slow without the compiler")
 PROC = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds worker processes in /proc")

@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import Command
-from networks import network, recording, sound
+from helpers import RATE, ROOT, Command, network, recording, sound
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-RATE = 16_000
+EXAMPLES = ROOT / "examples"
 
 
 def example(name: str, *words: str | Path, environment: dict[str, str], status: int = 0) -> list[str]:

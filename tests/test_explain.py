@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import Command, one_sentence
-from networks import GENDERS, SMALL, network, recording, sound
+from helpers import GENDERS, SMALL, Command, network, one_sentence, recording, sound
 
-from npser import explain_page, features
-from npser.config import Config
-from npser.explain import COLOURS, COLUMNS, Look, look
-from npser.explain_page import clock, page, png, ticks
+from npser import features
+from npser.explain.look import COLOURS, COLUMNS, Look, clock, frequencies, look, ticks
+from npser.explain.page import page, png
+from npser.networks.li2019 import Config
 
 SILENCE = np.zeros(40_000, np.float32)
 
@@ -93,8 +92,8 @@ def test_overlapping_windows_are_averaged_and_the_answer_is_that_of_predict(tmp_
 
 
 def test_a_long_recording_takes_no_more_columns_and_its_levels_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("npser.explain.COLUMNS", 40)
-    monkeypatch.setattr("npser.explain.EMBEDDED", 20_000)
+    monkeypatch.setattr("npser.explain.look.COLUMNS", 40)
+    monkeypatch.setattr("npser.explain.look.EMBEDDED", 20_000)
     x = np.tile(sound(16_000), 6)
     x[48_000:] *= 0.1  # 20 dB
     found = look_at(tmp_path, x)
@@ -144,7 +143,7 @@ def test_every_network_and_every_length_has_a_page_and_a_picture(
 ):
     c = dataclasses.replace(SMALL, attention=attention, level=attention, d_spec=297 if attention else 384)
     found = look_at(tmp_path, sound(n), c, genders)
-    assert found.bands.shape[1] == c.bands
+    assert found.bands.shape[1] == c.d_spec // 3
     text = page(found)
     answered = n >= 15_000
     assert ("attention of each head" in text) == (attention and answered)
@@ -152,7 +151,7 @@ def test_every_network_and_every_length_has_a_page_and_a_picture(
     assert ("does not tell voices apart" in text) == (genders is None)
     assert ("All 4 windows" in text) == (n == 37_000)
     pytest.importorskip("matplotlib", reason="needs the extra plot")
-    from npser.explain_picture import picture
+    from npser.explain.picture import picture
 
     assert picture(found, "png").startswith(b"\x89PNG")
 
@@ -208,7 +207,7 @@ def test_names_and_labels_are_text_wherever_they_stand(tmp_path: Path):
     assert answers is not None
     assert json.loads(answers[1])[0] == [0.0, f"{evil}, over 99%"]
     pytest.importorskip("matplotlib", reason="needs the extra plot")
-    from npser.explain_picture import picture
+    from npser.explain.picture import picture
 
     assert picture(found, "svg").startswith(b"<?xml")
 
@@ -247,7 +246,7 @@ def test_the_picture_of_the_bands_is_upright(tmp_path: Path):
     shades = decoded(base64.b64decode(data[1]))
     assert shades.shape == (128, 41)
     row = shades[:, 20].argmax()
-    assert 1 - (row + 0.5) / 128 == pytest.approx(explain_page.frequencies(128)["2"], abs=0.02)
+    assert 1 - (row + 0.5) / 128 == pytest.approx(frequencies(128)["2"], abs=0.02)
 
 
 def test_a_png_holds_the_values():
@@ -286,7 +285,7 @@ def test_the_same_recording_gives_the_same_bytes(tmp_path: Path):
     found = look_at(tmp_path, sound(37_000))
     assert page(found) == page(look_at(tmp_path, sound(37_000)))
     pytest.importorskip("matplotlib", reason="needs the extra plot")
-    from npser.explain_picture import picture
+    from npser.explain.picture import picture
 
     for kind, start in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")):
         assert picture(found, kind).startswith(start)
@@ -395,7 +394,7 @@ def opened(folder: Path, text: str, recording: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("embedded", [True, False])
 def test_a_browser_shows_it_plays_it_and_finds_nothing_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: bool):
     if not embedded:
-        monkeypatch.setattr("npser.explain.EMBEDDED", 1000)
+        monkeypatch.setattr("npser.explain.look.EMBEDDED", 1000)
     x = np.r_[sound(20_000), np.zeros(40_000, np.float32), sound(20_000, 1)]
     path = tmp_path / "a.wav"
     soundfile.write(path, x, 16_000, subtype="PCM_16")

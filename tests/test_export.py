@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, Command, one_sentence
-from networks import EMOTIONS, GENDERS, SMALL, Trained, network, recording, sound
-from test_corpora import CORPORA
+from helpers import CORPORA, EMOTIONS, GENDERS, ROOT, SMALL, Command, Trained, network, one_sentence, recording, sound
 from test_lite import SIZES
 
 from npser import features, lite
-from npser.config import PRESETS, Config
-from npser.export import export
+from npser.commands.export import export
+from npser.networks.li2019 import PRESETS, Config
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")

@@ -13,13 +13,23 @@ import numpy as np
 import pytest
 import scipy.signal
 import soundfile
-from conftest import UNCOMPILED
+from helpers import CORPORA, UNCOMPILED
 
-from npser.features import FLOOR_DB, LEVEL_DB, SAMPLE_RATE, heard, log_mel, read_windows, resample, window_samples, windows
+from npser.features import (
+    FLOOR_DB,
+    LEVEL_DB,
+    SAMPLE_RATE,
+    heard_bands,
+    log_mel,
+    log_mel_kind,
+    read_windows,
+    resample,
+    window_samples,
+    windows,
+)
+from npser.inputs import with_deltas
 from npser.store import digests, open_store
 
-ROOT = Path(__file__).resolve().parents[1]
-CORPORA = Path(os.environ.get("NPSER_CORPORA") or ROOT.parent / "shared" / "corpora")
 RATES = [4000, 8000, 11025, 16000, 22050, 24414, 44100, 48000, 96000, 192000]  # 24414 is TESS
 
 
@@ -64,10 +74,10 @@ def npsers(paths: list[Path], cache: Path, seconds: float, pad: bool) -> list[np
     """The same, of the first window of each recording, as the network sees it but for the normalisation."""
     with ThreadPoolExecutor(1) as pool:
         content = [digest for digest in digests(paths, pool) if digest is not None]
-        store = open_store(paths, content, seconds, pad, cache, pool)
+        store = open_store(paths, content, log_mel_kind(seconds, pad, False), cache, pool)
     assert store.errors == {}
     zero, one = np.zeros(384, np.float32), np.ones(384, np.float32)
-    X, bounds = store.batch(store.recordings[:-1], zero, one)
+    X, bounds = with_deltas(store, store.recordings[:-1], zero, one)
     return [X[start:end] for start, end in itertools.pairwise(bounds)]
 
 
@@ -105,15 +115,15 @@ def test_levelled_bands_do_not_depend_on_how_loud_a_recording_is(gain: float):
 def test_what_is_heard_has_one_level_whatever_lies_above_it(bands: int):
     S = log_mel(voice(24_000, seed=1).astype(np.float32))
     louder = S + np.where(np.arange(128) < bands, 7, 30).astype(np.float32)
-    found = heard(S, bands, level=True)
+    found = heard_bands(S, bands, level=True)
     np.testing.assert_allclose(np.mean(10 ** (found / 10)), 1, rtol=1e-4)
     np.testing.assert_allclose(np.diff(found, axis=0), np.diff(S[:, :bands], axis=0), atol=1e-4)  # nothing else changes
-    np.testing.assert_allclose(heard(louder, bands, level=True), found, atol=1e-4)
-    np.testing.assert_array_equal(heard(S, bands, level=False), S[:, :bands])
+    np.testing.assert_allclose(heard_bands(louder, bands, level=True), found, atol=1e-4)
+    np.testing.assert_array_equal(heard_bands(S, bands, level=False), S[:, :bands])
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(heard(S, 128, level=True), S)  # which has one already
+    np.testing.assert_array_equal(heard_bands(S, 128, level=True), S)  # which has one already
     silence = log_mel(np.zeros(8000, np.float32))
-    np.testing.assert_array_equal(heard(silence, bands, level=True), silence[:, :bands])
+    np.testing.assert_array_equal(heard_bands(silence, bands, level=True), silence[:, :bands])
 
 
 def test_what_has_no_level_stays_as_it_is():

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from networks import SMALL, network, sound
-from processes import watched
+from helpers import SMALL, network, sound, watched
 
 CASES = 2000
 SEEDS = [

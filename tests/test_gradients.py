@@ -2,16 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import LENGTHS, ODD, SMALL, Array, Batch, bounds_of, make_batch, make_network, named
+from helpers import LENGTHS, ODD, TINY, Array, bounds_of, loss_of, make_batch, make_network
 
 from npser import model
-from npser.config import Config
 from npser.layers import attention, blstm, conv1d, cross_entropy, dropout, extend, linear, maxpool, mean_over_time
+from npser.networks.li2019 import Config
 
 STEP = 3e-6
 BOUNDS = bounds_of(LENGTHS)
@@ -111,10 +110,10 @@ def test_cross_entropy():
 @pytest.mark.parametrize(
     ("config", "genders"),
     [
-        pytest.param(SMALL, 2, id="paper"),
-        pytest.param(SMALL, 0, id="no gender"),
-        pytest.param(replace(SMALL, attention=False), 2, id="no attention"),
-        pytest.param(replace(SMALL, attention=False), 0, id="neither"),
+        pytest.param(TINY, 2, id="paper"),
+        pytest.param(TINY, 0, id="no gender"),
+        pytest.param(replace(TINY, attention=False), 2, id="no attention"),
+        pytest.param(replace(TINY, attention=False), 0, id="neither"),
         pytest.param(ODD, 2, id="odd sizes"),
     ],
 )
@@ -123,16 +122,15 @@ def test_the_whole_loss_by_every_parameter(config: Config, genders: int, rate: f
     theta, shapes = make_network(c, genders, seed=3)
     batch = make_batch(c, seed=4)
     rng = np.random.default_rng(5)
-    loss = partial(_loss, shapes=shapes, c=c, batch=batch)
+
+    def loss(theta: Array) -> tuple[float, Array]:
+        """The same dropout each time."""
+        return loss_of(theta, shapes, c, batch, np.random.default_rng(1) if c.dropout else None)
+
     _, gradient = loss(theta)
     assert gradient.shape == theta.shape
-    for name, part in named(gradient, shapes).items():
+    for name, part in model.named(gradient, shapes).items():
         direction = np.zeros_like(theta)
-        named(direction, shapes)[name][:] = rng.standard_normal(part.shape)
+        model.named(direction, shapes)[name][:] = rng.standard_normal(part.shape)
         numeric = (loss(theta + STEP * direction)[0] - loss(theta - STEP * direction)[0]) / (2 * STEP)
-        assert_derivative(part, named(direction, shapes)[name], numeric, name)
-
-
-def _loss(theta: Array, shapes: model.Shapes, c: Config, batch: Batch) -> tuple[float, Array]:
-    """The same dropout each time."""
-    return model.loss(model.views(theta, shapes), c, *batch, np.random.default_rng(1) if c.dropout else None)
+        assert_derivative(part, model.named(direction, shapes)[name], numeric, name)

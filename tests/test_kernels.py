@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Array, bounds_of
+from helpers import ROOT, Array, bounds_of
 
 from npser_kernels.adam import adam_step
 from npser_kernels.assemble import assemble
@@ -18,7 +18,6 @@ from npser_kernels.conv1d import conv1d_backward, conv1d_forward
 from npser_kernels.lstm import add_product, add_row_product, lstm_backward, lstm_forward, product_transposed, squash
 from npser_kernels.maxpool import maxpool_backward, maxpool_forward
 
-ROOT = Path(__file__).parent.parent
 LENGTHS = [7, 0, 1, 10, 2, 3]  # an empty one as well
 BOUNDS, POOLED = bounds_of(LENGTHS), bounds_of(np.array(LENGTHS) // 3)
 ORDER = np.argsort(-np.diff(BOUNDS), kind="stable")

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import EMOTIONS, GENDERS, SMALL, network, recording, sound
+from helpers import EMOTIONS, GENDERS, ROOT, SMALL, UNCOMPILED, network, recording, sound
 
 import npser
 from npser import features, model
-from npser.config import PRESETS, Config
+from npser.inputs import with_deltas
+from npser.networks.li2019 import PRESETS, Config
 
-ROOT = Path(__file__).resolve().parents[1]
-UNCOMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") != "0"
 paper_size = pytest.mark.skipif(UNCOMPILED, reason="paper-size networks take minutes without the compiler")
 
 
@@ -44,8 +43,8 @@ def test_logits_are_those_of_the_engine(tmp_path: Path, config: Config, attentio
     paths = [recording(tmp_path / f"{n}.wav", sound(n, seed)) for seed, n in enumerate(lengths)]
     store = trained.store(paths)
     c, first = trained.engine.config, store.recordings[:-1]
-    X, bounds = store.batch(first, trained.engine.mean, 1 / trained.engine.std, level=c.level)
-    emotion, gender, _ = model.forward(model.views(trained.engine.theta, trained.engine.shapes), c, X, bounds)
+    X, bounds = with_deltas(store, first, trained.engine.mean, 1 / trained.engine.std, level=c.level)
+    (emotion, gender), _ = trained.engine.module.forward(trained.engine.p, c, X, bounds)
     assert np.ptp(emotion[lengths.index(3600) :], axis=0).max() > 0.02  # the sounds are told apart
     for u, path in enumerate(paths):
         x = trained.lite.network_input(next(features.read_windows(path, c.max_seconds, c.pad)))
@@ -61,11 +60,10 @@ def test_logits_are_those_of_the_engine_in_double_precision(tmp_path: Path, conf
     c = dataclasses.replace(config, attention=attention)
     trained, rng = network(tmp_path, c), np.random.default_rng(0)
     theta = 3 * trained.engine.theta.astype(np.float64)
-    for layer, p in model.views(theta, trained.engine.shapes).items():
-        trained.lite.checkpoint.tensors.update({f"{layer}.{name}": value for name, value in p.items()})
+    trained.lite.checkpoint.tensors.update(model.named(theta, trained.engine.shapes))
     lengths = [1, c.n_pw - 1, c.n_pw, c.n_pw + 1, 20, 7]
     X, bounds = rng.standard_normal((sum(lengths), 384)), np.concatenate([[0], np.cumsum(lengths)])
-    emotion, gender, _ = model.forward(model.views(theta, trained.engine.shapes), c, X, bounds)
+    (emotion, gender), _ = trained.engine.module.forward(model.views(theta, trained.engine.shapes), c, X, bounds)
     assert gender is not None
     for u in range(len(lengths)):
         lite_emotion, lite_gender, _ = trained.lite.forward(X[bounds[u] : bounds[u + 1]])

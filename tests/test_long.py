@@ -6,11 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import UNCOMPILED
-from networks import SMALL, network, recording, sound
-from processes import watched
-
-RATE = 16_000
+from helpers import RATE, SMALL, UNCOMPILED, network, recording, sound, watched
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100])

@@ -1,7 +1,6 @@
 """What holds of the whole network, whatever its numbers: symmetry, independence of utterances, sizes, starting values."""
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -9,27 +8,28 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from helpers import (
-    EMOTIONS,
     LENGTHS,
     ODD,
-    SMALL,
+    TINY,
+    UNCOMPILED,
     Array,
     Batch,
     assert_close,
     bounds_of,
+    logits_of,
+    loss_of,
     make_batch,
     make_network,
-    named,
     select,
 )
 
 from npser import model
-from npser.config import Config, param_shapes
 from npser.layers import blstm, cross_entropy, dropout
+from npser.networks.li2019 import Config, distinct_rows
 from npser.threads import single_threaded_blas
 from npser_kernels.assemble import assemble
 
-compiled = pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="paper sizes take too long uncompiled")
+compiled = pytest.mark.skipif(UNCOMPILED, reason="paper sizes take too long uncompiled")
 
 
 def single(batch: Batch) -> Batch:
@@ -52,9 +52,9 @@ def swap_halves(a: Array) -> Array:
 
 def mirror(theta: Array, shapes: model.Shapes, c: Config) -> Array:
     """The parameters that make of reversed time what theta makes of time."""
-    p, mirrored = named(theta, shapes), np.empty_like(theta)
+    p, mirrored = model.named(theta, shapes), np.empty_like(theta)
     D = 2 * c.d_lstm
-    for name, value in named(mirrored, shapes).items():
+    for name, value in model.named(mirrored, shapes).items():
         if name in ("cnn1.W", "cnn2.W"):
             value[:] = p[name][:, ::-1]
         elif name.startswith("lstm"):
@@ -94,22 +94,18 @@ def test_each_direction_of_a_blstm_sees_its_side_of_time_only():
 
 @pytest.mark.parametrize("attention", [True, False], ids=["attention", "mean"])
 def test_the_mirrored_network_makes_the_same_of_reversed_time(attention: bool):
-    c = replace(SMALL, attention=attention)
+    c = replace(TINY, attention=attention)
     theta, shapes = make_network(c)
     batch = make_batch(c, [9, 3, 12, 6, 3])  # whole windows: a rest would be dropped at the other end
     reversed_batch = batch._replace(X=reverse_time(batch.X, batch.bounds))
     theirs = mirror(theta, shapes, c)
     assert not np.allclose(theta, theirs)
-    for ours, mirrored in zip(
-        model.forward(model.views(theta, shapes), c, batch.X, batch.bounds)[:2],
-        model.forward(model.views(theirs, shapes), c, reversed_batch.X, batch.bounds)[:2],
-        strict=True,
-    ):
+    for ours, mirrored in zip(logits_of(theta, shapes, c, batch), logits_of(theirs, shapes, c, reversed_batch), strict=True):
         assert ours is not None
         assert mirrored is not None
         assert_close(mirrored, ours, 1e-12)
-    loss, gradient = model.loss(model.views(theta, shapes), c, *batch)
-    mirrored_loss, mirrored_gradient = model.loss(model.views(theirs, shapes), c, *reversed_batch)
+    loss, gradient = loss_of(theta, shapes, c, batch)
+    mirrored_loss, mirrored_gradient = loss_of(theirs, shapes, c, reversed_batch)
     assert mirrored_loss == pytest.approx(loss, rel=1e-12)
     assert_close(mirrored_gradient, mirror(gradient, shapes, c), 1e-11)
 
@@ -117,9 +113,9 @@ def test_the_mirrored_network_makes_the_same_of_reversed_time(attention: bool):
 # Utterances are independent
 
 
-def logits_of(theta: Array, shapes: model.Shapes, c: Config, batch: Batch) -> Array:
+def both_logits(theta: Array, shapes: model.Shapes, c: Config, batch: Batch) -> Array:
     """Emotion beside gender, (B, 6)."""
-    emotion, gender, _ = model.forward(model.views(theta, shapes), c, batch.X, batch.bounds)
+    emotion, gender = logits_of(theta, shapes, c, batch)
     assert gender is not None
     return np.hstack([emotion, gender])
 
@@ -127,29 +123,27 @@ def logits_of(theta: Array, shapes: model.Shapes, c: Config, batch: Batch) -> Ar
 @pytest.mark.parametrize("kind", [np.float64, np.float32])
 @pytest.mark.parametrize("attention", [True, False], ids=["attention", "mean"])
 def test_a_batch_gives_what_its_utterances_give_in_any_order_and_any_shards(kind: type, attention: bool):
-    c, tolerance = replace(SMALL, attention=attention), 1e-10 if kind is np.float64 else 1e-5
+    c, tolerance = replace(TINY, attention=attention), 1e-10 if kind is np.float64 else 1e-5
     theta, shapes = make_network(c)
     theta, batch = theta.astype(kind), make_batch(c)
     batch = batch if kind is np.float64 else single(batch)
-    whole = logits_of(theta, shapes, c, batch)
-    total, gradient = model.loss(model.views(theta, shapes), c, *batch)
+    whole = both_logits(theta, shapes, c, batch)
+    total, gradient = loss_of(theta, shapes, c, batch)
     B = len(LENGTHS)
     orders = {"as it is": np.arange(B), "reversed": np.arange(B)[::-1], "shuffled": np.random.default_rng(1).permutation(B)}
     for size in (1, 2, 4, B):
         for name, order in orders.items():
             shards = [order[i : i + size] for i in range(0, B, size)]
-            logits = np.concatenate([logits_of(theta, shapes, c, select(batch, shard)) for shard in shards])
+            logits = np.concatenate([both_logits(theta, shapes, c, select(batch, shard)) for shard in shards])
             assert_close(logits, whole[order], tolerance, f"{name}, shards of {size}")
-            losses, gradients = zip(
-                *(model.loss(model.views(theta, shapes), c, *select(batch, shard)) for shard in shards), strict=True
-            )
+            losses, gradients = zip(*(loss_of(theta, shapes, c, select(batch, shard)) for shard in shards), strict=True)
             assert sum(losses) == pytest.approx(total, rel=tolerance)
             assert_close(np.sum(gradients, axis=0), gradient, tolerance, f"gradient, {name}, shards of {size}")
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32])
 def test_the_last_bit_does_not_depend_on_the_number_of_threads(kind: type):
-    c = replace(SMALL, d_cnn=16, d_lstm=12, d_attn=32)
+    c = replace(TINY, d_cnn=16, d_lstm=12, d_attn=32)
     theta, shapes = make_network(c)
     theta = theta.astype(kind)
     batch = make_batch(c, LENGTHS + LENGTHS[::-1])
@@ -157,7 +151,7 @@ def test_the_last_bit_does_not_depend_on_the_number_of_threads(kind: type):
     shards = [select(batch, range(i, min(i + 2, 18))) for i in range(0, 18, 2)]
 
     def run(i: int) -> tuple[float, Array]:
-        return model.loss(model.views(theta, shapes), c, *shards[i], np.random.default_rng([7, i]))
+        return loss_of(theta, shapes, c, shards[i], np.random.default_rng([7, i]))
 
     def step(threads: int) -> tuple[float, bytes]:
         with single_threaded_blas(), ThreadPoolExecutor(threads) as pool:
@@ -169,37 +163,37 @@ def test_the_last_bit_does_not_depend_on_the_number_of_threads(kind: type):
 
 
 def test_an_utterance_shorter_than_a_window_has_the_biases_for_logits_and_no_other_gradient():
-    c = SMALL
+    c = TINY
     theta, shapes = make_network(c)
     batch = make_batch(c, [2, 1, 2])
     np.testing.assert_array_equal(
-        logits_of(theta, shapes, c, batch),
-        np.tile(np.concatenate([named(theta, shapes)[name] for name in ("emotion.b", "gender.b")]), (3, 1)),
+        both_logits(theta, shapes, c, batch),
+        np.tile(np.concatenate([model.named(theta, shapes)[name] for name in ("emotion.b", "gender.b")]), (3, 1)),
     )
-    _, gradient = model.loss(model.views(theta, shapes), c, *batch)
-    nonzero = {name for name, part in named(gradient, shapes).items() if part.any()}
+    _, gradient = loss_of(theta, shapes, c, batch)
+    nonzero = {name for name, part in model.named(gradient, shapes).items() if part.any()}
     assert nonzero == {"emotion.b", "gender.b"}
 
 
 def test_frames_behind_the_last_whole_window_count_for_nothing_but_through_the_convolution():
-    batch = make_batch(SMALL, [11])
+    batch = make_batch(TINY, [11])
     changed = batch.X.copy()
     changed[9:] *= -1
     for n_cw in (1, 3):
-        c = replace(SMALL, n_cw=n_cw)
+        c = replace(TINY, n_cw=n_cw)
         theta, shapes = make_network(c)
-        ours, theirs = (logits_of(theta, shapes, c, batch._replace(X=X)) for X in (batch.X, changed))
+        ours, theirs = (both_logits(theta, shapes, c, batch._replace(X=X)) for X in (batch.X, changed))
         assert np.array_equal(ours, theirs) == (n_cw == 1)
 
 
 @pytest.mark.parametrize("frame", range(7))
 def test_nan_in_a_feature_is_nan_in_the_logits_of_its_utterance_and_of_no_other(frame: int):
     """Also in the seventh frame, which no window holds: it reaches the second window over the convolutions."""
-    theta, shapes = make_network(SMALL)
-    batch = make_batch(SMALL, [5, 7, 3])
+    theta, shapes = make_network(TINY)
+    batch = make_batch(TINY, [5, 7, 3])
     batch.X[5 + frame, 2] = np.nan
-    np.testing.assert_array_equal(np.isnan(logits_of(theta, shapes, SMALL, batch)).all(axis=1), [False, True, False])
-    loss, _ = model.loss(model.views(theta, shapes), SMALL, *batch)
+    np.testing.assert_array_equal(np.isnan(both_logits(theta, shapes, TINY, batch)).all(axis=1), [False, True, False])
+    loss, _ = loss_of(theta, shapes, TINY, batch)
     assert math.isnan(loss)
 
 
@@ -207,14 +201,14 @@ def test_nan_in_a_feature_is_nan_in_the_logits_of_its_utterance_and_of_no_other(
 
 
 def test_the_papers_network_has_304326_parameters():
-    shapes = param_shapes(Config(), emotions=4, genders=2)
-    assert sum(math.prod(shape) for shape in shapes.values()) == 304_326
+    shapes = model.shapes_of(Config(), emotions=4, genders=2)
+    assert model.size_of(shapes) == 304_326
     assert model.init(shapes, seed=0).shape == (304_326,)
 
 
 def test_views_are_consecutive_pieces_of_theta():
-    theta, shapes = make_network(SMALL)
-    p = named(theta, shapes)
+    theta, shapes = make_network(TINY)
+    p = model.named(theta, shapes)
     assert {name: v.shape for name, v in p.items()} == shapes
     np.testing.assert_array_equal(np.concatenate([v.ravel() for v in p.values()]), theta)
     p["lstm2.b_bw"][:] = 123
@@ -236,8 +230,8 @@ FANS = {  # in, out: as Keras counts them, window included
 
 
 def test_starting_values_are_those_of_keras():
-    shapes = param_shapes(Config(), 4, 2)
-    p = named(model.init(shapes, 3, np.float64), shapes)
+    shapes = model.shapes_of(Config(), 4, 2)
+    p = model.named(model.init(shapes, 3, np.float64), shapes)
     for name, value in p.items():
         if name in FANS:
             limit = math.sqrt(6 / sum(FANS[name]))
@@ -256,7 +250,7 @@ def test_starting_values_are_those_of_keras():
 
 
 def test_starting_values_follow_from_the_seed():
-    shapes = param_shapes(SMALL, EMOTIONS, 2)
+    shapes = model.shapes_of(TINY, 4, 2)
     theta = model.init(shapes, 5)
     assert theta.dtype == np.float32
     np.testing.assert_array_equal(theta, model.init(shapes, 5))
@@ -285,14 +279,13 @@ def test_dropout_acts_when_a_generator_is_passed_and_only_then():
     X = np.ones((4, 5))
     assert dropout(X, 0.5, None)[0] is X
     assert dropout(X, 0.0, np.random.default_rng(0))[0] is X
-    c = SMALL
+    c = TINY
     theta, shapes = make_network(c)
     batch = make_batch(c)
-    p = model.views(theta, shapes)
     once, other, without = (
-        model.loss(p, c, *batch, rng)[0] for rng in (np.random.default_rng(1), np.random.default_rng(2), None)
+        loss_of(theta, shapes, c, batch, rng)[0] for rng in (np.random.default_rng(1), np.random.default_rng(2), None)
     )
-    assert once == model.loss(p, c, *batch, np.random.default_rng(1))[0]
+    assert once == loss_of(theta, shapes, c, batch, np.random.default_rng(1))[0]
     assert len({once, other, without}) == 3
 
 
@@ -303,15 +296,6 @@ def test_cross_entropy_is_minus_the_weighted_log_probability_of_the_known_classe
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert total == pytest.approx(-0.5 * math.log(p[0, 1]) - 2 * math.log(p[2, 0]), rel=1e-12)
     np.testing.assert_allclose(dlogits, [0.5 * (p[0] - [0, 1, 0]), [0, 0, 0], 2 * (p[2] - [1, 0, 0])], rtol=1e-12)
-
-
-def test_smoothing_spreads_a_part_of_each_target_over_all_classes():
-    logits, y, weight = np.array([[1.0, 2.0, 0.5], [0.0, 0.0, 0.0], [3.0, -1.0, 0.0]]), np.array([1, -1, 0]), np.ones(3)
-    total, dlogits = cross_entropy(logits, y, weight, smoothing=0.3)
-    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    target = np.array([[0.1, 0.8, 0.1], [0, 0, 0], [0.8, 0.1, 0.1]])
-    assert total == pytest.approx(-(target * np.log(p)).sum(), rel=1e-12)
-    np.testing.assert_allclose(dlogits, p * [[1], [0], [1]] - target, atol=1e-12)
 
 
 def test_cross_entropy_of_none_known_is_zero():
@@ -341,51 +325,51 @@ def test_a_blstm_in_float32_is_within_2e_6_of_float64():
 
 
 def test_float32_stays_float32_and_its_gradient_is_close():
-    theta, shapes = make_network(SMALL)
-    batch = make_batch(SMALL)
-    _, exact = model.loss(model.views(theta, shapes), SMALL, *batch)
+    theta, shapes = make_network(TINY)
+    batch = make_batch(TINY)
+    _, exact = loss_of(theta, shapes, TINY, batch)
     single_theta = theta.astype(np.float32)
-    emotion, gender, _ = model.forward(model.views(single_theta, shapes), SMALL, *single(batch)[:2])
-    _, gradient = model.loss(model.views(single_theta, shapes), SMALL, *single(batch))
+    emotion, gender = logits_of(single_theta, shapes, TINY, single(batch))
+    _, gradient = loss_of(single_theta, shapes, TINY, single(batch))
     assert gender is not None
     assert emotion.dtype == gender.dtype == gradient.dtype == np.float32
-    for name, part in named(gradient, shapes).items():
-        assert_close(part, named(exact, shapes)[name], 1e-4, name)
+    for name, part in model.named(gradient, shapes).items():
+        assert_close(part, model.named(exact, shapes)[name], 1e-4, name)
 
 
 @compiled
 def test_at_the_papers_sizes_the_gradient_is_right_in_float64_and_close_in_float32():
     c = Config()
-    shapes = param_shapes(c, EMOTIONS, 2)
+    shapes = model.shapes_of(c, 4, 2)
     theta, batch = model.init(shapes, 0, np.float64), make_batch(c, [301, 40, 120, 5, 2])
 
     def loss(theta: Array, batch: Batch) -> tuple[float, Array]:
-        return model.loss(model.views(theta, shapes), c, *batch, np.random.default_rng(0))
+        return loss_of(theta, shapes, c, batch, np.random.default_rng(0))
 
     exact_loss, exact = loss(theta, batch)
     # tens of thousands of ReLUs and windows: some bend within any step, so the step of the convolutions is tiny
     for convolution, step, tolerance in ((False, 1e-6, 1e-6), (True, 1e-9, 1e-4)):
         direction = np.random.default_rng(1).standard_normal(theta.size)
-        for name, part in named(direction, shapes).items():
+        for name, part in model.named(direction, shapes).items():
             part *= name.startswith("cnn") == convolution
         numeric = (loss(theta + step * direction, batch)[0] - loss(theta - step * direction, batch)[0]) / (2 * step)
         assert exact @ direction == pytest.approx(numeric, rel=tolerance, abs=0)
 
     single_loss, gradient = loss(theta.astype(np.float32), single(batch))
     assert single_loss == pytest.approx(exact_loss, rel=1e-5)
-    for name, part in named(gradient, shapes).items():
-        assert_close(part, named(exact, shapes)[name], 1e-3, name)
+    for name, part in model.named(gradient, shapes).items():
+        assert_close(part, model.named(exact, shapes)[name], 1e-3, name)
         assert part.any(), name
 
 
-@pytest.mark.parametrize("c", [SMALL, ODD], ids=["paper's windows", "other windows"])
+@pytest.mark.parametrize("c", [TINY, ODD], ids=["paper's windows", "other windows"])
 def test_padding_is_computed_once_and_counts_as_often_as_it_occurs(c: Config):
     frames, stored = 70, np.array([1, 5, 20, 33, 48, *range(52, 71)])
     padded, bands = np.full(len(stored), frames), c.d_spec // 3
     rng = np.random.default_rng(0)
     rows, mean = rng.standard_normal((stored.sum(), bands)), rng.standard_normal(c.d_spec)
     starts = bounds_of(stored)[:-1]
-    lengths = model.distinct_rows(stored, padded, c)
+    lengths = distinct_rows(stored, padded, c)
     assert (lengths[:5] < frames).all()
     assert (lengths[-9:] == frames).all()
 
@@ -395,7 +379,7 @@ def test_padding_is_computed_once_and_counts_as_often_as_it_occurs(c: Config):
         assemble(X, bounds, padded, rows, starts, stored, -3.0, mean, np.ones(c.d_spec))
         batch = make_batch(c, [1] * len(lengths))._replace(X=X, bounds=bounds)
         theta, shapes = make_network(c)
-        return model.loss(model.views(theta, shapes), c, *batch, np.random.default_rng(1), padded)
+        return loss_of(theta, shapes, c, batch, np.random.default_rng(1), padded)
 
     (all_loss, all_gradient), (loss, gradient) = result(padded), result(lengths)
     assert loss == pytest.approx(all_loss, rel=1e-12)

@@ -5,21 +5,33 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import reference
-from helpers import ODD, SMALL, Array, Batch, assert_close, bounds_of, make_batch, make_network, named, utterances_of
+from helpers import (
+    ODD,
+    TINY,
+    Array,
+    Batch,
+    assert_close,
+    bounds_of,
+    logits_of,
+    loss_of,
+    make_batch,
+    make_network,
+    utterances_of,
+)
 
 from npser import model
-from npser.config import Config
 from npser.layers import dropout
+from npser.networks.li2019 import Config
 from npser.optim import Adam, rate_factor
 from npser_kernels.assemble import assemble
 
 TOLERANCE = 1e-9
 LENGTHS = (3, 1, 9, 2, 4, 7)  # with a window of 3: no window at all, exactly one, rests of one and of two
 CASES = [
-    pytest.param(SMALL, 2, id="paper"),
-    pytest.param(SMALL, 0, id="no gender"),
-    pytest.param(replace(SMALL, attention=False), 2, id="no attention"),
-    pytest.param(replace(SMALL, attention=False), 0, id="neither"),
+    pytest.param(TINY, 2, id="paper"),
+    pytest.param(TINY, 0, id="no gender"),
+    pytest.param(replace(TINY, attention=False), 2, id="no attention"),
+    pytest.param(replace(TINY, attention=False), 0, id="neither"),
     pytest.param(ODD, 2, id="odd sizes"),
 ]
 
@@ -35,10 +47,10 @@ def drawn_masks(c: Config, bounds: Array, seed: int) -> list[list[Array]] | None
 def by_reference(theta: Array, shapes: model.Shapes, c: Config, batch: Batch, masks: list[list[Array]] | None):
     """Loss, emotion logits, gender logits, gradients by name."""
     return reference.loss_and_gradients(
-        named(theta, shapes),
+        model.named(theta, shapes),
         utterances_of(batch.X, batch.bounds),
-        batch.emotion_y,
-        batch.gender_y,
+        batch.emotion,
+        batch.gender,
         batch.emotion_weight,
         c.alpha,
         c.beta,
@@ -55,10 +67,9 @@ def test_logits_loss_and_gradients(config: Config, genders: int, rate: float):
     theta, shapes = make_network(c, genders)
     batch = make_batch(c, LENGTHS)
     batch = batch._replace(gender_weight=batch.emotion_weight)  # the reference has one weight for both
-    p = model.views(theta, shapes)
 
-    emotion, gender, _ = model.forward(p, c, batch.X, batch.bounds, np.random.default_rng(9))
-    loss, gradient = model.loss(p, c, *batch, np.random.default_rng(9))
+    emotion, gender = logits_of(theta, shapes, c, batch, np.random.default_rng(9))
+    loss, gradient = loss_of(theta, shapes, c, batch, np.random.default_rng(9))
     expected_loss, expected_emotion, expected_gender, expected = by_reference(
         theta, shapes, c, batch, drawn_masks(c, batch.bounds, 9)
     )
@@ -71,13 +82,13 @@ def test_logits_loss_and_gradients(config: Config, genders: int, rate: float):
         assert_close(gender, expected_gender, TOLERANCE, "gender")
     else:
         assert gender is expected_gender is None
-    for name, part in named(gradient, shapes).items():
+    for name, part in model.named(gradient, shapes).items():
         assert_close(part, expected[name], TOLERANCE, name)
         assert np.abs(part).max() > 0, name
 
 
 def test_the_rate_rises_for_the_warm_up_and_falls_along_half_a_cosine():
-    constant = replace(SMALL, epochs=10)
+    constant = replace(TINY, epochs=10)
     assert {rate_factor(constant, k, 4) for k in range(40)} == {1.0}
     rising = replace(constant, warmup=2.0)
     assert [rate_factor(rising, k, 4) for k in (0, 3, 7, 39)] == [1 / 8, 1 / 2, 1, 1]
@@ -98,7 +109,7 @@ def test_the_rate_rises_for_the_warm_up_and_falls_along_half_a_cosine():
 
 def test_ten_steps_of_adam():
     """Each with its own dropout and a rate and a clip that matter."""
-    c = replace(SMALL, learning_rate=0.02, decay=0.05, clip=0.02)
+    c = replace(TINY, learning_rate=0.02, decay=0.05, clip=0.02)
     theta, shapes = make_network(c)
     batch = make_batch(c, (5, 1, 7))
     batch = batch._replace(gender_weight=batch.emotion_weight)
@@ -107,7 +118,7 @@ def test_ten_steps_of_adam():
     m = v = np.zeros(theta.size)
     clipped = []
     for step in range(10):
-        _, gradient = model.loss(model.views(theta, shapes), c, *batch, np.random.default_rng(step))
+        _, gradient = loss_of(theta, shapes, c, batch, np.random.default_rng(step))
         adam.step(theta, gradient)
         *_, gradients = by_reference(expected, shapes, c, batch, drawn_masks(c, batch.bounds, step))
         g = np.concatenate([gradients[name].ravel() for name in shapes])

@@ -5,25 +5,11 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import UNCOMPILED, Command, assert_same_run
-
-
-def start(environment: dict[str, str], folder: Path, *words: str | Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "npser", *map(str, words)],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells start background jobs deaf to Ctrl-C
-    )
+from helpers import UNCOMPILED, Command, assert_same_run, start
 
 
 def wait_for_epochs(run: Path, epochs: int, process: subprocess.Popen[str]) -> None:

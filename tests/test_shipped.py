@@ -1,7 +1,6 @@
 """The model that comes with npser, and the script that builds it."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -12,16 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, UNCOMPILED, Command, manifest_of, tone, write_manifest
-from networks import sound
+from helpers import CORPORA, EMOTIONS, ROOT, UNCOMPILED, Command, manifest_of, sound, tone, write_manifest
 
 import npser
 from npser import SHIPPED
 from npser.features import read_windows
 from npser.lite import Model
-
-CORPORA = Path(os.environ.get("NPSER_CORPORA", ROOT.parent / "shared" / "corpora"))
-EMOTIONS = ["angry", "happy", "neutral", "sad"]
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,15 @@
 """What is not answered, and that real speech is, however faint its recording."""
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from networks import SMALL, network, recording, sound
+from helpers import CORPORA, RATE, SMALL, network, recording, sound
 
-from npser.silence import unheard
+from npser.silence import refusal
 
-ROOT = Path(__file__).resolve().parents[1]
-CORPORA = Path(os.environ.get("NPSER_CORPORA") or ROOT.parent / "shared" / "corpora")
-RATE = 16_000
 NOISE = "noise below the level of speech"
 
 
@@ -29,15 +25,15 @@ def noise(seconds: float, colour: str = "white") -> np.ndarray:
 
 @pytest.mark.parametrize("n", [0, 1, 399, 400, 4799])
 def test_less_than_three_tenths_of_a_second_is_too_short(n: int):
-    assert unheard(sound(n)) == "shorter than 0.3 s"
-    assert unheard(sound(4800)) is None
+    assert refusal(sound(n)) == "shorter than 0.3 s"
+    assert refusal(sound(4800)) is None
 
 
 @pytest.mark.parametrize("seconds", [0.4, 2.0, 7.5])
 def test_nothing_a_constant_and_the_toggling_of_the_last_bit_are_silence(seconds: float):
     n, rng = round(seconds * RATE), np.random.default_rng(0)
     for x in (np.zeros(n), np.full(n, 0.25), rng.integers(0, 2, n) / 32768):
-        assert unheard(x.astype(np.float32)) == "silence"
+        assert refusal(x.astype(np.float32)) == "silence"
 
 
 @pytest.mark.parametrize("colour", ["white", "pink", "hum"])
@@ -45,15 +41,15 @@ def test_nothing_a_constant_and_the_toggling_of_the_last_bit_are_silence(seconds
 @pytest.mark.parametrize("decibels", [-90, -60, -45])
 def test_faint_steady_noise_is_no_speech(colour: str, seconds: float, decibels: float):
     x = noise(seconds, colour) * 10 ** (decibels / 20)
-    assert unheard(x.astype(np.float32)) == NOISE
+    assert refusal(x.astype(np.float32)) == NOISE
     x[len(x) // 2 :][:200] *= 30  # a click
     x[2000:2400] = 0  # a gap
-    assert unheard(x.astype(np.float32)) == NOISE
+    assert refusal(x.astype(np.float32)) == NOISE
 
 
 @pytest.mark.parametrize("decibels", [0, -20, -40, -60])
 def test_what_comes_and_goes_is_answered_however_faint(decibels: float):
-    assert unheard(sound(3 * RATE) * np.float32(10 ** (decibels / 20))) is None
+    assert refusal(sound(3 * RATE) * np.float32(10 ** (decibels / 20))) is None
 
 
 def test_real_speech_is_answered_even_40_decibels_fainter():
@@ -65,7 +61,7 @@ def test_real_speech_is_answered_even_40_decibels_fainter():
         assert rate == RATE
         stored = np.round(x * np.float32(327.68 / np.abs(x).max())) / np.float32(32768)  # 16 bits, peak at -40 dB
         for version in (x, x * np.float32(0.01), stored):
-            assert unheard(version) is None, path
+            assert refusal(version) is None, path
 
 
 @pytest.mark.parametrize("pad", [False, True])

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npser import baselines, corpora, dataset, statistics
-from npser.config import Config
-from npser.metrics import confusion_matrix, scores
+from npser import corpora, dataset
+from npser.experiment import baselines, statistics
+from npser.inputs import with_deltas
+from npser.metrics import confusion_matrix, scores, scores_of
+from npser.networks.li2019 import Config
 from npser.split import Split
 
 
@@ -17,7 +19,7 @@ def test_scores_of_many_matrices_are_those_of_each() -> None:
     rng = np.random.default_rng(0)
     many = rng.integers(0, 5, (50, 3, 3)) * (rng.random((50, 3, 1)) < 0.7)  # classes that do not occur
     many[:, 0, 0] += 1
-    found = statistics.scores_of(many)
+    found = scores_of(many)
     for k, matrix in enumerate(many):
         expected = scores(matrix)
         for name in statistics.NAMES:
@@ -139,7 +141,7 @@ def test_statistics_of_utterances_leave_padding_out(data: dataset.Dataset) -> No
     with ThreadPoolExecutor(2) as pool:
         found = baselines.utterance_statistics(data, pool)
     assert found.shape == (24, 768)
-    X, _ = data.store.batch(np.array([7]), np.zeros(384, np.float32), np.ones(384, np.float32))
+    X, _ = with_deltas(data.store, np.array([7]), np.zeros(384, np.float32), np.ones(384, np.float32))
     X = X[:14]  # 0.35 s: frames are centred on samples 0, 400, ... 5200, and 5600 is no sample
     np.testing.assert_allclose(found[7], np.concatenate([X.mean(axis=0), X.std(axis=0)]), rtol=1e-4, atol=1e-4)
 

@@ -8,20 +8,25 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from helpers import ROOT
 
 from npser import features
-from npser.config import Config
 from npser.corpora import Corpus, Utterance
 from npser.dataset import Dataset, prepare
-from npser.store import Store, default_cache, digests, normaliser, open_store
+from npser.features import log_mel_kind
+from npser.inputs import with_deltas
+from npser.network import normaliser
+from npser.networks.li2019 import Config
+from npser.store import Store, default_cache, digests, open_store
 
-ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 0.5  # of a window
+KIND, SMALL = log_mel_kind(SECONDS, False, False), Config(pad=False, max_seconds=SECONDS)
 
 
 @pytest.fixture
@@ -53,7 +58,7 @@ def known(paths: Sequence[Path], pool: ThreadPoolExecutor) -> list[str]:
 
 
 def opened(paths: Sequence[Path], cache: Path, pool: ThreadPoolExecutor, pad: bool = False, seconds: float = SECONDS) -> Store:
-    return open_store(paths, known(paths, pool), seconds, pad, cache, pool)
+    return open_store(paths, known(paths, pool), log_mel_kind(seconds, pad, False), cache, pool)
 
 
 def folders(cache: Path) -> list[Path]:
@@ -88,10 +93,10 @@ def test_a_batch_holds_its_windows_in_the_order_asked_for(tmp_path: Path, pool: 
     store = opened(recordings(tmp_path / "wav", 900, 5000, 3600), tmp_path / "cache", pool)
     rng = np.random.default_rng(0)
     mean, scale = rng.normal(size=(2, 384)).astype(np.float32)
-    X, bounds = store.batch(np.array([2, 0, 2]), mean, scale)
+    X, bounds = with_deltas(store, np.array([2, 0, 2]), mean, scale)
     assert bounds.tolist() == [0, 10, 13, 23]
     for u, w in enumerate([2, 0, 2]):
-        alone, _ = store.batch(np.array([w]), mean, scale)
+        alone, _ = with_deltas(store, np.array([w]), mean, scale)
         np.testing.assert_array_equal(X[bounds[u] : bounds[u + 1]], alone)
     static = store.rows[store.bounds[2] : store.bounds[3]]
     np.testing.assert_allclose(X[:10, :128], (static - mean[:128]) * scale[:128], rtol=1e-5, atol=1e-5)
@@ -100,15 +105,15 @@ def test_a_batch_holds_its_windows_in_the_order_asked_for(tmp_path: Path, pool: 
 def test_a_batch_of_fewer_bands_holds_the_lowest_at_one_level(tmp_path: Path, pool: ThreadPoolExecutor):
     store = opened(recordings(tmp_path / "wav", 900, 5000), tmp_path / "cache", pool)
     zero, one = np.zeros(297, np.float32), np.ones(297, np.float32)
-    X, bounds = store.batch(np.array([1, 0]), zero, one, level=True)
-    whole, _ = store.batch(np.array([1, 0]), np.zeros(384, np.float32), np.ones(384, np.float32))
+    X, bounds = with_deltas(store, np.array([1, 0]), zero, one, level=True)
+    whole, _ = with_deltas(store, np.array([1, 0]), np.zeros(384, np.float32), np.ones(384, np.float32))
     for kind in (1, 2):  # deltas do not know the level
         lowest = whole[:, 128 * kind : 128 * kind + 99]
         np.testing.assert_allclose(X[:, 99 * kind : 99 * kind + 99], lowest, atol=1e-4)
     for u in range(2):
         S, before = X[bounds[u] : bounds[u + 1], :99], whole[bounds[u] : bounds[u + 1], :99]
-        np.testing.assert_allclose(S, features.heard(before, 99, level=True), atol=1e-4)
-    mean, std = normaliser(store, np.array([1, 0]), pool, 297, level=True)
+        np.testing.assert_allclose(S, features.heard_bands(before, 99, level=True), atol=1e-4)
+    mean, std = normaliser(store, np.array([1, 0]), pool, replace(SMALL, d_spec=297, level=True))
     np.testing.assert_allclose(mean, X.mean(axis=0), atol=0.5)  # of the frames in real audio
     assert std.shape == (297,)
 
@@ -119,10 +124,10 @@ def test_a_batch_of_fewer_bands_holds_the_lowest_at_one_level(tmp_path: Path, po
 def test_the_second_opening_reads_no_audio(tmp_path: Path, pool: ThreadPoolExecutor):
     paths = recordings(tmp_path / "wav", 900, 12_000)
     content = known(paths, pool)
-    first = open_store(paths, content, SECONDS, False, tmp_path / "cache", pool)
+    first = open_store(paths, content, KIND, tmp_path / "cache", pool)
     for path in paths:
         path.unlink()
-    second = open_store(paths, content, SECONDS, False, tmp_path / "cache", pool)
+    second = open_store(paths, content, KIND, tmp_path / "cache", pool)
     for name in ("rows", "bounds", "samples", "recordings"):
         np.testing.assert_array_equal(getattr(second, name), getattr(first, name))
     assert len(folders(tmp_path / "cache")) == 1
@@ -146,7 +151,7 @@ def test_settings_and_order_have_stores_of_their_own(tmp_path: Path, pool: Threa
     assert opened(paths, tmp_path / "cache", pool, pad=True).samples.tolist() == [900, 8000]
     assert opened(paths[::-1], tmp_path / "cache", pool).samples.tolist() == [8000, 8000, 900]
     assert len(folders(tmp_path / "cache")) == 4
-    levelled = open_store(paths, known(paths, pool), SECONDS, False, tmp_path / "cache", pool, level=True)
+    levelled = open_store(paths, known(paths, pool), log_mel_kind(SECONDS, False, True), tmp_path / "cache", pool)
     assert np.abs(levelled.rows - opened(paths, tmp_path / "cache", pool).rows).max() > 1
     assert len(folders(tmp_path / "cache")) == 5
 
@@ -178,7 +183,7 @@ def test_of_two_threads_that_ask_at_once_one_computes(tmp_path: Path):
         with ThreadPoolExecutor(1) as own:
             content = known(paths, own)
             ready.wait()
-            return open_store(paths, content, SECONDS, False, tmp_path / "cache", own, progress)
+            return open_store(paths, content, KIND, tmp_path / "cache", own, progress)
 
     ready = threading.Barrier(4)
     with ThreadPoolExecutor(4) as rivals:
@@ -192,11 +197,12 @@ RIVAL = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from npser.features import log_mel_kind
 from npser.store import digests, open_store
 
 cache, *paths = map(Path, sys.argv[1:])
 with ThreadPoolExecutor(1) as pool:
-    store = open_store(paths, digests(paths, pool), 0.5, False, cache, pool)
+    store = open_store(paths, digests(paths, pool), log_mel_kind(0.5, False, False), cache, pool)
 print(len(store.rows), store.rows.sum())
 """
 
@@ -219,7 +225,7 @@ def test_an_interrupted_computation_leaves_nothing_that_counts(tmp_path: Path, p
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        open_store(paths, known(paths, pool), SECONDS, False, tmp_path / "cache", pool, interrupted)
+        open_store(paths, known(paths, pool), KIND, tmp_path / "cache", pool, interrupted)
     assert folders(tmp_path / "cache") == []
     assert len(opened(paths, tmp_path / "cache", pool).samples) == 3
 
@@ -275,12 +281,12 @@ def test_the_normaliser_is_that_of_the_frames_in_real_audio(tmp_path: Path, pool
     lengths = 1, 400, 401, 3999, 4000, 8000, 7999, 15_000
     store = opened(recordings(tmp_path / "wav", *lengths), tmp_path / "cache", pool, pad=pad)
     window = np.array([7, 0, 1, 2, 3, 4, 5])
-    X, bounds = store.batch(window, np.zeros(384, np.float32), np.ones(384, np.float32))
+    X, bounds = with_deltas(store, window, np.zeros(384, np.float32), np.ones(384, np.float32))
     frames = np.concatenate([np.arange(n) for n in np.diff(bounds)])
     samples = np.repeat(store.samples[window], np.diff(bounds))
     real = X[400 * frames < samples].astype(np.float64)
     assert len(real) < len(X)
-    mean, std = normaliser(store, window, pool)
+    mean, std = normaliser(store, window, pool, replace(SMALL, pad=pad))
     assert mean.dtype == std.dtype == np.float32
     np.testing.assert_allclose(mean, real.mean(axis=0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(std, real.std(axis=0), rtol=1e-4)
@@ -289,7 +295,7 @@ def test_the_normaliser_is_that_of_the_frames_in_real_audio(tmp_path: Path, pool
 @pytest.mark.parametrize("value", [0.0, 0.5])
 def test_a_feature_that_does_not_vary_has_standard_deviation_one(tmp_path: Path, pool: ThreadPoolExecutor, value: float):
     soundfile.write(tmp_path / "a.wav", np.full(8000, value), 16_000, subtype="FLOAT")
-    _, std = normaliser(opened([tmp_path / "a.wav"], tmp_path / "cache", pool), np.array([0]), pool)
+    _, std = normaliser(opened([tmp_path / "a.wav"], tmp_path / "cache", pool), np.array([0]), pool, SMALL)
     np.testing.assert_array_equal(std, 1)
 
 
@@ -298,7 +304,7 @@ def test_a_feature_that_varies_less_than_a_thousandth_of_a_decibel_counts_as_con
     rows[::2, :64] += np.float32(1e-4)
     rows[::2, 64:] += np.float32(1e-2)
     store = Store(rows, np.array([0, 20]), np.array([7900]), np.array([0, 1]), {}, 0)
-    _, std = normaliser(store, np.array([0]), pool)
+    _, std = normaliser(store, np.array([0]), pool, SMALL)
     np.testing.assert_array_equal(std[:64], 1)
     np.testing.assert_allclose(std[64:128], 5e-3, rtol=1e-2)
 
@@ -309,14 +315,12 @@ def test_the_normaliser_is_the_same_with_any_number_of_threads(tmp_path: Path, p
     results = []
     for threads in (1, 2, 5):
         with ThreadPoolExecutor(threads) as own:
-            results.append(np.stack(normaliser(store, window, own)))
+            results.append(np.stack(normaliser(store, window, own, SMALL)))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
 
 
 # A corpus joined with its features
-
-SMALL = Config(pad=False, max_seconds=SECONDS)
 
 
 def corpus_of(folder: Path, good: int, bad: int = 0, missing: int = 0) -> Corpus:

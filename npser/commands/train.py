@@ -80,7 +80,7 @@ def prepared(args: argparse.Namespace, places: list[Path], config: Config, pool:
 
 
 def configured(args: argparse.Namespace) -> Config:
-    """Preset, then --config, then --set, then flags of their own: each over the one before. Without --preset, sets args.preset."""
+    """Preset, then --config, then --set, then flags of their own: each over the one before. Names the preset in args."""
     settings = read_toml(args.config) if args.config else {}
     settings |= dict(parse_setting(text) for text in args.set)
     flags = ("network", "epochs", "seed")

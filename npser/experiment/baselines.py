@@ -60,7 +60,7 @@ def _duration_bins(seconds: np.ndarray, split: Split) -> np.ndarray:
 
 
 def utterance_statistics(data: Dataset, pool: ThreadPoolExecutor) -> np.ndarray:
-    """Mean and deviation of each utterance's features and deltas over the frames that lie in sound, (R, 6 width): of bands 768."""
+    """Mean and deviation of features, deltas and delta-deltas over each utterance's frames in sound, (R, 6 width)."""
     store, d = data.store, 3 * data.store.rows.shape[1]
     zero, one = np.zeros(d, np.float32), np.ones(d, np.float32)
 

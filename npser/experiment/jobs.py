@@ -91,8 +91,9 @@ def jobs_of(plan: Plan, variant: str, data: Dataset, written: tuple[Path, str], 
     for seed in range(plan.config.seed, plan.config.seed + plan.seeds):
         config = variant_config(plan.config, variant, seed)
         for fold in plan.folds:
+            folder = path.parent / "jobs" / f"{variant}-seed{seed}-fold{fold.name}"
             found.append({
-                "plan": str(path), "plan_hash": digest, "folder": str(path.parent / "jobs" / f"{variant}-seed{seed}-fold{fold.name}"),
+                "plan": str(path), "plan_hash": digest, "folder": str(folder),
                 "identity": identity(data, fold.split, config, plan, variant),
                 "variant": variant, "seed": seed, "fold": fold.name, "threads": threads,
             })  # fmt: skip

@@ -45,8 +45,8 @@ def run(
     preset : str
         Name of the preset that config started from.
     place : train.Run
-        Files written to its folder: config.toml, metrics.jsonl, model.safetensors, last.safetensors, report.json, report.md, and
-        with matplotlib curves.png and confusion.png.
+        Files written to its folder: config.toml, metrics.jsonl, model.safetensors, last.safetensors, report.json, report.md;
+        with matplotlib also curves.png and confusion.png.
     notices : list of str
         Sentences that every output must carry, such as the one about the synthetic corpus.
 

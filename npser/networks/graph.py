@@ -142,7 +142,7 @@ def conv1d(g: Graph, t: Tensors, layer: str, H: str) -> str:
 
 
 def maxpool(g: Graph, H: str, channels: int, n_pw: int) -> str:
-    """Equation (4). H (1, C, L) -> (T, 1, C). Not by MaxPool: onnxruntime's finds a window in two frames where three are needed."""
+    """Equation (4). H (1, C, L) -> (T, 1, C). Not by MaxPool: onnxruntime's finds a window of three in two frames."""
     whole = g.op("Mul", g.op("Div", g.op("Shape", H, start=2), [n_pw]), [n_pw])
     windows = g.op("Reshape", g.op("Slice", H, [0], whole, [2]), [channels, -1, n_pw])
     return g.op("ReduceMax", g.op("Transpose", windows, perm=[1, 2, 0]), axes=[1], keepdims=1)

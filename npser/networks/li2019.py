@@ -163,7 +163,7 @@ def forward(
 
 
 def heads(p: Views, z: Array) -> tuple[Logits, Callable[[Array, Array | None], tuple[Array, list[Array], list[Array]]]]:
-    """Section 4.3. z (B, d_z) -> logits, emotion (B, classes) and gender (B, 2) or None; backward gives dz and both gradients."""
+    """Section 4.3. z (B, d_z) -> logits, emotion (B, classes) and gender (B, 2) or None; backward -> dz and both gradients."""
     from npser.layers import linear
 
     emotion, b_emotion = linear(z, **p["emotion"])

@@ -1,6 +1,6 @@
 """Layers and input of networks in plain NumPy, for one utterance and without Numba: what a network's ``plain`` is made of.
 
-The same equations as npser.layers and npser.inputs, written a second time; tests hold one against the other. t: tensors by name.
+The same equations as npser.layers and npser.inputs, written once more; tests hold one against the other. t: tensors by name.
 """
 
 from __future__ import annotations

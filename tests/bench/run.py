@@ -31,13 +31,15 @@ import numpy as np
 import peers
 import soundfile
 
-from npser import bench, checkpoint, features, model
-from npser.config import PRESETS
+from npser import checkpoint, features, model
+from npser.commands import bench
 from npser.corpora import synthetic
+from npser.inputs import with_deltas
 from npser.lite import Model
-from npser.store import Store
+from npser.network import compile_kernels
+from npser.networks.li2019 import PRESETS
+from npser.store import store_of
 from npser.threads import keep_freed_memory, single_threaded_blas
-from npser.train import compile_kernels
 
 HERE = Path(__file__).parent
 # Frames of utterances at every twentieth of the distribution: EmoDB's four classes, RAVDESS, nEMO
@@ -72,9 +74,9 @@ def lengths(quantiles: list[int], count: int) -> list[int]:
     return np.random.default_rng(0).permutation(spread).tolist()
 
 
-def dense(store: Store, window: np.ndarray, network: Any) -> tuple[np.ndarray, np.ndarray]:
+def dense(store: Any, window: np.ndarray, network: Any) -> tuple[np.ndarray, np.ndarray]:
     """The same input for the peers: X (B, longest, 384) padded with zeros, lengths (B,)."""
-    X, bounds = store.batch(window, network.mean, 1 / network.std)
+    X, bounds = with_deltas(store, window, network.mean, 1 / network.std)
     counts = np.diff(bounds)
     out = np.zeros((len(window), counts.max(), X.shape[1]), np.float32)
     for u, n in enumerate(counts):
@@ -111,7 +113,7 @@ def epoch(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dic
         store = bench.store_of(lengths(quantiles, 200), pad=False)
         batches = np.arange(200).reshape(5, 40)
 
-        def ours(store: Store = store, batches: np.ndarray = batches) -> None:
+        def ours(store: Any = store, batches: np.ndarray = batches) -> None:
             for batch in batches:
                 bench.step(network, store, pool, batch[np.argsort(-store.frames(batch))])
 
@@ -136,17 +138,17 @@ def epoch(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dic
 def forward(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
     """301 frames of sound, batches of 40 and of 1."""
     network, found = bench.network_of(PRESETS["paper"]), {}
-    tensors = {f"{layer}.{k}": v for layer, p in model.views(network.theta, network.shapes).items() for k, v in p.items()}
+    tensors = model.named(network.theta, network.shapes)
     torch_network = peers.torch_network(tensors).eval() if find_spec("torch") else None
     for count in (40, 1):
         store, window = bench.store_of([301] * count, pad=True), np.arange(count)
         X, _ = dense(store, window, network)
-        bounds, p = np.arange(count + 1) * 301, model.views(network.theta, network.shapes)
+        bounds, p = np.arange(count + 1) * 301, network.p
         rows = X.reshape(-1, 384)
         shards = [(rows[301 * i : 301 * (i + 4)], bounds[: min(4, count - i) + 1]) for i in range(0, count, 4)]
 
         def logits(shard: Any, p: Any = p) -> np.ndarray:
-            return model.forward(p, network.config, *shard)[0]
+            return network.module.forward(p, network.config, *shard)[0][0]
 
         def ours(shards: Any = shards, logits: Any = logits) -> list[np.ndarray]:
             return [logits(shards[0])] if len(shards) == 1 else list(pool.map(logits, shards))
@@ -180,10 +182,9 @@ def feature_extraction(pool: ThreadPoolExecutor, threads: int, repeats: int) -> 
     zero, one = np.zeros(384, np.float32), np.ones(384, np.float32)
 
     def ours() -> list[np.ndarray]:
-        rows = [features.log_mel(x) for x in waves]
-        bounds = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
-        store = Store(np.concatenate(rows), bounds, np.array([len(x) for x in waves]), np.arange(len(rows) + 1), {}, 0)
-        return np.split(store.batch(np.arange(len(rows)), zero, one)[0], bounds[1:-1])
+        store = store_of(waves, features.log_mel_kind(7.5, False, False))
+        X, bounds = with_deltas(store, np.arange(len(waves)), zero, one)
+        return np.split(X, bounds[1:-1])
 
     tasks: Tasks = {"npser": ours}
     if find_spec("librosa"):
@@ -248,7 +249,7 @@ NPSER, PEER = [sys.executable, "-m", "npser"], [sys.executable, str(HERE / "peer
 def saved_model(folder: Path) -> Path:
     """An untrained network as a model file."""
     network = bench.network_of(replace(PRESETS["paper"], pad=False))
-    tensors = {f"{layer}.{k}": v for layer, p in model.views(network.theta, network.shapes).items() for k, v in p.items()}
+    tensors = model.named(network.theta, network.shapes)
     tensors |= {"norm.mean": network.mean, "norm.std": network.std}
     labels: dict[str, list[str] | None] = {"emotion": ["angry", "happy", "neutral", "sad"], "gender": ["female", "male"]}
     checkpoint.save(folder / "m.safetensors", checkpoint.Checkpoint(tensors, network.config, labels, 1.0, {}))

@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 from run import machine
 
-from npser import bench
-from npser.config import PRESETS, Config
+from npser.commands import bench
+from npser.network import Network, Targets, compile_kernels
+from npser.networks.li2019 import PRESETS, Config
 from npser.optim import Adam
 from npser.threads import available_cores, keep_freed_memory, single_threaded_blas
-from npser.train import Network, compile_kernels
 
 FRAMES, OTHER_THREADS = 301, (4, 8, 16)
 IN_A_ROW = 10
@@ -149,7 +149,7 @@ def gradient_of(network: Network, store: Any, pool: ThreadPoolExecutor) -> Calla
     """Forward and backward of a store of few utterances."""
     window = np.arange(len(store.samples))
     share = np.full(len(window), 1 / len(window), np.float32)
-    return lambda: network.gradient(store, window, (window % 4, window % 2, share, share), 0, pool)
+    return lambda: network.gradient(store, window, Targets(window % 4, window % 2, share, share), 0, pool)
 
 
 def serial(network: Network, shards: int) -> Callable[[], None]:

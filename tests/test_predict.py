@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import RATE, Command, one_sentence
+from helpers import RATE, Command, one_sentence
 
-from npser.predict_command import recordings
+from npser.commands.predict import recordings
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ class Refuse:
             raise ImportError(f"{name} is not to be imported")
 
 sys.meta_path.insert(0, Refuse())
-from npser.cli import main
+from npser.commands.cli import main
 
 sys.exit(main(sys.argv[1:]))
 """

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import Command, one_sentence, report_of, tone
+from helpers import Command, one_sentence, report_of, tone
 
+from npser.commands.data import check, convert
 from npser.corpora import layouts, read
-from npser.data_command import check, convert
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import UNCOMPILED, Command, assert_same_run, report_of, tone, write_manifest
+from helpers import UNCOMPILED, Command, assert_same_run, report_of, tone, write_manifest
 
 
 def test_a_run_folder_holds_what_a_run_found(trained: Path) -> None:

@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import GENDERS, SMALL, network, recording, sound
+from helpers import GENDERS, RATE, SMALL, network, recording, sound
 
-from npser import lite, many
-from npser.config import PRESETS, Config
+from npser import lite, predict_many
+from npser.networks.li2019 import PRESETS, Config
 from npser.threads import single_threaded_blas
-
-RATE = 16_000
 
 
 @pytest.fixture
@@ -83,7 +81,7 @@ def test_predictions_are_taken_from_any_iterable_as_they_come(tmp_path: Path, en
 
 def test_auto_takes_the_engine_for_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     trained, calls = network(tmp_path).lite, []
-    monkeypatch.setattr(many, "predict", lambda *arguments: calls.append(arguments) or iter([]))
+    monkeypatch.setattr(predict_many, "predict", lambda *arguments: calls.append(arguments) or iter([]))
     assert len(list(trained.predict_many([sound(5000)] * (lite.MANY - 1), RATE))) == lite.MANY - 1
     assert len(list(trained.predict_many(iter([sound(5000)] * lite.MANY), RATE))) == lite.MANY  # who knows how many
     assert calls == []
