@@ -1,6 +1,6 @@
 """Name the emotion of live sound, once a second.
 
-python examples/live.py runs/NAME/model.safetensors                  from the microphone; pip install 'npser[mic]'
+python examples/live.py runs/NAME/model.safetensors                  from the microphone; pip install sounddevice
 python examples/live.py runs/NAME/model.safetensors recording.wav    from a file that stands in for it
 """
 

@@ -6,6 +6,7 @@ Which network it is, its Config says; NETWORKS has the modules, and npser/networ
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -67,20 +68,20 @@ def state_of(c: Config, emotions: int, genders: int) -> dict[str, Array]:
     return module.state(c, emotions, genders) if hasattr(module, "state") else {}
 
 
-def views(theta: Array, shapes: Shapes) -> Views:
-    """Named views of theta (P,): {"cnn1": {"W": ..., "b": ...}, ...}; writing to them writes to theta."""
-    p: Views = {}
-    start = 0
-    for name, shape in shapes.items():
-        layer, param = name.split(".")
-        p.setdefault(layer, {})[param] = theta[start : start + math.prod(shape)].reshape(shape)
-        start += math.prod(shape)
-    return p
-
-
 def named(theta: Array, shapes: Shapes) -> dict[str, Array]:
-    """The same views by their whole names: {"cnn1.W": ..., "cnn1.b": ..., ...}."""
-    return {f"{layer}.{name}": value for layer, params in views(theta, shapes).items() for name, value in params.items()}
+    """Named views of theta (P,): {"cnn1.W": ..., "cnn1.b": ..., ...}; writing to them writes to theta."""
+    ends = itertools.accumulate(math.prod(shape) for shape in shapes.values())
+    pieces = zip(shapes.items(), ends, strict=True)
+    return {name: theta[end - math.prod(shape) : end].reshape(shape) for (name, shape), end in pieces}
+
+
+def views(theta: Array, shapes: Shapes, state: dict[str, Array] | None = None) -> Views:
+    """The same by layer: {"cnn1": {"W": ..., "b": ...}, ...}; with what the network holds beside theta."""
+    p: Views = {}
+    for name, value in (named(theta, shapes) | (state or {})).items():
+        layer, param = name.split(".")
+        p.setdefault(layer, {})[param] = value
+    return p
 
 
 def size_of(shapes: Shapes) -> int:

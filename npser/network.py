@@ -73,11 +73,7 @@ class Network:
     @property
     def p(self) -> model.Views:
         """Parameters and state by layer and name."""
-        p = model.views(self.theta, self.shapes)
-        for name, value in self.state.items():
-            layer, param = name.split(".")
-            p.setdefault(layer, {})[param] = value
-        return p
+        return model.views(self.theta, self.shapes, self.state)
 
     def inputs(
         self, store: Store, window: np.ndarray, ends: np.ndarray | None = None, rng: np.random.Generator | None = None

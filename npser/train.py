@@ -120,7 +120,7 @@ def fit(
         run.say(_epoch_line(row, state.best, config, time.perf_counter() - started))
 
     assert state.best is not None  # there is at least one epoch
-    found = _scored(data, split, state.best, run)
+    found = _scored(data, split, state.best, config, run)
     best = found.pop("network")
     _save_model(run.out, best, labels, about, found)
     return {
@@ -191,10 +191,11 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
     return sum(losses) / len(train)
 
 
-def _scored(data: Dataset, split: Split, best: dict[str, Any], run: Run) -> dict[str, Any]:
+def _scored(data: Dataset, split: Split, best: dict[str, Any], config: Config, run: Run) -> dict[str, Any]:
     """The network of the kept epoch with its temperature, and its scores on the test part with it."""
     network = Network.of(checkpoint.load(run.out / "model.safetensors"))
-    network = dataclasses.replace(network, temperature=1.0)  # of a resumed run it may have been fitted before
+    # of a resumed run a temperature may have been fitted before, and its epochs may have been fewer
+    network = dataclasses.replace(network, temperature=1.0, config=config)
     calibrated = _calibrated(network, data, split.validation, run.pool)
     before, test = (evaluate(n, data, split.test, run.pool) if split.test else None for n in (network, calibrated))
     calibration = None

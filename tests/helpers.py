@@ -1,6 +1,7 @@
 """What files of tests share: small networks and batches, model files, sounds, corpora, and commands as a user runs them."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import soundfile
 
 from npser import checkpoint, lite, model
@@ -113,6 +115,17 @@ def assert_close(actual: Array, expected: Array, tolerance: float, name: str = "
 
 SMALL = li2019.Config(d_cnn=4, d_lstm=4, d_attn=8, n_attn=2, pad=False, max_seconds=1.0)
 SMALL_FORWARD = li2019_feedforward.Config(d_cnn=4, d_attn=8, n_attn=2, pad=False, max_seconds=1.0)
+paper_size = pytest.mark.skipif(UNCOMPILED, reason="paper-size networks take minutes without the compiler")
+SIZES = [
+    pytest.param(SMALL, id="small"),
+    pytest.param(dataclasses.replace(SMALL, pad=True), id="small, padded"),
+    pytest.param(dataclasses.replace(SMALL, level=True), id="small, levelled"),
+    pytest.param(dataclasses.replace(SMALL, level=True, pad=True, d_spec=297), id="small, padded, levelled, up to 4 kHz"),
+    pytest.param(li2019.Config(d_cnn=3, d_lstm=5, d_attn=7, n_attn=3, n_cw=5, n_pw=2, pad=False, max_seconds=0.7), id="odd"),
+    pytest.param(SMALL_FORWARD, id="no recurrence"),
+    pytest.param(li2019.PRESETS["paper"], marks=paper_size, id="paper"),
+    pytest.param(li2019.PRESETS["default"], marks=paper_size, id="default"),
+]
 
 
 class Trained(NamedTuple):

@@ -214,14 +214,17 @@ def dense(z: Vector, W: Matrix, b: Vector) -> Vector:
 
 
 def encode(p: dict[str, Any], X: Matrix, n_pw: int, attention: bool, masks: list[list[list[float]]] | None) -> Vector:
-    """The encoding z of one utterance X (L, d_spec); masks holds one (T, 2 d_lstm) for each BLSTM layer."""
+    """The encoding z of one utterance X (L, d_spec); masks holds one (T, 2 d_lstm) for each BLSTM layer.
+
+    Without recurrence the pooled rows take the place of the BLSTM's, and there is one mask, (T, d_cnn).
+    """
     H = convolution(X, p["cnn1.W"], p["cnn1.b"])
     H = convolution(H, p["cnn2.W"], p["cnn2.b"])
     H = max_pooling(H, n_pw)
     if not H:
         return [Var(0.0)] * len(p["emotion.W"])
-    for i, layer in enumerate(["lstm1", "lstm2"]):
-        H = blstm(H, p, layer)
+    for i, layer in enumerate(["lstm1", "lstm2"] if "lstm1.W_fw" in p else [""]):
+        H = blstm(H, p, layer) if layer else H
         if masks is not None:
             H = dropout(H, masks[i])
     return self_attention(H, p["attn.W_s1"], p["attn.w_s2"]) if attention else mean_over_time(H)

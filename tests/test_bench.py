@@ -2,12 +2,17 @@
 
 import json
 import math
+import runpy
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import UNCOMPILED, Command
+from helpers import EMOTIONS, RATE, ROOT, UNCOMPILED, Command, sound
 
 from npser import model
+from npser.lite import Model
 from npser.networks.li2019 import Config, flops
 
 
@@ -36,3 +41,21 @@ def test_bench_times_training_inference_and_features(npser: Command) -> None:
     assert len(found["rows"]) == 5
     assert all(row["milliseconds"] > 0 for row in found["rows"])
     assert "of BLAS" in npser("bench").stdout
+
+
+@pytest.mark.skipif(UNCOMPILED, reason="times of uncompiled kernels mean nothing")
+@pytest.mark.parametrize(
+    ("script", "words"), [("run.py", ["--items", "step,forward,features"]), ("scaling.py", [])], ids=["run", "scaling"]
+)
+def test_the_side_by_side_timings_run(environment: dict[str, str], tmp_path: Path, script: str, words: list[str]) -> None:
+    command = [sys.executable, str(ROOT / "tests" / "bench" / script), "--repeats", "1", "--out", str(tmp_path), *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "40 x 301" in done.stdout
+    assert any(tmp_path.glob("*.md"))
+
+
+def test_their_model_file_is_one_that_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "bench"))
+    saved = runpy.run_path(str(ROOT / "tests" / "bench" / "run.py"))["saved_model"](tmp_path)
+    assert Model(saved).predict(sound(9000), RATE).emotion in EMOTIONS

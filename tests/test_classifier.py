@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from helpers import RATE, ROOT, UNCOMPILED, manifest_of
+from helpers import RATE, ROOT, UNCOMPILED, manifest_of, without
 
 import npser
 from npser import EmotionClassifier
@@ -138,15 +138,7 @@ def test_nothing_is_left_behind(
     assert not [path for name in ("here", "temporary", "cache") for path in (tmp_path / name).iterdir()]
 
 
-WITHOUT = """
-import sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name == "sklearn":
-            raise ImportError("scikit-learn is not to be imported")
-
-sys.meta_path.insert(0, Refuse())
+CODE = """
 import npser
 assert "numba" not in sys.modules
 import numpy as np
@@ -158,7 +150,9 @@ print(classifier.fit(X, ["a", "b"] * 5).predict(X))
 
 def test_it_works_where_scikit_learn_is_not_installed() -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
-    done = subprocess.run([sys.executable, "-W", "error", "-c", WITHOUT], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", without("sklearn") + CODE], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -186,7 +180,7 @@ SOUND = np.sin(np.arange(4000) / 5)
         ({"sample_rate": None}, [SOUND] * 2, ["a", "b"], "sample_rate is None; expected the rate of the samples"),
         ({"sample_rate": 100}, [SOUND] * 2, ["a", "b"], "sample_rate is 100"),
         ({}, [SOUND] * 4, ["a", "b"] * 2, "too few to hold a fifth out; give more recordings, or validation=False"),
-        ({"preset": "best"}, [SOUND] * 2, ["a", "b"], "preset is 'best'; expected one of paper, default"),
+        ({"preset": "best"}, [SOUND] * 2, ["a", "b"], "preset is 'best'; expected one of default, paper"),
         ({"epochs": 0}, [SOUND] * 2, ["a", "b"], "setting epochs is 0"),
         ({"settings": {"layers": 3}}, [SOUND] * 2, ["a", "b"], "there is no setting 'layers'"),
         ({"settings": {"d_spec": 387}}, [SOUND] * 2, ["a", "b"], "setting d_spec is 387"),

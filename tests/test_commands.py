@@ -2,7 +2,9 @@
 
 import csv
 import hashlib
+import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import Command, manifest_of, one_sentence, report_of, write_manifest
+
+from npser import layers as layers_of_the_engine
+from npser import model
 
 
 def test_evaluate_counts_what_it_scores(npser: Command, corpus: Path, trained: Path, tmp_path: Path) -> None:
@@ -91,10 +96,11 @@ def test_info_says_where_nothing_was_tested(npser: Command, corpus: Path, small:
     assert "not calibrated" in shown
 
 
-def test_gradcheck_prints_a_table_of_every_layer(npser: Command) -> None:
+def test_gradcheck_prints_a_table_of_every_layer_and_network(npser: Command) -> None:
     rows = json.loads(npser("gradcheck", "--json").stdout)
     layers = {row["layer"] for row in rows}
-    assert {"conv1d", "maxpool", "blstm", "attention", "linear", "cross_entropy", "loss"} <= layers
+    public = {name for name, member in vars(layers_of_the_engine).items() if inspect.isfunction(member)}
+    assert layers == public | {name for network in model.NETWORKS.values() for name in network.SMALL}
     assert all(row["ok"] and row["error"] < 1e-6 for row in rows)
     assert "relative error" in npser("gradcheck").stdout
 
@@ -117,8 +123,12 @@ def test_gradcheck_exits_with_1_when_a_gradient_is_off(environment: dict[str, st
 
 
 def test_every_command_explains_itself(npser: Command) -> None:
-    for command in ("train", "evaluate", "predict", "explain", "export", "info", "gradcheck"):
-        assert "usage: npser" in npser(command, "--help").stdout
+    commands = re.findall(r"^    (\w+)\b", npser("--help").stdout, re.MULTILINE)
+    assert len(commands) == 10
+    for words in (*([command] for command in commands), ["data", "list"], ["data", "check"], ["data", "convert"]):
+        shown = npser(*words, "--help").stdout
+        assert f"usage: npser {' '.join(words)}" in shown
+        assert "--engine" not in shown
     assert npser("--version").stdout.startswith("npser ")
 
 

@@ -309,9 +309,9 @@ def test_the_calibration_error_is_of_all_folds_together(ablation: Path, report: 
 
 
 def test_the_report_is_whole(ablation: Path, report: dict[str, Any]) -> None:
-    assert set(report["variants"]) == {"full", "no-attention", "no-gender", "shuffled-gender"}
+    assert set(report["variants"]) == {"full", "no-attention", "no-recurrence", "no-gender", "shuffled-gender"}
     assert set(report["baselines"]) == {"majority", "duration", "linear"}
-    assert set(report["differences"]) == {"no-attention", "no-gender", "shuffled-gender"}
+    assert set(report["differences"]) == {"no-attention", "no-recurrence", "no-gender", "shuffled-gender"}
     for variant, found in report["differences"].items():
         expected = report["variants"]["full"]["ua"] - report["variants"][variant]["ua"]
         assert found["ua"]["difference"] == pytest.approx(expected)
@@ -348,7 +348,7 @@ def test_the_same_command_runs_nothing_again(npser: Command, corpus: Path, small
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     words = ("crossval", corpus, "--config", small, "--epochs", "1", "--folds", "2", "--ablate", "--out", "out")
     shown = npser(*words, "--json")
-    assert "8, of which 8 are done already" in shown.stderr
+    assert "10, of which 10 are done already" in shown.stderr
     assert json.loads(shown.stdout)["variants"] == report_of(ablation)["variants"]
     assert report_of(tmp_path / "out") == report_of(ablation)
     for path, content in before.items():
@@ -381,11 +381,12 @@ def test_style_and_split_columns(npser: Command, corpus: Path, small: Path, tmp_
     full = found["variants"]["full"]
     assert {name: part["utterances"] for name, part in full["styles"].items()} == {"improvised": 16, "scripted": 8}
     assert "scenario" in found["baselines"]
-    assert list(found["variants"]) == ["full"]
+    assert list(found["variants"]) == ["full", "no-recurrence"]
+    assert any("variant no-attention already" in text for text in found["notices"])
     assert (full["oracle"], full["gender"]) == (None, None)
     assert any("split column is not used" in text for text in found["notices"])
     assert (tmp_path / "runs" / "other-default-crossval-2" / "report.md").exists()
-    (job,) = (tmp_path / "runs").glob("*/jobs/*fold*1")
+    (job,) = (tmp_path / "runs").glob("*/jobs/full-*fold*1")
     result = json.loads((job / "result.json").read_text())
     refit = json.loads((job / "refit" / "report.json").read_text())
     assert result["confusion"] == refit["confusion"]

@@ -313,7 +313,7 @@ def test_the_page_needs_no_matplotlib_and_a_picture_says_so(
     without = environment | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "hidden"), environment["PYTHONPATH"]])}
     words = ("explain", corpus / "1f_angry_0.wav", "--model", trained / "model.safetensors", "--out")
     npser(*words, "a.html", env=without)
-    one_sentence(npser(*words, "a.png", status=1, env=without), "pip install 'npser[plot]'", ".html")
+    one_sentence(npser(*words, "a.png", status=1, env=without), "pip install matplotlib", ".html")
 
 
 # A browser

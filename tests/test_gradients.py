@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import LENGTHS, ODD, TINY, Array, bounds_of, loss_of, make_batch, make_network
+from helpers import FORWARD, LENGTHS, ODD, TINY, Array, bounds_of, loss_of, make_batch, make_network
 
 from npser import model
 from npser.layers import attention, blstm, conv1d, cross_entropy, dropout, extend, linear, maxpool, mean_over_time
-from npser.networks.li2019 import Config
 
 STEP = 3e-6
 BOUNDS = bounds_of(LENGTHS)
@@ -115,9 +114,11 @@ def test_cross_entropy():
         pytest.param(replace(TINY, attention=False), 2, id="no attention"),
         pytest.param(replace(TINY, attention=False), 0, id="neither"),
         pytest.param(ODD, 2, id="odd sizes"),
+        pytest.param(FORWARD, 2, id="no recurrence"),
+        pytest.param(replace(FORWARD, attention=False), 0, id="no recurrence, attention or gender"),
     ],
 )
-def test_the_whole_loss_by_every_parameter(config: Config, genders: int, rate: float):
+def test_the_whole_loss_by_every_parameter(config: Any, genders: int, rate: float):
     c = replace(config, dropout=rate)
     theta, shapes = make_network(c, genders, seed=3)
     batch = make_batch(c, seed=4)

@@ -30,15 +30,6 @@ def test_the_timeline_is_that_of_the_file_cut_into_windows_by_hand(tmp_path: Pat
     assert whole.seconds == whole.timeline[-1].end == pytest.approx(5.3, abs=1e-4)
 
 
-def test_the_whole_is_the_mean_log_probability_of_its_windows(tmp_path: Path):
-    p = network(tmp_path).lite.predict(sound(37_000), RATE)
-    assert len(p.timeline) == 4
-    log_p = np.log([list(window.probabilities.values()) for window in p.timeline])
-    assert np.ptp(log_p, axis=0).max() > 0.01
-    expected = np.exp(log_p.mean(axis=0))
-    np.testing.assert_allclose(list(p.probabilities.values()), expected / expected.sum(), atol=1e-6)
-
-
 @pytest.mark.parametrize("engine", ["lite", "numba"])
 def test_silent_windows_are_marked_and_left_out_of_the_mean(tmp_path: Path, engine: str):
     trained = network(tmp_path).lite

@@ -4,10 +4,12 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers import (
+    FORWARD,
     LENGTHS,
     ODD,
     TINY,
@@ -25,6 +27,7 @@ from helpers import (
 
 from npser import model
 from npser.layers import blstm, cross_entropy, dropout
+from npser.networks import li2019_feedforward
 from npser.networks.li2019 import Config, distinct_rows
 from npser.threads import single_threaded_blas
 from npser_kernels.assemble import assemble
@@ -113,7 +116,7 @@ def test_the_mirrored_network_makes_the_same_of_reversed_time(attention: bool):
 # Utterances are independent
 
 
-def both_logits(theta: Array, shapes: model.Shapes, c: Config, batch: Batch) -> Array:
+def both_logits(theta: Array, shapes: model.Shapes, c: Any, batch: Batch) -> Array:
     """Emotion beside gender, (B, 6)."""
     emotion, gender = logits_of(theta, shapes, c, batch)
     assert gender is not None
@@ -121,9 +124,10 @@ def both_logits(theta: Array, shapes: model.Shapes, c: Config, batch: Batch) -> 
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32])
+@pytest.mark.parametrize("network", [TINY, FORWARD], ids=["paper", "no recurrence"])
 @pytest.mark.parametrize("attention", [True, False], ids=["attention", "mean"])
-def test_a_batch_gives_what_its_utterances_give_in_any_order_and_any_shards(kind: type, attention: bool):
-    c, tolerance = replace(TINY, attention=attention), 1e-10 if kind is np.float64 else 1e-5
+def test_a_batch_gives_what_its_utterances_give_in_any_order_and_any_shards(kind: type, network: Any, attention: bool):
+    c, tolerance = replace(network, attention=attention), 1e-10 if kind is np.float64 else 1e-5
     theta, shapes = make_network(c)
     theta, batch = theta.astype(kind), make_batch(c)
     batch = batch if kind is np.float64 else single(batch)
@@ -162,8 +166,8 @@ def test_the_last_bit_does_not_depend_on_the_number_of_threads(kind: type):
     assert all(step(threads) == once for threads in (1, 2, 3, 3))
 
 
-def test_an_utterance_shorter_than_a_window_has_the_biases_for_logits_and_no_other_gradient():
-    c = TINY
+@pytest.mark.parametrize("c", [TINY, FORWARD], ids=["paper", "no recurrence"])
+def test_an_utterance_shorter_than_a_window_has_the_biases_for_logits_and_no_other_gradient(c: Any):
     theta, shapes = make_network(c)
     batch = make_batch(c, [2, 1, 2])
     np.testing.assert_array_equal(
@@ -200,7 +204,8 @@ def test_nan_in_a_feature_is_nan_in_the_logits_of_its_utterance_and_of_no_other(
 # Sizes and starting values
 
 
-def test_the_papers_network_has_304326_parameters():
+def test_the_papers_network_has_304326_parameters_and_126086_without_recurrence():
+    assert model.size_of(model.shapes_of(li2019_feedforward.Config(), 4, 2)) == 126_086
     shapes = model.shapes_of(Config(), emotions=4, genders=2)
     assert model.size_of(shapes) == 304_326
     assert model.init(shapes, seed=0).shape == (304_326,)
@@ -362,8 +367,8 @@ def test_at_the_papers_sizes_the_gradient_is_right_in_float64_and_close_in_float
         assert part.any(), name
 
 
-@pytest.mark.parametrize("c", [TINY, ODD], ids=["paper's windows", "other windows"])
-def test_padding_is_computed_once_and_counts_as_often_as_it_occurs(c: Config):
+@pytest.mark.parametrize("c", [TINY, ODD, FORWARD], ids=["paper's windows", "other windows", "no recurrence"])
+def test_padding_is_computed_once_and_counts_as_often_as_it_occurs(c: Any):
     frames, stored = 70, np.array([1, 5, 20, 33, 48, *range(52, 71)])
     padded, bands = np.full(len(stored), frames), c.d_spec // 3
     rng = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from helpers import RATE, Command, one_sentence
+from helpers import RATE, Command, one_sentence, without
 
 from npser.commands.predict import recordings
 
@@ -224,23 +224,11 @@ def test_a_name_of_any_bytes_is_printed(npser: Command, calls: Path, trained: Pa
             assert form == "jsonl" or more or b"/\xff\xe4.wav" in done.stdout
 
 
-REFUSE = """
-import sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name in ("numba", "llvmlite", "npser_kernels", "scipy.signal"):
-            raise ImportError(f"{name} is not to be imported")
-
-sys.meta_path.insert(0, Refuse())
-from npser.commands.cli import main
-
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def test_one_file_needs_neither_numba_nor_the_kernels(calls: Path, trained: Path, environment: dict[str, str]):
-    command = [sys.executable, "-W", "error", "-c", REFUSE, "predict", str(calls), "--timeline"]
+    code = (
+        without("numba", "llvmlite", "npser_kernels", "scipy.signal") + "from npser.commands.cli import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-W", "error", "-c", code, "predict", str(calls), "--timeline"]
     command += ["--model", str(trained / "model.safetensors")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,11 +1,13 @@
 """The engine, in float64, gives what the slow literal loops of reference.py give."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import reference
 from helpers import (
+    FORWARD,
     ODD,
     TINY,
     Array,
@@ -33,18 +35,21 @@ CASES = [
     pytest.param(replace(TINY, attention=False), 2, id="no attention"),
     pytest.param(replace(TINY, attention=False), 0, id="neither"),
     pytest.param(ODD, 2, id="odd sizes"),
+    pytest.param(FORWARD, 2, id="no recurrence"),
+    pytest.param(replace(FORWARD, attention=False), 0, id="no recurrence, attention or gender"),
 ]
 
 
-def drawn_masks(c: Config, bounds: Array, seed: int) -> list[list[Array]] | None:
+def drawn_masks(c: Any, bounds: Array, seed: int) -> list[list[Array]] | None:
     """The dropout masks that model.forward draws from a generator of this seed, by layer and utterance."""
     rng = np.random.default_rng(seed)
     pooled = bounds_of(np.diff(bounds) // c.n_pw)
-    ones = np.ones((pooled[-1], 2 * c.d_lstm))
-    return [utterances_of(dropout(ones, c.dropout, rng)[0], pooled) for _ in range(2)] if c.dropout else None
+    widths = [2 * c.d_lstm] * 2 if isinstance(c, Config) else [c.d_cnn]  # after each BLSTM layer, or once after pooling
+    masks = [dropout(np.ones((pooled[-1], width)), c.dropout, rng)[0] for width in widths]
+    return [utterances_of(mask, pooled) for mask in masks] if c.dropout else None
 
 
-def by_reference(theta: Array, shapes: model.Shapes, c: Config, batch: Batch, masks: list[list[Array]] | None):
+def by_reference(theta: Array, shapes: model.Shapes, c: Any, batch: Batch, masks: list[list[Array]] | None):
     """Loss, emotion logits, gender logits, gradients by name."""
     return reference.loss_and_gradients(
         model.named(theta, shapes),
@@ -62,7 +67,7 @@ def by_reference(theta: Array, shapes: model.Shapes, c: Config, batch: Batch, ma
 
 @pytest.mark.parametrize("rate", [0.0, 0.5], ids=["", "dropout"])
 @pytest.mark.parametrize(("config", "genders"), CASES)
-def test_logits_loss_and_gradients(config: Config, genders: int, rate: float):
+def test_logits_loss_and_gradients(config: Any, genders: int, rate: float):
     c = replace(config, dropout=rate)
     theta, shapes = make_network(c, genders)
     batch = make_batch(c, LENGTHS)

@@ -74,7 +74,7 @@ def test_epochs_may_grow(npser: Command, corpus: Path, small: Path, trained: Pat
     assert_same_run(tmp_path / "at-once", tmp_path / "grown")
 
 
-RECIPE = ("--set", "schedule=cosine", "--set", "warmup=1.5", "--set", "stretch=0.2", "--set", "mask_bands=20")
+RECIPE = ("--set", "schedule=cosine", "--set", "warmup=1.5", "--set", "stretch=0.2", "--set", "channel=0.3")
 
 
 def test_where_the_rate_depends_on_the_number_of_epochs_it_may_not_change(

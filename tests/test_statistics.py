@@ -137,11 +137,15 @@ def test_the_linear_classifier_is_scikit_learns() -> None:
     assert np.mean(baselines._fit_linear(F, y, 0.1, 3)(new) == expected) > 0.99
 
 
-def test_statistics_of_utterances_leave_padding_out(data: dataset.Dataset) -> None:
+@pytest.mark.parametrize("pad", [False, True])
+def test_statistics_of_utterances_leave_padding_out(corpus: Path, tmp_path: Path, pad: bool) -> None:
     with ThreadPoolExecutor(2) as pool:
+        config = Config(pad=pad, max_seconds=1.0)
+        data = dataset.prepare(corpora.load(corpus), config, tmp_path, pool, lambda items, **_: items)
         found = baselines.utterance_statistics(data, pool)
     assert found.shape == (24, 768)
     X, _ = with_deltas(data.store, np.array([7]), np.zeros(384, np.float32), np.ones(384, np.float32))
+    assert len(X) == (41 if pad else 15)
     X = X[:14]  # 0.35 s: frames are centred on samples 0, 400, ... 5200, and 5600 is no sample
     np.testing.assert_allclose(found[7], np.concatenate([X.mean(axis=0), X.std(axis=0)]), rtol=1e-4, atol=1e-4)
 

@@ -38,7 +38,7 @@ def explain(audio: str | os.PathLike[str], model: Path, out: Path) -> Prediction
         try:
             from npser.explain.picture import picture
         except ImportError:
-            way_out = "get it with: pip install 'npser[plot]', or name a page, --out PAGE.html, which needs nothing more"
+            way_out = "get it with: pip install matplotlib, or name a page, --out PAGE.html, which needs nothing more"
             raise ValueError(f"--out {out}: a picture needs the package matplotlib; {way_out}") from None
         found = look(audio, model)
         content = picture(found, kind.removeprefix("."))

@@ -54,7 +54,7 @@ def export(path: Path, out: Path, with_features: bool) -> dict[str, Any]:
     try:
         import onnx
     except ImportError:
-        raise ValueError("npser export needs the package onnx; get it with: pip install 'npser[onnx]'") from None
+        raise ValueError("npser export needs the package onnx; get it with: pip install onnx") from None
     if out.suffix.lower() != ".onnx":
         raise ValueError(f"{out}: expected a name that ends in .onnx")
     trained = checkpoint.load(path)

@@ -99,7 +99,7 @@ def _whole_loss(name: str, c: Config, bounds: Array, y: Array, rng: np.random.Ge
     theta = rng.standard_normal(model.size_of(shapes)) / 2
 
     def loss(theta: Array) -> tuple[float, dict[str, Array]]:
-        p, dropout = model.views(theta, shapes), np.random.default_rng(1)
+        p, dropout = model.views(theta, shapes, model.state_of(c, 3, 2)), np.random.default_rng(1)
         value, grads = model.loss(p, c, (X, bounds), targets, dropout)
         return value, model.named(model.flatten(grads, shapes), shapes)
 

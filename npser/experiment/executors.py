@@ -140,7 +140,7 @@ def dask_cluster(address: str, say: Say) -> Iterator[tuple[Callable[[], Any], Ca
     try:
         from distributed import Client
     except ImportError:
-        raise ValueError("--dask needs the package distributed; install it with: pip install 'npser[cluster]'") from None
+        raise ValueError("--dask needs the package distributed; install it with: pip install 'dask[distributed]'") from None
     import logging
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # we tell what matters
