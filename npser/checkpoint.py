@@ -71,7 +71,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         reason = error.strerror or "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise ValueError(f"{path}: cannot be opened ({reason}); expected a model file of npser train") from None
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: is damaged or no model file ({error}); expected one of npser train") from None
+        raise ValueError(f"{path}: is damaged or not a model file ({error}); expected one of npser train") from None
     except (KeyError, json.JSONDecodeError, TypeError, AttributeError):  # the last two: of types that NumPy lacks
         raise ValueError(f"{path}: is a safetensors file but not one of npser's; expected one of npser train") from None
     if not isinstance(about, dict):

@@ -19,7 +19,7 @@ from npser.corpora.labels import GENDERS
 from npser.features import SAMPLE_RATE
 from npser.store import Progress, Store
 
-MOST_LOST = 0.05  # of the utterances; beyond it a run stops, unless it is told to go on
+MOST_LOST = 0.05  # of the utterances; beyond it a run stops, unless skip_bad
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Kind:
     """A kind of features, as a store keeps them of windows of so many seconds.
 
     rows: a window (n,) at 16 kHz -> (L, width), where row t is centred at sample hop t. pad: windows are zero-padded to their
-    whole length, and only the rows that touch sound are stored; those behind are floor. settings: goes into model files, which
+    whole length, and only the rows that touch sound are stored; those after it are floor. settings: goes into model files, which
     later versions must be able to meet. details: what else the rows depend on.
     """
 
@@ -114,7 +114,7 @@ def read_blocks(path: str | os.PathLike[str] | BinaryIO) -> tuple[int, Iterator[
             names = shlex.join([name, f"{os.path.splitext(name)[0]}.wav"])
             raise ValueError(f"{name}: cannot be decoded here; convert it with: ffmpeg -i {names}") from None
         reason = getattr(error, "error_string", str(error)).rstrip(". ")
-        raise ValueError(f"{name}: is no audio file that can be read ({reason}); wav, flac, ogg and mp3 can") from None
+        raise ValueError(f"{name}: is not an audio file that can be read ({reason}); wav, flac, ogg and mp3 can") from None
     problem = ""
     if not RATES[0] <= audio.samplerate <= RATES[1]:
         problem = f"the sample rate is {audio.samplerate} Hz; expected {RATES[0]} to {RATES[1]}"
@@ -242,7 +242,7 @@ def log_mel(x: np.ndarray, pad_to: int | None = None, level: bool = False) -> np
     x : (n,) float32
         Samples at 16 kHz. Frame t is centred at sample 400 t; the ends are reflected.
     pad_to : int, optional
-        Zero-pad to so many samples first. Only the frames that touch x are returned; those behind are exactly FLOOR_DB.
+        Zero-pad to so many samples first. Only the frames that touch x are returned; those after it are exactly FLOOR_DB.
     level : bool
         Bring x to LEVEL_DB first, so that a recording's bands do not depend on how loud it was recorded.
 
@@ -251,7 +251,7 @@ def log_mel(x: np.ndarray, pad_to: int | None = None, level: bool = False) -> np
     (L, 128) float32
         dB. L = n // 400 + 1; with pad_to, at most ceil(n / 400) + 1.
     """
-    rms = float(x.std(dtype=np.float64)) if level else 0.0  # without the mean: a constant is no sound
+    rms = float(x.std(dtype=np.float64)) if level else 0.0  # without the mean: a constant has no level
     if rms > NO_LEVEL:
         x = x * np.float32(10 ** (LEVEL_DB / 20) / rms)
     frames = len(x) // HOP + 1

@@ -1,7 +1,7 @@
-"""What is not answered: silence, faint steady noise, and less sound than a syllable takes.
+"""Recordings without an answer: silence, faint steady noise, and less than a syllable.
 
-Speech comes and goes: between its loudest tenth of a second and its pauses lie 15 dB and more, however faintly it was recorded,
-whereas the noise of a room or of a microphone is steady. So a recording is noise only if it is both faint and steady.
+Speech varies: its loudest tenth of a second lies 15 dB and more above its pauses, however faint the recording; the noise of a
+room or a microphone is steady. So a recording counts as noise only where it is both faint and steady.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import numpy as np
 from npser.features import SAMPLE_RATE
 
 SHORTEST = 0.3  # seconds
-FRAME = 400  # samples whose level is taken, 25 ms; without their mean, so that a constant or a slow drift is no sound
+FRAME = 400  # samples whose level is taken, 25 ms; without their mean, so that a constant or a slow drift counts as silence
 LOUDEST_FRAMES = 4  # a tenth of a second: longer than a click, shorter than a syllable
-NOTHING = 1e-12  # power; less is no sound at all
+NOTHING = 1e-12  # power; less counts as silence
 SILENT_DB = -95.0  # under full scale; the last bit of 16 toggles at -96
 FAINT_DB, STEADY_DB = -40.0, 10.0
 

@@ -266,7 +266,7 @@ def forward(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Emotion logits (B, classes) and gender logits (B, 2) or None; utterances (L_u, d_spec).
 
-    masks[layer][u] (T_u, 2 d_lstm) holds the dropout mask behind BLSTM layer 0 or 1, of 0 and 1 / (1 - p).
+    masks[layer][u] (T_u, 2 d_lstm) holds the dropout mask after BLSTM layer 0 or 1, of 0 and 1 / (1 - p).
     """
     p = {name: lift(a) for name, a in params.items()}
     emotion, gender = network(p, utterances, n_pw, attention, masks)

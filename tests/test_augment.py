@@ -98,13 +98,13 @@ def test_a_bad_channel_tilts_the_spectrum_adds_noise_or_takes_bands_away(monkeyp
 def test_an_echo_falls_by_60_dB_in_time_and_has_its_gain(seconds: float):
     click = np.zeros((200, N_MELS))
     click[10] = 2
-    heard = augment._with_echo(click, seconds, 0.25)
-    np.testing.assert_array_equal(heard[:11], click[:11])  # nothing is heard before it sounds
-    behind = 10 * np.log10(heard[11:, 0])
+    out = augment._with_echo(click, seconds, 0.25)
+    np.testing.assert_array_equal(out[:11], click[:11])  # no echo before the click
+    after = 10 * np.log10(out[11:, 0])
     frames = seconds / 0.025
-    np.testing.assert_allclose(np.diff(behind[: round(frames)]), -60 / frames, rtol=1e-3)
+    np.testing.assert_allclose(np.diff(after[: round(frames)]), -60 / frames, rtol=1e-3)
     left = 10 ** (-6 / frames)  # of an echo, when the next frame begins
-    assert heard[11:].sum(axis=0) == pytest.approx(0.25 * 2 * left, rel=1e-3)
+    assert out[11:].sum(axis=0) == pytest.approx(0.25 * 2 * left, rel=1e-3)
 
 
 def test_a_spliced_window_begins_as_itself_and_ends_as_another():

@@ -106,7 +106,7 @@ def test_a_truncated_file_is_refused(path: Path, share: float):
     assert "damaged or no model file" in refusal(path)
 
 
-def test_a_file_with_something_behind_it_is_refused(path: Path):
+def test_a_file_with_something_after_its_end_is_refused(path: Path):
     path.write_bytes(path.read_bytes() + b"more")
     refusal(path)
 

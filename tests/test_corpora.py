@@ -308,9 +308,9 @@ def test_a_file_listed_twice_alike_counts_once(tmp_path: Path):
         ("path,emotion,split\na.wav,sad,train\na.wav,sad,test\n", "with split train and test"),
         ("path,emotion,gender\na.wav,sad,x\n", "line 2: gender is 'x'"),
         ("path,emotion,split\na.wav,sad,Fold1\n", "line 2: split is 'Fold1'"),
-        ("path,emotion\na.wav,sad\nc.wav,sad\nd.wav,sad\n", "c.wav, which is no file (2 of 3 are missing)"),
+        ("path,emotion\na.wav,sad\nc.wav,sad\nd.wav,sad\n", "c.wav, which is not a file (2 of 3 are missing)"),
         ("path,emotion\n" + "x" * 200_000 + ",sad\n", "is not CSV"),
-        ("path,emotion\n" + "x" * 5_000 + ",sad\n", "which is no file"),
+        ("path,emotion\n" + "x" * 5_000 + ",sad\n", "which is not a file"),
         ("path,emotion\n\0,sad\n", "is not text"),
     ],
 )

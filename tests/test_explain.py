@@ -57,7 +57,7 @@ def test_the_bands_and_weights_of_one_window_are_the_networks_own(tmp_path: Path
     steps = a.shape[1]
     np.testing.assert_allclose(found.weights[: 3 * steps : 3].T, a * steps, rtol=1e-5)
     np.testing.assert_allclose(found.weights[2 : 3 * steps : 3].T, a * steps, rtol=1e-5)
-    assert np.isnan(found.weights[3 * steps :]).all()  # frames behind the last whole pooling window
+    assert np.isnan(found.weights[3 * steps :]).all()  # frames after the last whole pooling window
     assert found.prediction.probabilities == pytest.approx(model.predict(x, 16_000).probabilities)
 
 

@@ -145,9 +145,9 @@ def test_padded_features_are_those_of_librosa_for_the_padded_waveform(tmp_path: 
     (features,) = npsers([written(tmp_path / "a.wav", x)], tmp_path / "cache", 7.5, pad=True)
     assert features.shape == (301, 384)
     np.testing.assert_allclose(features, librosas(np.pad(x[:120_000], (0, max(0, 120_000 - n)))), atol=5e-3)
-    behind = -(-n // 400) + 1  # the first frame whose window holds no sample of the sound
-    np.testing.assert_array_equal(features[behind:, :128], FLOOR_DB)
-    np.testing.assert_allclose(features[behind + 4 :, 128:], 0, atol=1e-5)
+    after = -(-n // 400) + 1  # the first frame whose window holds no sample of the sound
+    np.testing.assert_array_equal(features[after:, :128], FLOOR_DB)
+    np.testing.assert_allclose(features[after + 4 :, 128:], 0, atol=1e-5)
 
 
 @pytest.mark.parametrize("pad", [False, True])
@@ -158,8 +158,8 @@ def test_features_of_real_speech_are_those_of_librosa(tmp_path: Path, pad: bool)
     chosen = recordings[:: -(-len(recordings) // 6)]
     sounds = [next(read_windows(path, 7.5, cut=True)) for path in chosen]
     for x, features in zip(sounds, npsers(chosen, tmp_path / "cache", 7.5, pad), strict=True):
-        heard = np.pad(x, (0, 120_000 - len(x))) if pad else x
-        np.testing.assert_allclose(features, librosas(heard), atol=5e-3)
+        padded = np.pad(x, (0, 120_000 - len(x))) if pad else x
+        np.testing.assert_allclose(features, librosas(padded), atol=5e-3)
 
 
 # Resampling

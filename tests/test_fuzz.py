@@ -68,7 +68,7 @@ def damaged(content: bytes, kind: str, rng: np.random.Generator) -> bytes:
 
 
 def wav_header(rate: int, channels: int, claimed: int = 3200, bits: int = 16) -> bytes:
-    """A header, and some sound behind it."""
+    """A header, and some sound after it."""
     form = struct.pack("<HHIIHH", 1, channels, rate, 0xFFFFFFFF & rate * channels * 2, channels * 2 & 0xFFFF, bits)
     samples = (8000 * sound(6400)).astype("<i2").tobytes()
     riff = b"RIFF" + struct.pack("<I", claimed + 36 & 0xFFFFFFFF)

@@ -188,11 +188,11 @@ def test_arrays_that_are_no_sound_are_refused(tmp_path: Path, audio: Any, rate: 
 def test_files_that_are_no_sound_and_no_model_are_refused_by_name(tmp_path: Path):
     trained = network(tmp_path)
     (tmp_path / "a.wav").write_text("no sound")
-    with pytest.raises(ValueError, match=r"a\.wav: is no audio file"):
+    with pytest.raises(ValueError, match=r"a\.wav: is not an audio file"):
         trained.lite.predict(tmp_path / "a.wav")
     with pytest.raises(ValueError, match=r"b\.wav: cannot be opened"):
         trained.lite.predict(tmp_path / "b.wav")
-    with pytest.raises(ValueError, match=r"a\.wav: is damaged or no model file"):
+    with pytest.raises(ValueError, match=r"a\.wav: is damaged or not a model file"):
         npser.load(tmp_path / "a.wav")
 
 

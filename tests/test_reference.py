@@ -178,7 +178,7 @@ def test_input_is_statics_deltas_and_delta_deltas_of_each_utterance_alone(pieces
         np.testing.assert_allclose(got, expected_input(piece, rows, mean, std), rtol=0, atol=1e-10)
 
 
-def test_frames_behind_the_recording_are_the_floor_and_a_constant_has_no_deltas():
+def test_frames_after_the_recording_are_the_floor_and_a_constant_has_no_deltas():
     rows, mean, std = np.full((30, 2), 5.0), np.zeros(6), np.ones(6)
     padded, constant = assembled([(0, 6, 20), (6, 24, 24)], rows, mean, std)
     np.testing.assert_array_equal(padded[6:, :2], FLOOR)

@@ -83,7 +83,7 @@ def test_the_answer_does_not_depend_on_the_level(model: Model) -> None:
 
 
 @pytest.mark.skipif(not CORPORA.is_dir(), reason=f"{CORPORA} is missing; NPSER_CORPORA names the folder of the corpora")
-def test_it_has_learnt_what_it_heard(model: Model) -> None:
+def test_it_has_learnt_its_training_recordings(model: Model) -> None:
     right = []
     for name in ("emodb", "ravdess", "nemo"):
         rows = [row for row in manifest_of(CORPORA / name) if row["emotion"] in EMOTIONS]

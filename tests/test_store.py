@@ -238,7 +238,7 @@ def test_bad_recordings_have_no_windows_and_a_reason(tmp_path: Path, pool: Threa
         store = opened(paths, tmp_path / "cache", pool)
         assert store.recordings.tolist() == [0, 1, 1, 3, 3]
         assert sorted(store.errors) == [1, 3]
-        assert "is no audio file" in store.errors[1]
+        assert "is not an audio file" in store.errors[1]
         assert store.errors[3].endswith("holds no samples")
 
 
@@ -383,7 +383,7 @@ def test_up_to_a_twentieth_of_the_files_may_be_lost_and_each_is_named(tmp_path: 
     texts = sorted(str(warning.message) for warning in caught)
     bad, missing = str(tmp_path / "wav" / "38.wav"), str(tmp_path / "wav" / "missing 0.wav")
     assert texts == [
-        f"left out: {bad}: is no audio file that can be read (Format not recognised); wav, flac, ogg and mp3 can",
+        f"left out: {bad}: is not an audio file that can be read (Format not recognised); wav, flac, ogg and mp3 can",
         f"left out: {missing}: does not exist",
     ]
     assert sorted(data.bad) == [bad, missing]
@@ -407,7 +407,7 @@ def test_a_bad_file_that_was_renamed_is_named_as_it_is_called_now(tmp_path: Path
         with pytest.warns(UserWarning, match="left out") as caught:
             prepared(Corpus(utterances, ["angry", "sad"], {}, ["test"]), tmp_path / "cache", pool)
     assert [str(warning.message).count(str(tmp_path)) for warning in caught] == [1]
-    assert str(caught[0].message).startswith(f"left out: {tmp_path / 'moved' / '0.wav'}: is no audio file")
+    assert str(caught[0].message).startswith(f"left out: {tmp_path / 'moved' / '0.wav'}: is not an audio file")
     assert len(folders(tmp_path / "cache")) == 1
 
 
@@ -417,7 +417,7 @@ def test_more_than_a_twentieth_lost_stops_unless_told_to_go_on(tmp_path: Path, p
         warnings.filterwarnings("ignore", "left out")
         with pytest.raises(ValueError, match=r"^2 of 37 files cannot be used[^\n]+--skip-bad$") as caught:
             prepared(corpus, tmp_path / "cache", pool)
-        assert "35.wav: is no audio file" in str(caught.value) or "36.wav: is no audio file" in str(caught.value)
+        assert "35.wav: is not an audio file" in str(caught.value) or "36.wav: is not an audio file" in str(caught.value)
         assert len(prepared(corpus, tmp_path / "cache", pool, skip_bad=True).utterances) == 35
 
 

@@ -10,7 +10,7 @@ TWO, THREE, FOUR, SEVEN, EIGHT, SEVENTEEN, TWENTY, TWENTY_EIGHT = (np.float32(c)
 
 @jit
 def frame(rows, start, count, silence, t):
-    """Bands (C,) of frame t of the utterance that is ``count`` rows from ``start`` on, with silence behind them."""
+    """Bands (C,) of frame t of the utterance that is ``count`` rows from ``start`` on, with silence after them."""
     return rows[start + t] if t < count else silence
 
 
@@ -19,7 +19,7 @@ def assemble(X, bounds, frames, rows, starts, counts, floor, mean, scale):
     """X (N, 3 C), statics | deltas | delta-deltas, normalised, from static bands rows (any, C).
 
     Utterance u has ``frames[u]`` frames, of which X holds the first. They are ``counts[u]`` stored rows from ``starts[u]`` on;
-    those behind lie in the zero padding and are ``floor``. Where X holds fewer than all, its last row is one of these.
+    those after them lie in the zero padding and are ``floor``. Where X holds fewer than all, its last row is one of these.
     Deltas are Savitzky-Golay derivatives of nine frames: a line for the first order, a parabola for the second. Within four
     frames of an end the polynomial of the outermost nine frames serves; its derivative is constant, so the value of the
     fifth frame does. An utterance of fewer than nine frames repeats its first and last frame instead.

@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
     _add_data(evaluate, "+", "")
     _predict(add("predict", "Name the emotion of recordings"))
-    text = "Show what the network hears of a recording, where it looks and what it says, as a page for a browser"
+    text = "Show a recording, the attention of the network and its answers, as a page for a browser"
     explain = add("explain", text)
     explain.add_argument("audio", metavar="AUDIO", help="audio file")
     _add_model(explain)

@@ -50,14 +50,14 @@ def evaluate(
     -------
     dict
         The scores of network.evaluate over the labels that model and corpora share; the model chooses among these only.
-        ``utterances``; how many of them are by ``training_speakers``, as far as names of corpora and speakers tell, or None
+        ``utterances``; how many of them are by ``training_speakers``, judging by names of corpora and speakers, or None
         where the model knows no speakers; how many are by ``unknown_speakers``; ``dropped``, counts of emotions that the
         model does not know; ``absent``, labels of the model that do not occur; ``notices`` that the scores must carry.
 
     Raises
     ------
     ValueError
-        For a file that is no model, unusable corpora, or fewer than two shared labels.
+        For a file that is not a model, unusable corpora, or fewer than two shared labels.
     """
     trained = checkpoint.load(model)
     present = {utterance.emotion for utterance in corpora.read(places, layout, skip_bad)[0]}
@@ -94,7 +94,7 @@ def _speakers_text(result: dict[str, Any]) -> str:
         return "whether the speakers are new is unknown: the model does not know the speakers that it was trained on"
     line = f"{result['training_speakers']} of {result['utterances']} utterances are by speakers that the model was trained on"
     unknown = f"; of {result['unknown_speakers']} the speaker is unknown" if result["unknown_speakers"] else ""
-    return f"{line}, as far as names tell{unknown}"
+    return f"{line}, judging by names{unknown}"
 
 
 def text(result: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def card(path: Path) -> dict[str, Any]:
-    """Everything but the tensors. ValueError where path is no model file."""
+    """Everything but the tensors. ValueError where path is not a model file."""
     trained = checkpoint.load(path)
     missing = NEEDED - trained.training.keys()
     if missing:

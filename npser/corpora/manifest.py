@@ -77,7 +77,7 @@ def read(table: Path, skip_missing: bool = False, name: str | None = None) -> tu
     if missing and not skip_missing:
         place, line = next(iter(missing.items()))
         raise ValueError(
-            f"{table}: line {line} names {place}, which is no file ({len(missing)} of {len(rows)} are missing); "
+            f"{table}: line {line} names {place}, which is not a file ({len(missing)} of {len(rows)} are missing); "
             f"paths are relative to the CSV; --skip-bad leaves missing files out"
         )
     return [utterance for place, (_, utterance) in rows.items() if place not in missing], list(missing)

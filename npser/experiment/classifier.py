@@ -52,7 +52,7 @@ class EmotionClassifier:
         Any other settings of the network's Config, such as ``{"attention": False}``.
     validation : bool
         Hold a part of the recordings out, which chooses the temperature of the probabilities and, where the setting ``select``
-        is not "last", the epoch. Where fit is told groups, whole groups, about a fifth of them (of two, one). Otherwise a fifth
+        is not "last", the epoch. Where fit gets groups, whole groups, about a fifth of them (of two, one). Otherwise a fifth
         of the recordings of each class: their speakers may be in training too, so the choice is worse. False: train on all to
         the last epoch, without a temperature.
     sample_rate : int, optional
@@ -138,8 +138,8 @@ class EmotionClassifier:
         """Probabilities of the classes, (R, classes) in the order of ``classes_``. ValueError as for predict.
 
         Those of ``npser evaluate``: of a long recording, from the mean log-probability of half-overlapping windows; a network
-        that pads (preset ``"paper"``) hears the first 7.5 s. Every recording is answered, silence too: an estimator has to.
-        ``npser.load`` of a saved model leaves silent windows out, and hears all of a recording.
+        that pads (preset ``"paper"``) takes the first 7.5 s. Every recording is answered, silence too: an estimator has to.
+        ``npser.load`` of a saved model leaves silent windows out, and takes all of a recording.
         """
         network = Network.of(self._trained())
         recordings = _recordings(X, self.sample_rate)
@@ -206,8 +206,6 @@ class EmotionClassifier:
 
     # What scikit-learn asks estimators for; it has been imported by then.
 
-    _estimator_type = "classifier"  # before 1.6
-
     def __sklearn_tags__(self) -> Any:
         from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
 
@@ -224,7 +222,7 @@ class EmotionClassifier:
 
 
 def _recordings(X: Any, rate: int | None) -> list[Path | np.ndarray]:
-    """X as paths and waveforms, all of the latter fit to be heard."""
+    """X as paths and waveforms, checked."""
     if isinstance(X, (str, bytes, os.PathLike)) or not hasattr(X, "__len__"):
         raise ValueError(f"X is {X!r}; expected a list of paths or of waveforms")
     if len(X) == 0:

@@ -109,14 +109,14 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def _protocol(report: dict[str, Any]) -> str:
-    """What decides when training ends, and what the scored network heard."""
+    """What decides when training ends, and what the scored network was trained on."""
     if report["config"]["select"] == "last":
-        heard = (
+        groups = (
             "the training and validation groups"
             if report["refit"]
             else "the training groups; the validation group calibrates it"
         )
-        return f"No epoch is chosen: the test group is scored once, after the last one, by a network trained on {heard}."
+        return f"No epoch is chosen: the test group is scored once, after the last one, by a network trained on {groups}."
     refit = ", by a network trained anew on training and validation groups for so many epochs" if report["refit"] else ""
     return f"The epoch is the one with the best score on the validation group; the test group is scored once with it{refit}."
 
@@ -202,7 +202,7 @@ def _breakdowns(report: dict[str, Any]) -> list[str]:
     lines.append(table(["speaker", *head], [[name, *cells(part)] for name, part in full["per_speaker"].items()]))
     terciles = [(part, part["seconds_up_to"]) for part in full["duration_terciles"]]
     rows = [["longest" if end is None else f"up to {end:.2f} s", *cells(part)] for part, end in terciles]
-    lines.append(table(["duration, as far as the network hears", *head], rows))
+    lines.append(table(["duration, up to where the network cuts", *head], rows))
     if full["styles"]:
         lines.append(table(["style", *head], [[name, *cells(part)] for name, part in full["styles"].items()]))
     genders = [(name, row["gender"]) for name, row in report["variants"].items() if row["gender"]]

@@ -95,7 +95,7 @@ def _run_once(executor: Executor, pending: dict[str, Job], failed: dict[str, str
 
 @contextlib.contextmanager
 def _deaf_children() -> Iterator[None]:
-    """Processes started here do not hear Ctrl-C: their parent does, and ends them without a traceback."""
+    """Processes started here ignore Ctrl-C: their parent takes it, and ends them without a traceback."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

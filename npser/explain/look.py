@@ -53,7 +53,7 @@ class Look:
 
     wave (W, 2): lowest and highest sample of W equal parts. bands (N, bands) dB. weights (N, n_attn): of the attention, 1 where
     a moment counts as much as the average one, NaN where nothing is answered; None for a network without attention. padding:
-    share of the attention that lies on the zeros behind the end. sound: the recording as FLAC, one channel; None where that
+    share of the attention that lies on the zeros after the end. sound: the recording as FLAC, one channel; None where that
     would be larger than EMBEDDED.
     """
 
@@ -140,7 +140,7 @@ class _Mean:
         self.sum, self.count = np.zeros((columns, width)), np.zeros((columns, 1))
 
     def add(self, column: Array, rows: Array) -> None:
-        """rows (n, width) belong to column (n,), which rises; what lies behind the last one belongs to it."""
+        """rows (n, width) belong to column (n,), which rises; later rows belong to the last one."""
         column = np.minimum(column, len(self.sum) - 1)
         starts = np.flatnonzero(np.diff(column, prepend=-1))
         if len(starts):
@@ -209,7 +209,7 @@ def frequencies(bands: int) -> dict[str, float]:
 
 
 def verdict(look: Look) -> tuple[str, str]:
-    """The answer in a word or two, and what stands behind it."""
+    """The answer in a word or two, and its probability or reason."""
     p, windows = look.prediction, len(look.prediction.timeline)
     if p.emotion is None:
         return "no answer", p.reason or ""

@@ -217,7 +217,7 @@ def _notes(look: Look, several: bool) -> list[str]:
     notes = []
     if several:
         notes.append(
-            f"The recording is heard in windows of {c.max_seconds:g} s that overlap by half. The answer is their mean "
+            f"The network takes windows of {c.max_seconds:g} s that overlap by half. The answer is their mean "
             "log-probability; windows without speech are grey and do not count."
         )
     if look.weights is not None:
@@ -236,7 +236,7 @@ def _notes(look: Look, several: bool) -> list[str]:
         )
     if c.pad and look.padding >= 0.005:
         notes.append(
-            f"This network hears every window padded with zeros to {c.max_seconds:g} s; {look.padding:.0%} of its attention "
+            f"Every window is padded with zeros to {c.max_seconds:g} s; {look.padding:.0%} of the attention "
             "lies on the padding, which is not shown."
         )
     if look.frames > 1:

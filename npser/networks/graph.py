@@ -64,8 +64,8 @@ def _pad(g: Graph, c: Config) -> str:
     if c.level:
         x = _level(g, x)
     if c.pad:
-        behind = g.op("Sub", [size], g.op("Shape", x))
-        x = g.op("Pad", x, g.op("Concat", np.zeros(1, np.int64), behind, axis=0))
+        zeros = g.op("Sub", [size], g.op("Shape", x))
+        x = g.op("Pad", x, g.op("Concat", np.zeros(1, np.int64), zeros, axis=0))
     return x
 
 
