@@ -41,8 +41,8 @@ class Kind:
     """A kind of features, as a store keeps them of windows of so many seconds.
 
     rows: a window (n,) at 16 kHz -> (L, width), where row t is centred at sample hop t. pad: windows are zero-padded to their
-    whole length, and only the rows that touch sound are stored; those after it are floor. settings: goes into model files, which
-    later versions must be able to meet. details: what else the rows depend on.
+    whole length, and only the rows that touch sound are stored; those after it are floor. settings: goes into model files,
+    which a later version refuses where it makes others. details: what else the rows depend on.
     """
 
     rows: Callable[[np.ndarray], np.ndarray]

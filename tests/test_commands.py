@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from helpers import Command, manifest_of, one_sentence, report_of, write_manifest
 
+from npser import checkpoint, model
 from npser import layers as layers_of_the_engine
-from npser import model
 
 
 def test_evaluate_counts_what_it_scores(npser: Command, corpus: Path, trained: Path, tmp_path: Path) -> None:
@@ -141,3 +141,27 @@ def test_a_reader_that_closes_early_is_no_error(environment: dict[str, str], cor
         process.stdout.readline()
         process.stdout.close()
         assert "Traceback" not in process.stderr.read()
+
+
+def test_the_network_without_recurrence_is_served_by_every_command(npser: Command, corpus: Path, tmp_path: Path) -> None:
+    sizes = ("d_cnn=4", "d_attn=8", "n_attn=2", "learning_rate=0.01")
+    words = [word for size in sizes for word in ("--set", size)]
+    shown = npser("train", corpus, "--network", "li2019_feedforward", *words, "--epochs", "2").stdout
+    run = tmp_path / "runs" / "buzz-li2019_feedforward-default-test3-seed0"
+    assert str(run.relative_to(tmp_path)) in shown
+    path, files = run / "model.safetensors", sorted(corpus.glob("3*.wav"))
+    assert not any("lstm" in name for name in checkpoint.load(path).tensors)
+    engines = ("lite", "numba")
+    answers = [npser("predict", *files, "--model", path, "--json", "--engine", engine).stdout for engine in engines]
+    for a, b in zip(*([json.loads(line) for line in lines.splitlines()] for lines in answers), strict=True):
+        assert a["probabilities"] == pytest.approx(b["probabilities"], abs=1e-5)
+        assert a["gender_probabilities"] == pytest.approx(b["gender_probabilities"], abs=1e-5)
+    report = report_of(run)
+    write_manifest(tmp_path / "test.csv", [row for row in manifest_of(corpus, corpus="buzz") if row["session"] == "3"])
+    assert json.loads(npser("evaluate", path, "test.csv", "--json").stdout)["confusion"] == report["confusion"]
+    assert "4 filters, no recurrence, 2 attention heads" in npser("info", path).stdout
+    npser("explain", files[0], "--model", path, "--out", "page.html")
+    assert "attention of each head over time" in (tmp_path / "page.html").read_text()
+    npser("export", path, "a.onnx")
+    one_sentence(npser("train", corpus, "--network", "li2019_feedforward", "--set", "d_lstm=4", status=1), "d_lstm")
+    one_sentence(npser("train", corpus, "--network", "lstm", status=1), "network is 'lstm'", "li2019_feedforward")
