@@ -6,8 +6,8 @@ CORPORA holds the folders emodb, ravdess and nemo. Written to OUT: model.safeten
 below OUT/runs, and the same command goes on where it was stopped. The same corpora give the same bytes on the same
 type of processor with the same versions.
 
-Four groups of speakers are tested in turn by networks that heard the others; their answers give the scores and the temperature.
-Every corpus is tested by a network that was trained on the other two. The model itself hears everybody, for the same number of
+Four groups of speakers are tested in turn by networks trained on the others; their answers give the scores and the temperature.
+Every corpus is tested by a network that was trained on the other two. The model itself is trained on everybody, for the same number of
 epochs, and nothing is chosen on the way.
 """
 
@@ -68,8 +68,8 @@ def build(data: Dataset, config: Config, out: Path, pool: ThreadPoolExecutor) ->
     logits, gender = np.zeros((len(everybody), len(data.labels))), np.zeros((len(everybody), 2))
     altered: dict[str, list[bool]] = {}
     for fold in make_folds(data.utterances, GROUPS, config.seed, digests=data.content):
-        heard = sorted([*fold.split.train, *fold.split.validation])
-        folder = train(data, heard, fold.split.test, f"speakers-{fold.name}", config, out, pool)
+        known = sorted([*fold.split.train, *fold.split.validation])
+        folder = train(data, known, fold.split.test, f"speakers-{fold.name}", config, out, pool)
         logits[fold.split.test], gender[fold.split.test] = tested(folder, data, fold.split.test, pool)
         model = npser.load(folder / "model.safetensors")
         waves = [read(str(data.utterances[r].path), config.max_seconds) for r in fold.split.test[::EVERY]]
@@ -78,8 +78,8 @@ def build(data: Dataset, config: Config, out: Path, pool: ThreadPoolExecutor) ->
     across = {}
     for name in NAMES:
         test = [r for r in everybody if data.utterances[r].corpus == name]
-        heard = sorted(set(everybody) - set(test))
-        folder = train(data, heard, test, f"without-{name}", config, out, pool)
+        known = sorted(set(everybody) - set(test))
+        folder = train(data, known, test, f"without-{name}", config, out, pool)
         across[name] = test, *tested(folder, data, test, pool)
     temperature = calibration.fit_temperature(logits, data.emotion_y)
     found = {
@@ -111,15 +111,15 @@ def build(data: Dataset, config: Config, out: Path, pool: ThreadPoolExecutor) ->
 
 
 def train(
-    data: Dataset, heard: list[int], test: list[int], name: str, config: Config, out: Path, pool: ThreadPoolExecutor
+    data: Dataset, known: list[int], test: list[int], name: str, config: Config, out: Path, pool: ThreadPoolExecutor
 ) -> Path:
-    """The run folder of a network that heard some utterances, for all the epochs."""
+    """The run folder of a network trained on some utterances, for all the epochs."""
     folder = out / "runs" / name
     folder.mkdir(parents=True, exist_ok=True)
-    left_out = sorted(set(range(len(data.utterances))) - {*heard, *test})
+    left_out = sorted(set(range(len(data.utterances))) - {*known, *test})
     assert not left_out
-    split = Split(heard, [], test, method="none")
-    print(f"{name}: {len(heard)} utterances", flush=True)
+    split = Split(known, [], test, method="none")
+    print(f"{name}: {len(known)} utterances", flush=True)
     about = describe(data, split, config, "default", [])
     place = Run(folder, pool, say=lambda _: None, progress=terminal.progress)
     fit(data, split, config, place, about, resume=True, oracle=False)

@@ -37,7 +37,7 @@ def augmented(store: Store, window: np.ndarray, ends: np.ndarray, c: Config, rng
     lengths, each = np.array([len(S) for S in pieces]), np.arange(len(window) + 1)
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     return dataclasses.replace(
-        store, rows=np.concatenate(pieces), bounds=bounds, samples=HOP * lengths, recordings=each, errors={}, mapping=None
+        store, rows=np.concatenate(pieces), bounds=bounds, samples=store.hop * lengths, recordings=each, errors={}, mapping=None
     )
 
 

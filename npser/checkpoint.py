@@ -110,6 +110,8 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         _check(checkpoint)
         expected = checkpoint.shapes | {"norm.mean": (config.d_spec,), "norm.std": (config.d_spec,)}
         expected |= {name: value.shape for name, value in checkpoint.state.items()}
+    except model.UnknownNetwork as error:
+        raise ValueError(f"{path}: {error}, so another version of npser made it; install that one") from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: its metadata is damaged ({error}); expected a model file of npser train") from None
     made = model.module_of(config).kind(config).settings

@@ -120,7 +120,7 @@ def to_toml(config: Config) -> str:
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in dataclasses.asdict(config).items())
 
 
-STREAMS = ("init", "shuffle", "dropout", "split", "gender", "bootstrap", "augment", "splice")
+STREAMS = ("init", "shuffle", "dropout", "split", "gender", "bootstrap", "augment", "splice", "network")
 
 
 def stream(purpose: str, *numbers: int) -> np.random.Generator:

@@ -67,6 +67,8 @@ def with_deltas(
     features.heard_bands. lengths (W,): only the first so many frames; the rest lies in the padding, of which at least one frame
     is kept.
     """
+    if len(mean) % 3:
+        raise ValueError(f"mean has {len(mean)} values; expected a multiple of 3: features, deltas, delta-deltas")
     frames, stored = store.frames(window), store.stored(window)
     bounds = np.concatenate([[0], np.cumsum(frames if lengths is None else lengths)])
     X = np.empty((bounds[-1], len(mean)), np.float32)

@@ -54,6 +54,11 @@ class Model:
         ValueError
             For audio that is missing, empty, undecodable or not finite.
         """
+        if not hasattr(self.network, "plain"):
+            (found,) = self.predict_many([audio], sample_rate)
+            if found.error is not None:
+                raise ValueError(found.error)
+            return found
         return self.answer([self.output(x) for x in self.windows(audio, sample_rate)])
 
     def output(self, x: Array) -> WindowOutput:
@@ -75,7 +80,7 @@ class Model:
         engine : {"auto", "lite", "numba"}
             lite: as `predict`, one after the other. numba: the compiled engine, several at a time, which takes a second to
             start; to 1e-5 the same probabilities, without attention; BLAS has one thread in this process until the last one is
-            taken or the iterator closed. auto: numba where len(audio) is at least 100.
+            taken or the iterator closed. auto: numba where len(audio) is at least 100, and for a network without lite.
         threads : int, optional
             Of the compiled engine; all cores by default. Results do not depend on it.
 
@@ -89,7 +94,7 @@ class Model:
         ValueError
             For another engine or number of threads, or where audio is a single path.
         """
-        engine = engine_for(engine, len(audio) if isinstance(audio, Sized) else 0)
+        engine = self.engine_for(engine, len(audio) if isinstance(audio, Sized) else 0)
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; expected at least 1")
         if (
@@ -103,6 +108,13 @@ class Model:
 
             return predict_many.predict(self, audio, sample_rate, threads)
         return (self._predict_or_tell(one, sample_rate) for one in audio)
+
+    def engine_for(self, engine: str, recordings: int) -> str:
+        """What "auto" means for so many recordings; ValueError for an engine that there is not."""
+        if engine not in ("auto", "lite", "numba"):
+            raise ValueError(f"engine is {engine!r}; expected auto, lite or numba")
+        few = recordings < MANY and hasattr(self.network, "plain")
+        return ("lite" if few else "numba") if engine == "auto" else engine
 
     def _predict_or_tell(self, audio: Audio, sample_rate: int | None) -> Prediction:
         try:
@@ -170,14 +182,9 @@ class Model:
 
     def forward(self, X: Array) -> tuple[Array, Array, Array | None]:
         """One utterance. X (L, d_spec) -> emotion (classes,), gender (2,) or (0,), attention (n_attn, T) or None."""
+        if not hasattr(self.network, "plain"):
+            raise ValueError(f"the network {self.config.network} answers by the compiled engine only: `npser predict` does")
         return self.network.plain(self.checkpoint.tensors, self.config, X)
-
-
-def engine_for(engine: str, recordings: int) -> str:
-    """What "auto" means for so many recordings; ValueError for an engine that there is not."""
-    if engine not in ("auto", "lite", "numba"):
-        raise ValueError(f"engine is {engine!r}; expected auto, lite or numba")
-    return ("numba" if recordings >= MANY else "lite") if engine == "auto" else engine
 
 
 def _mean_p(log_p: list[Array]) -> list[float]:

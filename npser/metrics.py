@@ -31,6 +31,7 @@ def scores_of(confusion: np.ndarray) -> dict[str, np.ndarray]:
 def scores(confusion: np.ndarray) -> dict[str, Any]:
     """Those of one matrix, (classes, classes), as floats, and ``recall``, a list with None for a class that does not occur."""
     true = confusion.sum(axis=1)
-    recall = np.diag(confusion) / np.maximum(true, 1)
-    listed = [float(share) if count else None for share, count in zip(recall, true, strict=True)]
-    return {**{name: float(value) for name, value in scores_of(confusion).items()}, "recall": listed}
+    recall = (np.diag(confusion) / np.maximum(true, 1)).tolist()
+    found = {name: float(value) for name, value in scores_of(confusion).items()}
+    found["ua"] = float(np.mean([r for r, count in zip(recall, true, strict=True) if count]))  # the same to the last bit
+    return {**found, "recall": [r if count else None for r, count in zip(recall, true, strict=True)]}

@@ -34,20 +34,29 @@ def configured(settings: dict[str, Any], preset: str | None = None) -> tuple[Con
 
     Where settings name no network, it is li2019. ValueError for a network, a preset or a setting that there is not.
     """
-    name = settings.get("network", "li2019")
-    if name not in NETWORKS:
-        raise ValueError(f"network is {name!r}; expected one of {', '.join(NETWORKS)}")
-    presets = NETWORKS[name].PRESETS
+    presets = _named(settings).PRESETS
     preset = preset or next(iter(presets))
     if preset not in presets:
-        raise ValueError(f"preset is {preset!r}; expected one of {', '.join(presets)}")
+        raise UnknownNetwork(f"preset is {preset!r}; expected one of {', '.join(presets)}")
     return config.override(presets[preset], settings), preset
 
 
 def restored(settings: dict[str, Any]) -> Config:
     """The settings of a model file; those of earlier versions lack the network's name, and have some that are retired."""
     kept = {name: value for name, value in settings.items() if name not in config.RETIRED}
-    return NETWORKS[kept.get("network", "li2019")].Config(**kept)
+    return _named(kept).Config(**kept)
+
+
+class UnknownNetwork(ValueError):
+    """Settings name a network or a preset that there is not."""
+
+
+def _named(settings: dict[str, Any]) -> Any:
+    """The module that settings name; li2019 where they name none."""
+    name = settings.get("network", "li2019")
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise UnknownNetwork(f"network is {name!r}; expected one of {', '.join(NETWORKS)}")
+    return NETWORKS[name]
 
 
 def varied(c: Config, changes: dict[str, Any]) -> Config:
@@ -63,9 +72,11 @@ def shapes_of(c: Config, emotions: int, genders: int) -> Shapes:
 
 
 def state_of(c: Config, emotions: int, genders: int) -> dict[str, Array]:
-    """What a network holds beside theta, as it starts: {"layer.name": array}; {} for most."""
+    """What a network holds beside theta, as it starts: {"layer.name": array}; {} for most. "norm" is the input's."""
     module = module_of(c)
-    return module.state(c, emotions, genders) if hasattr(module, "state") else {}
+    found = module.state(c, emotions, genders) if hasattr(module, "state") else {}
+    assert not any(name.startswith("norm.") for name in found), f"{c.network}: norm is the name of the input's statistics"
+    return found
 
 
 def named(theta: Array, shapes: Shapes) -> dict[str, Array]:

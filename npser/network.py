@@ -109,7 +109,8 @@ class Network:
 
         shards = [shard(start) for start in range(0, len(window), c.shard)]
         if hasattr(self.module, "gradient"):
-            loss, grads, state = self.module.gradient(p, c, shards, pool)
+            with np.errstate(over="ignore", invalid="ignore"):
+                loss, grads, state = self.module.gradient(p, c, shards, pool)
             self.state.update(state)
             store.release()
             return loss, model.flatten(grads, self.shapes)
@@ -120,11 +121,20 @@ class Network:
         store.release()
         return loss, grad
 
-    def solve(self, store: Store, window: np.ndarray, y: np.ndarray, pool: ThreadPoolExecutor) -> None:
-        """Set the part of the state that is solved and not descended, where the network has one, from some windows."""
+    def solve(self, data: Dataset, train: np.ndarray, validation: np.ndarray, pool: ThreadPoolExecutor) -> None:
+        """Set the part of the state that is solved and not descended, where the network has one.
+
+        From what the network says of the training part; choices are made on the validation part, where there is one.
+        """
         if hasattr(self.module, "solve"):
-            (evidence,) = self._outputs(store, window, pool, lambda *output: (self.module.evidence(*output),))
-            self.state.update(self.module.solve(self.p, self.config, evidence, y))
+            parts = []
+            for part in (train, validation):
+                evidence = None
+                if len(part):
+                    of = self._outputs(data.store, data.first_windows(part), pool, lambda *out: (self.module.evidence(*out),))
+                    evidence = of[0], data.emotion_y[part]
+                parts.append(evidence)
+            self.state.update(self.module.solve(self.p, self.config, *parts))
 
     def logits(self, store: Store, recordings: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
         """Logits of recordings, emotion (R, classes) and gender (R, 2 or 0): their windows' mean."""
@@ -203,7 +213,7 @@ def evaluate(
 def normaliser(store: Store, window: np.ndarray, pool: ThreadPoolExecutor, c: Config) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of every column of X, (d_spec,) float32, over the frames of some windows that lie in sound.
 
-    The padding does not count: see Store.real.
+    The padding does not count: see Store.real. Bounds are those of the windows, one row of X a frame.
     """
     zero, one = np.zeros(c.d_spec, np.float32), np.ones(c.d_spec, np.float32)
     inputs = model.module_of(c).inputs
@@ -246,4 +256,5 @@ def _run_kernels() -> None:
             zero = np.zeros(1, np.int64)
             with ThreadPoolExecutor(1) as pool:
                 _, grad = network.gradient(few, zero, Targets(zero, zero, one, one), 0, pool)
+                network.logits(few, zero, pool)
             Adam(grad.size, c.learning_rate, c.decay, c.clip).step(network.theta, grad)

@@ -98,10 +98,13 @@ def fit(
     state = _start(data, train, config, len(genders), run.pool)
     identity = _identity(data, split, config, oracle)
     lines = _opened(run, state, identity, config, resume)  # of metrics.jsonl
+    if state.epoch == 0 and hasattr(state.network.module, "pretrain"):
+        state.network.theta[:] = state.network.module.pretrain(state.network, data, train, run)
 
     for epoch in range(state.epoch + 1, config.epochs + 1):
         started = time.perf_counter()
         row: dict[str, Any] = {"epoch": epoch, "train_loss": _epoch(data, train, state, epoch, run)}
+        state.network.solve(data, train, np.array(split.validation, int), run.pool)
         if split.validation:
             row["validation"] = evaluate(state.network, data, split.validation, run.pool)
         row["best"] = _is_better(row.get("validation"), state.best, config.select)
@@ -120,8 +123,7 @@ def fit(
         run.say(_epoch_line(row, state.best, config, time.perf_counter() - started))
 
     assert state.best is not None  # there is at least one epoch
-    found = _scored(data, split, state.best, config, run)
-    best = found.pop("network")
+    best, found = _scored(data, split, state.best, config, run)
     _save_model(run.out, best, labels, about, found)
     return {
         "selected_epoch": found.pop("epoch"),
@@ -136,14 +138,15 @@ def fit(
 def _start(data: Dataset, train: np.ndarray, config: Config, genders: int, pool: ThreadPoolExecutor) -> State:
     """A run before its first epoch."""
     shapes = model.shapes_of(config, len(data.labels), genders)
-    window = data.first_windows(train)
-    mean, std = normaliser(data.store, window, pool, config)
-    beside = model.state_of(config, len(data.labels), genders)
-    network = Network(model.init(shapes, config.seed), shapes, config, mean, std, state=beside)
-    if hasattr(network.module, "pretrain"):
-        network.theta[:] = network.module.pretrain(network, data.store, window, pool)
-    adam = Adam(network.theta.size, config.learning_rate, config.decay, config.clip, weight_decay=_decayed(config, shapes))
-    return State(network, adam)
+    module, window = model.module_of(config), data.first_windows(train)
+    own = hasattr(module, "normaliser")
+    mean, std = module.normaliser(data, train, pool, config) if own else normaliser(data.store, window, pool, config)
+    theta = module.init(shapes, config.seed) if hasattr(module, "init") else model.init(shapes, config.seed)
+    network = Network(theta, shapes, config, mean, std, state=model.state_of(config, len(data.labels), genders))
+    decay = _decayed(config, shapes)
+    if hasattr(module, "optimiser"):
+        return State(network, module.optimiser(config, theta.size, decay))
+    return State(network, Adam(theta.size, config.learning_rate, config.decay, config.clip, weight_decay=decay))
 
 
 def _opened(run: Run, state: State, identity: str, config: Config, resume: bool) -> list[str]:
@@ -187,11 +190,10 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
             )
         adam.step(network.theta, grad, rate_factor(config, adam.updates, len(starts)))
         losses.append(loss * len(batch))
-    network.solve(data.store, data.first_windows(train), data.emotion_y[train], run.pool)
     return sum(losses) / len(train)
 
 
-def _scored(data: Dataset, split: Split, best: dict[str, Any], config: Config, run: Run) -> dict[str, Any]:
+def _scored(data: Dataset, split: Split, best: dict[str, Any], config: Config, run: Run) -> tuple[Network, dict[str, Any]]:
     """The network of the kept epoch with its temperature, and its scores on the test part with it."""
     network = Network.of(checkpoint.load(run.out / "model.safetensors"))
     # of a resumed run a temperature may have been fitted before, and its epochs may have been fewer
@@ -203,8 +205,7 @@ def _scored(data: Dataset, split: Split, best: dict[str, Any], config: Config, r
         calibration = {"temperature": calibrated.temperature}
         calibration |= {"ece_before": before and before["ece"], "ece_after": test and test["ece"]}
     validation = {k: v for k, v in best.items() if k != "epoch"} or None
-    found = {"epoch": best["epoch"], "validation": validation, "test": test, "calibration": calibration}
-    return {**found, "network": calibrated}
+    return calibrated, {"epoch": best["epoch"], "validation": validation, "test": test, "calibration": calibration}
 
 
 def _calibrated(network: Network, data: Dataset, part: list[int], pool: ThreadPoolExecutor) -> Network:

@@ -103,7 +103,7 @@ def test_arrays_that_are_not_contiguous_are_stored_rightly(tmp_path: Path):
 def test_a_truncated_file_is_refused(path: Path, share: float):
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    assert "damaged or no model file" in refusal(path)
+    assert "damaged or not a model file" in refusal(path)
 
 
 def test_a_file_with_something_after_its_end_is_refused(path: Path):
@@ -114,7 +114,7 @@ def test_a_file_with_something_after_its_end_is_refused(path: Path):
 @pytest.mark.parametrize("content", ["", "a letter\n" * 99, "{}", "\0" * 99])
 def test_another_kind_of_file_is_refused(tmp_path: Path, content: str):
     (tmp_path / "a").write_text(content)
-    assert "damaged or no model file" in refusal(tmp_path / "a")
+    assert "damaged or not a model file" in refusal(tmp_path / "a")
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path):

@@ -164,4 +164,4 @@ def test_the_network_without_recurrence_is_served_by_every_command(npser: Comman
     assert "attention of each head over time" in (tmp_path / "page.html").read_text()
     npser("export", path, "a.onnx")
     one_sentence(npser("train", corpus, "--network", "li2019_feedforward", "--set", "d_lstm=4", status=1), "d_lstm")
-    one_sentence(npser("train", corpus, "--network", "lstm", status=1), "network is 'lstm'", "li2019_feedforward")
+    one_sentence(npser("train", corpus, "--network", "lstm", status=2), "network is 'lstm'", "li2019_feedforward")

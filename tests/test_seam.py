@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -74,13 +75,13 @@ def test_every_command_serves_it(command: Command, corpus: Path, tmp_path: Path,
     assert "energy and sign changes" in card
     assert "piece 12" in card
     command("explain", files[0], "--model", path, "--out", "page.html")
-    assert "There is no attention to show: this network has none." in (tmp_path / "page.html").read_text()
+    assert "There is no attention to show: the network has 4 units" in (tmp_path / "page.html").read_text()
     one_sentence(command("export", path, "a.onnx", status=1), str(path), "toy", "has no ONNX form")
     rows = [row for row in json.loads(command("gradcheck", "--json").stdout) if row["layer"] == "loss, toy"]
     assert [row["argument"] for row in rows] == ["hidden.W", "hidden.b", "frame.W", "frame.b"]
     assert all(row["ok"] for row in rows)
     one_sentence(command("train", corpus, "--network", "toy", "--set", "beta=1", status=1), "no gender head")
-    one_sentence(command("train", corpus, "--network", "toy", "--preset", "paper", status=1), "'paper'", "published")
+    one_sentence(command("train", corpus, "--network", "toy", "--preset", "paper", status=2), "'paper'", "published")
 
 
 def test_a_resumed_run_and_a_cross_validation_keep_its_state(command: Command, corpus: Path, tmp_path: Path) -> None:
@@ -130,16 +131,18 @@ def test_theta_may_start_from_the_training_part(
 ) -> None:
     met: list[np.ndarray] = []
 
-    def pretrain(network: Network, store: object, window: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
-        met.append(window)
+    def pretrain(network: Network, data: dataset.Dataset, train: np.ndarray, run: Run) -> np.ndarray:
+        met.append(train)
         return np.full_like(network.theta, 0.25)
 
     monkeypatch.setattr(toy, "pretrain", pretrain, raising=False)
-    c = toy.Config(epochs=1, learning_rate=1e-9)
+    c = toy.Config(epochs=2, learning_rate=1e-9)
     with ThreadPoolExecutor(1) as pool:
         data = dataset.prepare(corpora.load(corpus), c, tmp_path / "cache", pool, lambda items, **_: items)
-        fit(data, Split(list(range(3, 20)), [], []), c, Run(tmp_path, pool, lambda _: None), {})
-    np.testing.assert_array_equal(met, [data.first_windows(np.arange(3, 20))])
+        for epochs in (1, 2):  # resumed, it does not start anew
+            split, run = Split(list(range(3, 20)), [], []), Run(tmp_path, pool, lambda _: None)
+            fit(data, split, replace(c, epochs=epochs), run, {}, resume=True)
+    np.testing.assert_array_equal(met, [np.arange(3, 20)])
     np.testing.assert_allclose(checkpoint.load(tmp_path / "model.safetensors").tensors["hidden.W"], 0.25, atol=1e-6)
 
 
@@ -170,3 +173,19 @@ def test_a_state_of_another_shape_is_refused(toy: ModuleType, command: Command, 
     checkpoint.write_tensors(tmp_path / "wrong.safetensors", tensors, about)
     with pytest.raises(ValueError, match=r"tensor norm1\.mean is missing"):
         checkpoint.load(tmp_path / "wrong.safetensors")
+
+
+def test_without_a_plain_statement_the_engine_answers(
+    toy: ModuleType, command: Command, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command("train", corpus, "--network", "toy", "--epochs", "1", "--out", "run")
+    trained, file = Model(tmp_path / "run" / "model.safetensors"), corpus / "1f_sad_0.wav"
+    expected = trained.predict(file)
+    monkeypatch.delattr(toy, "plain")
+    assert trained.predict(file).probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+    (many,) = trained.predict_many([file])
+    assert many.emotion == expected.emotion
+    with pytest.raises(ValueError, match=r"nowhere\.wav: cannot be opened"):
+        trained.predict("nowhere.wav")
+    with pytest.raises(ValueError, match="the network toy answers by the compiled engine only"):
+        trained.output(np.zeros(16_000, np.float32) + np.sin(np.arange(16_000, dtype=np.float32)))

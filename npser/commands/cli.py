@@ -46,6 +46,8 @@ def _run(args: argparse.Namespace) -> int:
         return terminal.INTERRUPTED
     except BrokenPipeError:  # what reads our output, such as head, has had enough
         return 1
+    except terminal.UsageError as error:
+        return _fail(error, 2)
     except (ValueError, OSError, MemoryError) as error:
         return _fail(error)
     except Exception as error:
@@ -189,10 +191,10 @@ def _show_warning(message: Warning | str, *_: Any) -> None:
     sys.stderr.write(f"npser: warning: {' '.join(str(message).split())}\n")  # at once: threads warn too
 
 
-def _fail(error: Exception | str) -> int:
-    """One line that says what is wrong; exit status 1."""
+def _fail(error: Exception | str, status: int = 1) -> int:
+    """One line that says what is wrong; returns the exit status."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
     print(f"npser: {' '.join(text.split())}", file=sys.stderr)
-    return 1
+    return status

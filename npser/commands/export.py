@@ -13,7 +13,7 @@ from typing import Any
 from npser import __version__, checkpoint, features, model
 from npser.features import HOP, N_MELS, SAMPLE_RATE
 from npser.files import write
-from npser.networks.graph import Graph
+from npser.networks.onnx_layers import Graph
 
 Shapes = dict[str, list[int | str]]
 

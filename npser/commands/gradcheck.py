@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from npser import layers, model
 from npser.commands import terminal
 from npser.config import Config
-from npser.network import Targets
+from npser.network import Shard, Targets
 
 Array = np.ndarray
 TOLERANCE, STEP = 1e-6, 3e-6  # a shorter step drowns small gradients in rounding, a longer one crosses kinks
@@ -94,13 +95,19 @@ def _layers(bounds: Array, y: Array, rng: np.random.Generator, seed: int) -> lis
 def _whole_loss(name: str, c: Config, bounds: Array, y: Array, rng: np.random.Generator) -> list[dict[str, Any]]:
     """The loss of a network by each of its parameters, dropout included."""
     shapes = model.shapes_of(c, 3, 2)
-    X, weight = rng.standard_normal((bounds[-1], c.d_spec)), np.ones(len(y))
+    network, weight = model.module_of(c), np.ones(len(y))
+    own = hasattr(network, "example")
+    x = network.example(c, bounds, rng) if own else (rng.standard_normal((bounds[-1], c.d_spec)), bounds)
     targets = Targets(y, np.array([0, 1, -1, 1, 0, 0, 1]), weight, weight)
     theta = rng.standard_normal(model.size_of(shapes)) / 2
 
     def loss(theta: Array) -> tuple[float, dict[str, Array]]:
         p, dropout = model.views(theta, shapes, model.state_of(c, 3, 2)), np.random.default_rng(1)
-        value, grads = model.loss(p, c, (X, bounds), targets, dropout)
+        if hasattr(network, "gradient"):
+            with ThreadPoolExecutor(1) as pool:
+                value, grads, _ = network.gradient(p, c, [Shard(lambda: x, targets, dropout)], pool)
+        else:
+            value, grads = model.loss(p, c, x, targets, dropout)
         return value, model.named(model.flatten(grads, shapes), shapes)
 
     grads = loss(theta)[1]

@@ -57,7 +57,7 @@ def text(card: dict[str, Any]) -> str:
         f"sha256      {card['sha256']}",
         f"emotions    {', '.join(labels['emotion'])}",
         f"genders     {', '.join(labels['gender'] or ['not told apart'])}",
-        f"network     {card['parameters']:,} parameters: {network.describe(config)}",
+        f"network     {config.network}, {card['parameters']:,} parameters: {network.describe(config)}",
         f"input       {c['max_seconds']:g} s windows, {'zero-padded' if c['pad'] else 'natural length'}"
         + (", all at one level" if c["level"] else "")
         + (f", {network.describe_input(config)}" if network.describe_input(config) else ""),

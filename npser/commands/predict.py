@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from npser.commands import terminal
 from npser.corpora.folder import AUDIO, files, is_audio
-from npser.lite import Model, engine_for
+from npser.lite import Model
 from npser.prediction import Prediction, Window, likeliest
 
 BAR = 40  # characters of a whole bar
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     trained = Model(args.model)
     for notice in trained.checkpoint.training.get("notices", []):
         print(f"npser: note: {notice}", file=sys.stderr)
-    if engine_for(args.engine, len(paths)) == "numba":
+    if trained.engine_for(args.engine, len(paths)) == "numba":
         from npser.predict_many import load_kernels
 
         with terminal.compiling(terminal.say_to(sys.stderr)):

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # exit status after Ctrl-C
 
 
+class UsageError(ValueError):
+    """Words of the command line that are not known; exit status 2."""
+
+
 @contextlib.contextmanager
 def pool(threads: int | None) -> Iterator[ThreadPoolExecutor]:
     """The threads of a run; inside, BLAS keeps to the thread that calls it."""

@@ -85,7 +85,10 @@ def configured(args: argparse.Namespace) -> Config:
     settings |= dict(parse_setting(text) for text in args.set)
     flags = ("network", "epochs", "seed")
     settings |= {name: getattr(args, name) for name in flags if getattr(args, name) is not None}
-    config, args.preset = model.configured(settings, args.preset)
+    try:
+        config, args.preset = model.configured(settings, args.preset)
+    except model.UnknownNetwork as error:
+        raise terminal.UsageError(str(error)) from None
     return config
 
 

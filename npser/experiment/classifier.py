@@ -42,8 +42,8 @@ class EmotionClassifier:
 
     Parameters
     ----------
-    preset : str
-        ``"default"`` or ``"paper"``.
+    preset : str, optional
+        ``"default"``, which is taken where none is named, or ``"paper"``; of another network, one of its own.
     epochs : int, optional
         Epochs to train; by default the preset's.
     learning_rate : float, optional
@@ -78,7 +78,7 @@ class EmotionClassifier:
     part reach fit with ``params={"groups": g}`` besides, or with scikit-learn's metadata routing.
     """
 
-    preset: str = "default"
+    preset: str | None = None
     epochs: int | None = None
     learning_rate: float | None = None
     settings: dict[str, Any] | None = None
@@ -109,7 +109,7 @@ class EmotionClassifier:
         ValueError
             For parameters, recordings or classes that cannot be used, in one sentence.
         """
-        config = self._config()
+        config, preset = self._config()
         recordings = _recordings(X, self.sample_rate)
         classes, number = _classes(y, len(recordings))
         labels = [str(c) for c in classes.tolist()]
@@ -123,7 +123,7 @@ class EmotionClassifier:
             if groups is not None:  # without them the split is as documented
                 for text in split.warnings:
                     warnings.warn(text, stacklevel=2)
-            about = describe(data, split, config, self.preset, [])
+            about = describe(data, split, config, preset, [])
             fit(data, split, config, Run(folder, pool, say=lambda _: None), about, oracle=False)
             self.checkpoint_ = checkpoint.load(folder / "model.safetensors")
         self.classes_ = classes
@@ -176,12 +176,12 @@ class EmotionClassifier:
             raise ValueError("this EmotionClassifier is not fitted; call fit first")
         return self.checkpoint_
 
-    def _config(self) -> Config:
+    def _config(self) -> tuple[Config, str]:
         """Preset, then settings, then parameters of their own: each over the one before."""
         own = {"epochs": self.epochs, "learning_rate": self.learning_rate, "seed": self.seed}
         chosen = {**(self.settings or {}), **{name: value for name, value in own.items() if value is not None}}
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in chosen.items()}  # of a grid
-        return model.configured(plain, self.preset)[0]
+        return model.configured(plain, self.preset)
 
     def _split(self, utterances: list[Utterance]) -> Split:
         """Nobody is tested; who trains, and who validates."""

@@ -131,9 +131,10 @@ def _variants(data: Dataset, plan: Plan) -> tuple[list[str], list[str]]:
         return ["full"], notices
     variants = []
     for variant, changes in jobs.variants(config).items():
-        if changes and "gender" not in variant and model.varied(config, changes) == config:
+        of_gender = variant in jobs.OF_GENDER
+        if changes and not of_gender and model.varied(config, changes) == config:
             notices.append(f"the settings are those of the variant {variant} already, so it is left out")
-        elif multitask or "gender" not in variant:
+        elif multitask or not of_gender:
             variants.append(variant)
     if not multitask:
         notices.append("there is no gender loss (beta is 0, or the data lacks one of the genders): no variants of it")

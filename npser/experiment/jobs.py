@@ -34,6 +34,7 @@ from npser.threads import available_cores, keep_freed_memory, single_threaded_bl
 from npser.train import Run
 
 SHUFFLED = "A control of the ablation: the genders that this network was trained on were shuffled."
+OF_GENDER: dict[str, dict[str, Any]] = {"no-gender": {"beta": 0.0}, "shuffled-gender": {}}  # variants of the gender loss
 Job = dict[str, Any]
 
 
@@ -42,7 +43,7 @@ def variants(config: Config) -> dict[str, dict[str, Any]]:
 
     shuffled-gender is a control: a gender loss that says nothing about gender.
     """
-    return {"full": {}, **model.module_of(config).ABLATION, "no-gender": {"beta": 0.0}, "shuffled-gender": {}}
+    return {"full": {}, **model.module_of(config).ABLATION, **OF_GENDER}
 
 
 @dataclass(frozen=True)

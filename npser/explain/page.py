@@ -213,7 +213,12 @@ def _table(look: Look) -> str:
 
 def _notes(look: Look, several: bool) -> list[str]:
     """How the page came about, and what it leaves out."""
-    c, training, columns = look.model.config, look.model.checkpoint.training, look.frames * HOP / SAMPLE_RATE
+    c, network, training, columns = (
+        look.model.config,
+        look.model.network,
+        look.model.checkpoint.training,
+        look.frames * HOP / SAMPLE_RATE,
+    )
     notes = []
     if several:
         notes.append(
@@ -228,7 +233,7 @@ def _notes(look: Look, several: bool) -> list[str]:
     else:
         notes.append(
             "There is no attention to show: "
-            + ("nothing was answered." if look.model.network.heads_of_attention(c) else "this network has none.")
+            + ("nothing was answered." if network.heads_of_attention(c) else f"the network has {network.describe(c)}.")
         )
     if c.level:
         notes.append(

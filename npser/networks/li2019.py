@@ -1,7 +1,7 @@
 """The paper's network: two convolutions, pooling, two BLSTM layers, self attention, a head for the emotion and one for gender.
 
 Li, Zhao and Kawahara, Interspeech 2019: sections 4.1 to 4.3, equations (1)-(10), Table 1. Stated three times: ``forward`` for
-training, with its backward pass; ``plain`` for one utterance, in NumPy; ``onnx`` as a graph.
+training, with its backward pass; ``plain`` for one utterance, in NumPy; ``onnx`` as a onnx_layers.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import numpy as np
 
 from npser import config, features
 from npser.features import HOP, N_MELS
-from npser.networks import graph
-from npser.networks import plain as one
+from npser.networks import numpy_layers, onnx_layers
 
 Array = np.ndarray
 Shapes = dict[str, tuple[int, ...]]
@@ -198,45 +197,45 @@ def decide(_: Views, c: config.Config, logits: Logits) -> Logits:
 
 def plain_input(c: config.Config, x: Array) -> Array:
     """Waveform (n,) at 16 kHz -> bands, deltas, delta-deltas (L, d_spec), not normalised."""
-    return one.log_mel_input(c, x)
+    return numpy_layers.log_mel_input(c, x)
 
 
 def plain(t: dict[str, Array], c: Config, X: Array) -> tuple[Array, Array, Array | None]:
     """Equations (1)-(9), one utterance. X (L, d_spec) -> emotion (classes,), gender (2,) or (0,), a (n_attn, T) or None."""
-    H = one.conv1d(t, "cnn2", one.conv1d(t, "cnn1", X))  # (1)-(3)
-    H = one.maxpool(H, c.n_pw)  # (4)
-    H = one.blstm(t, "lstm2", one.blstm(t, "lstm1", H))  # 4.2.2
+    H = numpy_layers.conv1d(t, "cnn2", numpy_layers.conv1d(t, "cnn1", X))  # (1)-(3)
+    H = numpy_layers.maxpool(H, c.n_pw)  # (4)
+    H = numpy_layers.blstm(t, "lstm2", numpy_layers.blstm(t, "lstm1", H))  # 4.2.2
     return plain_end(t, c, H)
 
 
 def plain_end(t: dict[str, Array], c: Any, H: Array) -> tuple[Array, Array, Array | None]:
     """From rows H (T, D) to the logits and the attention."""
     if c.attention:
-        z, a = one.attention(t, "attn", H)  # (5)-(9)
+        z, a = numpy_layers.attention(t, "attn", H)  # (5)-(9)
     else:
         z, a = H.mean(axis=0) if len(H) else np.zeros(H.shape[1], np.float32), None
-    return *one.heads(t, z), a  # 4.3
+    return *numpy_layers.heads(t, z), a  # 4.3
 
 
-def onnx_input(g: graph.Graph, c: config.Config) -> str:
+def onnx_input(g: onnx_layers.Graph, c: config.Config) -> str:
     """The input "waveform" (1, samples) at 16 kHz -> X (L, d_spec), not normalised."""
-    return graph.log_mel_input(g, c)
+    return onnx_layers.log_mel_input(g, c)
 
 
-def onnx(g: graph.Graph, t: dict[str, Array], c: Config, X: str, temperature: float) -> None:
+def onnx(g: onnx_layers.Graph, t: dict[str, Array], c: Config, X: str, temperature: float) -> None:
     """Equations (1)-(9): X (L, d_spec) -> the outputs."""
     H = g.op("Unsqueeze", g.op("Transpose", X, perm=[1, 0]), [0])
-    H = graph.conv1d(g, t, "cnn2", graph.conv1d(g, t, "cnn1", H))  # (1)-(3)
-    H = graph.maxpool(g, H, c.d_cnn, c.n_pw)  # (4)
-    H = graph.blstm(g, t, "lstm2", graph.blstm(g, t, "lstm1", H))  # 4.2.2
+    H = onnx_layers.conv1d(g, t, "cnn2", onnx_layers.conv1d(g, t, "cnn1", H))  # (1)-(3)
+    H = onnx_layers.maxpool(g, H, c.d_cnn, c.n_pw)  # (4)
+    H = onnx_layers.blstm(g, t, "lstm2", onnx_layers.blstm(g, t, "lstm1", H))  # 4.2.2
     onnx_end(g, t, c, H, temperature)
 
 
-def onnx_end(g: graph.Graph, t: dict[str, Array], c: Any, H: str, temperature: float) -> None:
+def onnx_end(g: onnx_layers.Graph, t: dict[str, Array], c: Any, H: str, temperature: float) -> None:
     """From rows H (T, 1, D) to the outputs."""
     H = g.op("Squeeze", H, [1])
-    z, a = graph.attention(g, t, "attn", H) if c.attention else (graph.mean_over_time(g, H), None)  # (5)-(9)
-    graph.heads(g, t, z, temperature)  # 4.3
+    z, a = onnx_layers.attention(g, t, "attn", H) if c.attention else (onnx_layers.mean_over_time(g, H), None)  # (5)-(9)
+    onnx_layers.heads(g, t, z, temperature)  # 4.3
     if a is not None:
         g.output(g.op("Unsqueeze", a, [0]), "attention")
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from npser import config
-from npser.networks import graph, li2019
-from npser.networks import plain as one
+from npser.networks import li2019, numpy_layers, onnx_layers
 from npser.networks.li2019 import (  # noqa: F401 (they are this network's as well)
     Array,
     Grads,
@@ -88,15 +87,15 @@ def forward(
 
 def plain(t: dict[str, Array], c: Config, X: Array) -> tuple[Array, Array, Array | None]:
     """One utterance. X (L, d_spec) -> emotion (classes,), gender (2,) or (0,), a (n_attn, T) or None."""
-    H = one.conv1d(t, "cnn2", one.conv1d(t, "cnn1", X))
-    return li2019.plain_end(t, c, one.maxpool(H, c.n_pw))
+    H = numpy_layers.conv1d(t, "cnn2", numpy_layers.conv1d(t, "cnn1", X))
+    return li2019.plain_end(t, c, numpy_layers.maxpool(H, c.n_pw))
 
 
-def onnx(g: graph.Graph, t: dict[str, Array], c: Config, X: str, temperature: float) -> None:
+def onnx(g: onnx_layers.Graph, t: dict[str, Array], c: Config, X: str, temperature: float) -> None:
     """X (L, d_spec) -> the outputs."""
     H = g.op("Unsqueeze", g.op("Transpose", X, perm=[1, 0]), [0])
-    H = graph.conv1d(g, t, "cnn2", graph.conv1d(g, t, "cnn1", H))
-    li2019.onnx_end(g, t, c, graph.maxpool(g, H, c.d_cnn, c.n_pw), temperature)
+    H = onnx_layers.conv1d(g, t, "cnn2", onnx_layers.conv1d(g, t, "cnn1", H))
+    li2019.onnx_end(g, t, c, onnx_layers.maxpool(g, H, c.d_cnn, c.n_pw), temperature)
 
 
 def describe(c: Config) -> str:
