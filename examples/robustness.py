@@ -2,9 +2,9 @@
 
 python examples/robustness.py runs/CORPUS-PRESET-crossval-session [VARIANT-seedN]
 
-Every recording is answered by the network that did not train on its speaker, as it is and altered: at -10, -20 and -30 dB (rounded
-to 16 bits again; at -30 dB also not rounded), through a telephone band of 300 to 3,400 Hz, at 8 kHz, and with white noise 20 dB
-below it.
+Every recording is answered by the network that did not train on its speaker, as it is and altered: at -10, -20 and -30 dB
+(rounded to 16 bits again; at -30 dB also not rounded), through a telephone band of 300 to 3,400 Hz, at 8 kHz, and with white
+noise 20 dB below it.
 """
 
 import json

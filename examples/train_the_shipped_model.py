@@ -7,8 +7,8 @@ below OUT/runs, and the same command goes on where it was stopped. The same corp
 type of processor with the same versions.
 
 Four groups of speakers are tested in turn by networks trained on the others; their answers give the scores and the temperature.
-Every corpus is tested by a network that was trained on the other two. The model itself is trained on everybody, for the same number of
-epochs, and nothing is chosen on the way.
+Every corpus is tested by a network that was trained on the other two. The model itself is trained on everybody, for the same
+number of epochs, and nothing is chosen on the way.
 """
 
 import argparse
