@@ -45,7 +45,7 @@ def test_a_folder_to_csv(environment: dict[str, str], tmp_path: Path):
     assert [rows[name]["emotion"] for name in ("b.WAV", "c.wav", "d.mp3")] == [expected.emotion, "", ""]
     assert float(rows["b.WAV"]["sad"]) == pytest.approx(expected.probabilities["sad"], abs=1e-4)
     assert rows["c.wav"]["why not"] == "silence"
-    assert "no audio file" in rows["d.mp3"]["why not"]
+    assert "not an audio file" in rows["d.mp3"]["why not"]
 
 
 def test_live_sound_is_answered_every_second_from_its_last_seconds(environment: dict[str, str], tmp_path: Path):

@@ -119,7 +119,7 @@ def test_a_padded_network_tells_how_much_it_looks_at_the_padding(tmp_path: Path)
     assert a.shape[1] == 13
     assert found.padding == pytest.approx(a[:, 7:].sum() / 2)
     assert len(found.bands) == 21
-    assert f"{found.padding:.0%} of its attention" in page(found)
+    assert f"{found.padding:.0%} of the attention" in page(found)
 
 
 def test_silence_is_shown_as_what_it_is(tmp_path: Path):
