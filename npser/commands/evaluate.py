@@ -22,13 +22,13 @@ def run(args: argparse.Namespace) -> int:
         with terminal.compiling(terminal.say_to(sys.stderr)):
             network.compile_kernels()
         cache = args.cache or default_cache()
-        result = evaluate(args.model, args.data, args.corpus, cache, pool, terminal.progress, args.skip_bad)
+        result = scored(args.model, args.data, args.corpus, cache, pool, terminal.progress, args.skip_bad)
     result["notices"] = list(dict.fromkeys([*synthetic.notices(result["corpora"]), *result["notices"]]))
     print(json.dumps(result, indent=2) if args.json else text(result))
     return 0
 
 
-def evaluate(
+def scored(
     model: Path,
     places: list[Path],
     layout: str | None,

@@ -85,7 +85,7 @@ def run(data: Dataset, plan: Plan, place: Run, cache: Path, workers: Workers, no
         ]
         for variant, same in by_variant.items()
     }
-    found = report(data, plan.folds, by_seed, plan.config.seed, place.pool)
+    found = all_scores(data, plan.folds, by_seed, plan.config.seed, place.pool)
     found |= _about(data, plan, [*notices, *left_out], list(results.values()))
     found["run"] = {
         "started": started.isoformat(timespec="seconds"),
@@ -190,7 +190,7 @@ def _split(data: Dataset, folds: list[Fold]) -> dict[str, Any]:
     return {"hash": together, "folds": rows, "speaker_dependent": any(fold.split.speaker_dependent for fold in folds)}
 
 
-def report(
+def all_scores(
     data: Dataset, folds: list[Fold], results: dict[str, list[list[dict[str, Any]]]], draw: int, pool: ThreadPoolExecutor
 ) -> dict[str, Any]:
     """All scores. results: for each variant and seed the results of run_job, in the order of the folds; draw: a seed."""

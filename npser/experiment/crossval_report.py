@@ -58,7 +58,7 @@ def spread_cell(values: dict[str, Any]) -> str:
     return f"{values['mean']:.3f}" + (f" ± {values['deviation']:.3f}" if values["deviation"] is not None else "")
 
 
-def oracle_line(row: dict[str, Any]) -> str | None:
+def pooled_oracle(row: dict[str, Any]) -> str | None:
     """The flattering figure, marked as such."""
     oracle = row["oracle"]
     if oracle is None:
@@ -77,7 +77,7 @@ def terminal(report: dict[str, Any]) -> str:
         lines.append(f"{title(name):<{width}}  " + "  ".join(f"{t} {score_cell(row, k)}" for k, t in SCORES.items()))
     full = report["variants"]["full"]
     lines += ["", confusion_text(full["confusion"], report["labels"]), ""]
-    lines += [line for line in [oracle_line(full)] if line]
+    lines += [line for line in [pooled_oracle(full)] if line]
     return "\n".join([*lines, *report["notices"]])
 
 
@@ -144,7 +144,7 @@ def _table_2(report: dict[str, Any]) -> list[str]:
     )
     if paper:
         lines.append("The paper does not say how it chose the epoch; its figures and ours are not of the same protocol.")
-    oracle = oracle_line(report["variants"]["full"])
+    oracle = pooled_oracle(report["variants"]["full"])
     return [*lines, "", *([f"*{oracle}.*", ""] if oracle else [])]
 
 
