@@ -189,3 +189,31 @@ def test_without_a_plain_statement_the_engine_answers(
         trained.predict("nowhere.wav")
     with pytest.raises(ValueError, match="the network toy answers by the compiled engine only"):
         trained.output(np.zeros(16_000, np.float32) + np.sin(np.arange(16_000, dtype=np.float32)))
+
+
+def test_a_network_may_bring_its_own_start_normaliser_and_optimiser(
+    toy: ModuleType, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Still:
+        """Makes no step, and counts them."""
+
+        def __init__(self, c: object, size: int, decay: np.ndarray) -> None:
+            self.m, self.v, self.updates = np.zeros(size, np.float32), np.zeros(size, np.float32), 0
+
+        def step(self, theta: np.ndarray, grad: np.ndarray, factor: float) -> None:
+            self.updates += 1
+
+    def normaliser(data: dataset.Dataset, train: np.ndarray, pool: ThreadPoolExecutor, c: object) -> tuple[np.ndarray, ...]:
+        return np.full(2, len(train), np.float32), np.full(2, 4, np.float32)
+
+    hooks = {"init": lambda shapes, seed: np.full(model.size_of(shapes), 0.5, np.float32)}
+    for name, hook in (hooks | {"normaliser": normaliser, "optimiser": Still}).items():
+        monkeypatch.setattr(toy, name, hook, raising=False)
+    c = toy.Config(epochs=1, batch=4)
+    with ThreadPoolExecutor(1) as pool:
+        data = dataset.prepare(corpora.load(corpus), c, tmp_path / "cache", pool, lambda items, **_: items)
+        fit(data, Split(list(range(12)), [], []), c, Run(tmp_path, pool, lambda _: None), {})
+    tensors = checkpoint.load(tmp_path / "model.safetensors").tensors
+    assert all((tensors[name] == 0.5).all() for name in ("hidden.W", "frame.b"))
+    assert (tensors["norm.mean"].tolist(), tensors["norm.std"].tolist()) == ([12, 12], [4, 4])
+    assert checkpoint.read_tensors(tmp_path / "last.safetensors")[1]["updates"] == 3
