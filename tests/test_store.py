@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from helpers import ROOT
+from helpers import ROOT, sound
 
 from npser import features
 from npser.corpora import Corpus, Utterance
@@ -33,13 +33,6 @@ KIND, SMALL = log_mel_kind(SECONDS, False, False), Config(pad=False, max_seconds
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(2) as pool:
         yield pool
-
-
-def sound(n: int, seed: int = 0) -> np.ndarray:
-    """A chirp in noise, (n,)."""
-    t = np.arange(n) / 16_000
-    rng = np.random.default_rng(seed)
-    return 0.3 * np.sin(2 * np.pi * (300 + 50 * seed + 2000 * t) * t) + 0.01 * rng.standard_normal(n)
 
 
 def recordings(folder: Path, *lengths: int) -> list[Path]:

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from npser.experiment.report import CALIBRATION, calibration_line, confusion_figure, confusion_text, save_picture, table
+from npser.experiment.report import (
+    CALIBRATION,
+    calibration_line,
+    closing,
+    confusion_figure,
+    confusion_text,
+    save_picture,
+    table,
+)
 
 TITLES = {
     "full": "Full model",
@@ -270,13 +278,7 @@ def _about(report: dict[str, Any]) -> list[str]:
             rows,
         )
     )
-    if report["dropped"]:
-        dropped = ", ".join(f"{count} {emotion}" for emotion, count in report["dropped"].items())
-        lines += [f"Left out, being of other classes: {dropped}.", ""]
-    if report["bad_files"]:
-        lines += [f"Left out, being unusable: {len(report['bad_files'])} files, named in report.json.", ""]
-    lines += ["## Settings", "", table(["setting", "value"], list(report["config"].items()))]
-    return [*lines, "## Versions", "", table(["package", "version"], list(report["versions"].items()))]
+    return [*lines, *closing(report)]
 
 
 def draw(report: dict[str, Any], out: Path) -> None:

@@ -104,14 +104,19 @@ def markdown(report: dict[str, Any]) -> str:
         [name, part["utterances"], round(part["seconds"] / 60, 1), ", ".join(part["speakers"]) or "unknown"]
         for name, part in ((name, split[name]) for name in ("train", "validation", "test"))
     ]))  # fmt: skip
+    return "\n".join([*lines, *closing(report)])
+
+
+def closing(report: dict[str, Any]) -> list[str]:
+    """The end of a report: what was left out, every setting and version."""
+    lines: list[str] = []
     if report["dropped"]:
         dropped = ", ".join(f"{count} {emotion}" for emotion, count in report["dropped"].items())
         lines += [f"Left out, being of other classes: {dropped}.", ""]
     if report["bad_files"]:
         lines += [f"Left out, being unusable: {len(report['bad_files'])} files, named in report.json.", ""]
     lines += ["## Settings", "", table(["setting", "value"], list(report["config"].items()))]
-    lines += ["## Versions", "", table(["package", "version"], list(report["versions"].items()))]
-    return "\n".join(lines)
+    return [*lines, "## Versions", "", table(["package", "version"], list(report["versions"].items()))]
 
 
 def table(head: list[str], rows: list[Any]) -> str:
