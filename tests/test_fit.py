@@ -1,5 +1,6 @@
-"""What a training step is given: weights of classes and genders."""
+"""What a training step is given: the normaliser of its input, weights of classes and genders."""
 
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -7,12 +8,68 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import SMALL
+from helpers import SMALL, sound
 
 from npser import corpora, dataset
-from npser.network import Network, Targets
+from npser.features import log_mel_kind
+from npser.inputs import with_deltas
+from npser.network import Network, Targets, normaliser
 from npser.split import Split
+from npser.store import Store, store_of
 from npser.train import Run, class_weights, fit
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+def stored(lengths: Iterable[int], pad: bool = False) -> Store:
+    """Sounds of so many samples, of half a second at most."""
+    return store_of([sound(n, i) for i, n in enumerate(lengths)], log_mel_kind(0.5, pad, False))
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_the_normaliser_is_that_of_the_frames_in_real_audio(pool: ThreadPoolExecutor, pad: bool) -> None:
+    store = stored((1, 400, 401, 3999, 4000, 8000, 7999, 6500), pad)
+    window = np.array([7, 0, 1, 2, 3, 4, 5])
+    X, bounds = with_deltas(store, window, np.zeros(384, np.float32), np.ones(384, np.float32))
+    frames = np.concatenate([np.arange(n) for n in np.diff(bounds)])
+    samples = np.repeat(store.samples[window], np.diff(bounds))
+    real = X[400 * frames < samples].astype(np.float64)
+    assert len(real) < len(X)
+    mean, std = normaliser(store, window, pool, replace(SMALL, pad=pad))
+    assert mean.dtype == std.dtype == np.float32
+    np.testing.assert_allclose(mean, real.mean(axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(std, real.std(axis=0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_a_feature_that_does_not_vary_has_standard_deviation_one(pool: ThreadPoolExecutor, value: float) -> None:
+    store = store_of([np.full(8000, value, np.float32)], log_mel_kind(0.5, False, False))
+    _, std = normaliser(store, np.array([0]), pool, SMALL)
+    np.testing.assert_array_equal(std, 1)
+
+
+def test_a_feature_that_varies_less_than_a_thousandth_of_a_decibel_counts_as_constant(pool: ThreadPoolExecutor) -> None:
+    rows = np.full((20, 128), -40, np.float32)
+    rows[::2, :64] += np.float32(1e-4)
+    rows[::2, 64:] += np.float32(1e-2)
+    store = Store(rows, np.array([0, 20]), np.array([7900]), np.array([0, 1]), {}, 0)
+    _, std = normaliser(store, np.array([0]), pool, SMALL)
+    np.testing.assert_array_equal(std[:64], 1)
+    np.testing.assert_allclose(std[64:128], 5e-3, rtol=1e-2)
+
+
+def test_the_normaliser_is_the_same_with_any_number_of_threads() -> None:
+    store, window = stored(range(1000, 1070)), np.random.default_rng(0).permutation(70)
+    results = []
+    for threads in (1, 2, 5):
+        with ThreadPoolExecutor(threads) as own:
+            results.append(np.stack(normaliser(store, window, own, SMALL)))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
 
 
 def test_balanced_classes_weigh_the_same_and_an_utterance_one_on_average() -> None:

@@ -266,53 +266,6 @@ def test_digests_are_of_the_content_and_none_where_there_is_none(tmp_path: Path,
     assert found == ["ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", None, None]
 
 
-# The normaliser
-
-
-@pytest.mark.parametrize("pad", [False, True])
-def test_the_normaliser_is_that_of_the_frames_in_real_audio(tmp_path: Path, pool: ThreadPoolExecutor, pad: bool):
-    lengths = 1, 400, 401, 3999, 4000, 8000, 7999, 15_000
-    store = opened(recordings(tmp_path / "wav", *lengths), tmp_path / "cache", pool, pad=pad)
-    window = np.array([7, 0, 1, 2, 3, 4, 5])
-    X, bounds = with_deltas(store, window, np.zeros(384, np.float32), np.ones(384, np.float32))
-    frames = np.concatenate([np.arange(n) for n in np.diff(bounds)])
-    samples = np.repeat(store.samples[window], np.diff(bounds))
-    real = X[400 * frames < samples].astype(np.float64)
-    assert len(real) < len(X)
-    mean, std = normaliser(store, window, pool, replace(SMALL, pad=pad))
-    assert mean.dtype == std.dtype == np.float32
-    np.testing.assert_allclose(mean, real.mean(axis=0), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(std, real.std(axis=0), rtol=1e-4)
-
-
-@pytest.mark.parametrize("value", [0.0, 0.5])
-def test_a_feature_that_does_not_vary_has_standard_deviation_one(tmp_path: Path, pool: ThreadPoolExecutor, value: float):
-    soundfile.write(tmp_path / "a.wav", np.full(8000, value), 16_000, subtype="FLOAT")
-    _, std = normaliser(opened([tmp_path / "a.wav"], tmp_path / "cache", pool), np.array([0]), pool, SMALL)
-    np.testing.assert_array_equal(std, 1)
-
-
-def test_a_feature_that_varies_less_than_a_thousandth_of_a_decibel_counts_as_constant(pool: ThreadPoolExecutor):
-    rows = np.full((20, 128), -40, np.float32)
-    rows[::2, :64] += np.float32(1e-4)
-    rows[::2, 64:] += np.float32(1e-2)
-    store = Store(rows, np.array([0, 20]), np.array([7900]), np.array([0, 1]), {}, 0)
-    _, std = normaliser(store, np.array([0]), pool, SMALL)
-    np.testing.assert_array_equal(std[:64], 1)
-    np.testing.assert_allclose(std[64:128], 5e-3, rtol=1e-2)
-
-
-def test_the_normaliser_is_the_same_with_any_number_of_threads(tmp_path: Path, pool: ThreadPoolExecutor):
-    store = opened(recordings(tmp_path / "wav", *range(1000, 1070)), tmp_path / "cache", pool)
-    window = np.random.default_rng(0).permutation(70)
-    results = []
-    for threads in (1, 2, 5):
-        with ThreadPoolExecutor(threads) as own:
-            results.append(np.stack(normaliser(store, window, own, SMALL)))
-    np.testing.assert_array_equal(results[0], results[1])
-    np.testing.assert_array_equal(results[0], results[2])
-
-
 # A corpus joined with its features
 
 

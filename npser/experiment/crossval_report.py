@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from npser.experiment.report import (
     CALIBRATION,
     calibration_line,
+    can_draw,
     closing,
     confusion_figure,
     confusion_text,
@@ -283,12 +283,8 @@ def _about(report: dict[str, Any]) -> list[str]:
 
 def draw(report: dict[str, Any], out: Path) -> None:
     """confusion-VARIANT.png, spread.png and curves.png; nothing where matplotlib is not installed."""
-    try:
-        import matplotlib
-    except ImportError:
+    if not can_draw():
         return
-    if "matplotlib.pyplot" not in sys.modules:
-        matplotlib.use("Agg")
     for variant, row in report["variants"].items():
         heading = f"{title(variant)}: WA {row['wa']:.3f}  UA {row['ua']:.3f}"
         save_picture(confusion_figure(row["confusion"], report["labels"], heading), out / f"confusion-{variant}.png")

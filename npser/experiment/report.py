@@ -131,14 +131,21 @@ def table(head: list[str], rows: list[Any]) -> str:
     return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in rows]) + "\n"
 
 
-def draw(report: dict[str, Any], out: Path) -> None:
-    """curves.png and confusion.png beside metrics.jsonl; nothing where matplotlib is not installed."""
+def can_draw() -> bool:
+    """Whether matplotlib is installed; it then draws to files, unless the program already draws elsewhere."""
     try:
         import matplotlib
     except ImportError:
-        return
+        return False
     if "matplotlib.pyplot" not in sys.modules:
         matplotlib.use("Agg")
+    return True
+
+
+def draw(report: dict[str, Any], out: Path) -> None:
+    """curves.png and confusion.png beside metrics.jsonl; nothing where matplotlib is not installed."""
+    if not can_draw():
+        return
     from matplotlib.figure import Figure
 
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
