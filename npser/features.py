@@ -266,6 +266,11 @@ def log_mel(x: np.ndarray, pad_to: int | None = None, level: bool = False) -> np
     return 10 * np.log10(np.maximum(power @ mel_filters(), np.float32(10 ** (FLOOR_DB / 10))))
 
 
+def level_of(x: np.ndarray) -> float:
+    """Level of a waveform (n,), dB re full scale: its mean power; -100 dB stands for silence."""
+    return 10 * math.log10(max(float(np.mean(np.square(x, dtype=np.float64))), 1e-10))
+
+
 def log_mel_kind(seconds: float, pad: bool, level: bool) -> Kind:
     """Log-mel bands as features of a store."""
     pad_to = window_samples(seconds) if pad else None

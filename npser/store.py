@@ -1,22 +1,25 @@
 """Features on disk, as rows and bounds.
 
 A store holds the features of a list of recordings, such as their log-mel bands, memory-mapped. It lies in the cache under a key
-made of the recordings' content and the settings, so a second run starts at once. What a network's input needs beside them
-(deltas, normalisation) is computed when a batch is assembled: npser.inputs.
+made of the recordings' content and the settings, so a second run starts at once; a checksum is verified whenever it is opened.
+What a network's input needs beside them (deltas, normalisation) is computed when a batch is assembled: npser.inputs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import hashlib
 import json
 import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,11 @@ import numpy as np
 from npser import features
 from npser.features import FLOOR_DB, HOP, Kind
 from npser.files import lock
+from npser.threads import ahead, available_cores
 
-FORMAT = 1  # of the files in the cache; another number computes them anew
+FORMAT = 2  # of the files in the cache; another number computes them anew
+
+HELD = 4 << 20  # bytes of a recording's rows that wait in memory; more wait on disk
 
 Progress = Callable[..., Iterable[Any]]  # tqdm, or what looks like it
 
@@ -38,6 +44,7 @@ class Store:
     rows (N, width); window w is rows bounds[w]:bounds[w+1] and samples[w] samples of 16 kHz long; recording r is windows
     recordings[r]:recordings[r+1]. errors: why recording r has no windows. pad_frames: windows are zero-padded to so many frames
     (only the rows that touch sound are stored), or 0. seconds: length of a whole window. hop, floor: see features.Kind.
+    levels (W,): of each window's sound, see features.level_of.
     """
 
     rows: np.ndarray
@@ -50,6 +57,7 @@ class Store:
     mapping: mmap.mmap | None = None  # that holds rows
     hop: int = HOP
     floor: float = FLOOR_DB
+    levels: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     def stored(self, window: np.ndarray) -> np.ndarray:
         """Rows of each window, (W,)."""
@@ -74,23 +82,32 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "npser"
 
 
+def digest_of(path: Path) -> str | None:
+    """SHA-256 of a file's content; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
 def digests(paths: Sequence[Path], pool: ThreadPoolExecutor) -> list[str | None]:
     """SHA-256 of each file's content; None where it cannot be read."""
+    return list(pool.map(digest_of, paths))
 
-    def digest(path: Path) -> str | None:
-        try:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
-            return None
 
-    return list(pool.map(digest, paths))
+def _key(what: Any) -> str:
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
+
+
+def _prefix(kind: Kind) -> str:
+    """How the names of all stores of a kind begin."""
+    return f"features-{_key([FORMAT, kind.settings, kind.seconds, kind.pad, *kind.details])}-"
 
 
 def folder_of(cache: Path, content: Sequence[str], kind: Kind) -> Path:
     """Where open_store keeps the features of some recordings."""
-    key = [FORMAT, kind.settings, kind.seconds, kind.pad, list(content), *kind.details]
-    return cache / f"features-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}"
+    return cache / f"{_prefix(kind)}{_key(list(content))}"
 
 
 def open_store(
@@ -111,7 +128,8 @@ def open_store(
         Recordings longer than its window have several windows, half overlapping. Where it pads, they are cut there: one window
         a recording, as the paper has it.
     cache : Path
-        Where the stores lie. Several processes may ask for the same store: one computes it, the others wait.
+        Where the stores lie. Several processes may ask for the same store: one computes it, the others wait. Only good
+        recordings are kept, so a bad one is read again each time. What other stores of this kind hold is copied from there.
     progress : callable
         Wraps an iterable, as tqdm does.
 
@@ -124,72 +142,194 @@ def open_store(
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with lock(folder.with_suffix(".lock")):
-            with contextlib.suppress(FileNotFoundError, ValueError):  # not there, or damaged: json and memmap raise ValueErrors
-                return _open(folder, kind)
-            _build(folder, paths, kind, pool, progress)
-            return _open(folder, kind)
+            found = _open(folder, kind)
+            if found is not None:
+                return found
+            return _built(folder, paths, content, kind, pool, progress)
     except OSError as error:
         raise ValueError(
             f"{cache}: the features cannot be kept there ({error.strerror}); free some space or name another place with --cache"
         ) from None
 
 
-def _build(folder: Path, paths: Sequence[Path], kind: Kind, pool: ThreadPoolExecutor, progress: Progress) -> None:
-    """Compute every recording and move the finished folder into place."""
-
-    def compute(path: Path) -> tuple[list[np.ndarray], list[int]] | str:
-        try:
-            waves = list(features.read_windows(path, kind.seconds, cut=kind.pad))
-        except ValueError as error:
-            return str(error).removeprefix(f"{path}: ")  # the file may be called differently when the cache is used again
-        return [kind.rows(x) for x in waves], [len(x) for x in waves]
-
-    bounds, samples, recordings, errors = [0], [], [0], {}
+def _built(
+    folder: Path, paths: Sequence[Path], content: Sequence[str], kind: Kind, pool: ThreadPoolExecutor, progress: Progress
+) -> Store:
+    """Compute every recording, move the finished folder into place, and open it."""
     for leftover in folder.parent.glob(f"{folder.name}-*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
     try:
-        with (partial / "rows.f32").open("wb") as file:
-            results = progress(pool.map(compute, paths), total=len(paths), desc="features", unit="file")
-            for r, result in enumerate(results):
-                if isinstance(result, str):
-                    errors[r] = result
-                else:
-                    for rows, n in zip(*result, strict=True):
-                        file.write(rows.tobytes())
-                        bounds.append(bounds[-1] + len(rows))
-                        samples.append(n)
-                recordings.append(len(samples))
-            file.flush()
-            os.fsync(file.fileno())  # the index below vouches for the rows
-        index = {"bounds": bounds, "samples": samples, "recordings": recordings, "errors": errors}
-        (partial / "index.json").write_text(json.dumps(index))
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        known = _held_elsewhere(folder, content, kind)
+
+        def compute(r: int) -> _Part | str:
+            held = known.get(content[r])
+            aside = partial / str(r)
+            return _part_of(*held, aside) if held else _computed(paths[r], content[r], kind, aside)
+
+        parts = ahead(pool, compute, range(len(paths)), 2 * available_cores())
+        errors = _write(partial, progress(parts, total=len(paths), desc="features", unit="file"), paths, content)
+        good = [digest for r, digest in enumerate(content) if r not in errors]
+        target = folder_of(folder.parent, good, kind)
+        with lock(target.with_suffix(".lock")) if errors else contextlib.nullcontext():
+            if not errors or _open(target, kind) is None:
+                shutil.rmtree(target, ignore_errors=True)
+                partial.rename(target)
+            found = _open(target, kind)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    if found is None:
+        raise OSError(errno.EIO, "what was written there reads otherwise")
+    windows = np.zeros(len(content), np.int64)
+    windows[[r for r in range(len(content)) if r not in errors]] = np.diff(found.recordings)
+    return dataclasses.replace(found, recordings=np.concatenate([[0], np.cumsum(windows)]), errors=errors)
 
 
-def _open(folder: Path, kind: Kind) -> Store:
-    """The store in folder, its rows mapped copy-on-write: nothing is read before it is used, nothing ever written."""
-    index = json.loads((folder / "index.json").read_text())
+@dataclass(frozen=True)
+class _Part:
+    """A recording on its way into a store: rows, and of each window their number, samples and level.
+
+    aside: a file with the rows before these, where they are many.
+    """
+
+    aside: Path
+    rows: list[np.ndarray]
+    frames: list[int]
+    samples: list[int]
+    levels: list[float]
+
+    def blocks(self) -> Iterator[Any]:
+        """The rows as bytes, not all of them at once."""
+        if self.aside.exists():
+            with self.aside.open("rb") as file:
+                yield from iter(lambda: file.read(HELD), b"")
+            self.aside.unlink()
+        yield from (rows.tobytes() for rows in self.rows)
+
+
+def _held_elsewhere(folder: Path, content: Sequence[str], kind: Kind) -> dict[str, tuple[Store, int]]:
+    """The recordings that other stores of this kind hold, by their content: the store, and their number in it."""
+    wanted, found = set(content), dict[str, tuple[Store, int]]()
+    for other in sorted(folder.parent.glob(_prefix(kind) + "?" * 24)):
+        index = _index(other) if other != folder else None
+        shared = [(r, digest) for r, digest in enumerate(index["content"]) if digest in wanted - found.keys()] if index else []
+        store = _open(other, kind) if shared else None
+        if store is not None:
+            found |= {digest: (store, r) for r, digest in shared}
+    return found
+
+
+def _part_of(store: Store, r: int, aside: Path) -> _Part:
+    """Recording r of a store."""
+    first, end = store.recordings[r : r + 2]
+    bounds = store.bounds[first : end + 1]
+    each = (np.diff(bounds), store.samples[first:end], store.levels[first:end])
+    return _Part(aside, [store.rows[bounds[0] : bounds[-1]]], *(values.tolist() for values in each))
+
+
+def _computed(path: Path, digest: str, kind: Kind, aside: Path) -> _Part | str:
+    """A recording from its file, window by window; or why it has none, in words."""
+    part, held = _Part(aside, [], [], [], []), 0
+    try:
+        for x in features.read_windows(path, kind.seconds, cut=kind.pad):
+            part.rows.append(kind.rows(x))
+            part.frames.append(len(part.rows[-1]))
+            part.samples.append(len(x))
+            part.levels.append(features.level_of(x))
+            held += part.rows[-1].nbytes
+            if held > HELD:
+                with aside.open("ab") as file:
+                    file.writelines(rows.tobytes() for rows in part.rows)
+                part.rows.clear()
+                held = 0
+    except ValueError as error:
+        return str(error).removeprefix(f"{path}: ")  # the file may be called differently when this is told
+    if digest_of(path) != digest:
+        return "changed while it was read; run again when it is complete"
+    return part
+
+
+def _write(partial: Path, parts: Iterable[_Part | str], paths: Sequence[Path], content: Sequence[str]) -> dict[int, str]:
+    """Write the parts as a store; returns why recordings have none."""
+    bounds, samples, levels, recordings, errors, checksum = [0], [], [], [0], {}, hashlib.sha256()
+    with (partial / "rows.f32").open("wb") as file:
+        for r, part in enumerate(parts):
+            if isinstance(part, str):
+                errors[r] = part
+                continue
+            for block in part.blocks():
+                file.write(block)
+                checksum.update(block)
+            for n in part.frames:
+                bounds.append(bounds[-1] + n)
+            samples += part.samples
+            levels += part.levels
+            recordings.append(len(samples))
+        file.flush()
+        os.fsync(file.fileno())  # the index below vouches for the rows
+    index = {
+        "bounds": bounds,
+        "samples": samples,
+        "levels": levels,
+        "recordings": recordings,
+        "content": [digest for r, digest in enumerate(content) if r not in errors],
+        "rows": checksum.hexdigest(),
+        "place": os.path.commonpath([os.path.abspath(path.parent) for path in paths]) if paths else "",
+    }
+    (partial / "index.json").write_text(json.dumps({"index": index, "checksum": _checksum(index)}))
+    return errors
+
+
+def _checksum(index: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
+
+
+def _index(folder: Path) -> dict[str, Any] | None:
+    """The index of a store; None where there is none, or where it is damaged."""
+    try:
+        whole = json.loads((folder / "index.json").read_bytes())
+        return whole["index"] if whole["checksum"] == _checksum(whole["index"]) else None
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _open(folder: Path, kind: Kind) -> Store | None:
+    """The store in folder, its rows mapped copy-on-write; None where it is not there, or damaged, which is told."""
+    if not folder.is_dir():
+        return None
+    index = _index(folder)
+    if index is None or not _whole(folder / "rows.f32", index["rows"]):
+        warnings.warn(f"{folder}: is damaged; its features are computed anew", stacklevel=2)
+        return None
     shape = (index["bounds"][-1], kind.width)
     rows, mapping = np.empty(shape, np.float32), None
     if shape[0]:
         with (folder / "rows.f32").open("rb") as file:
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         rows = np.frombuffer(mapping, np.float32).reshape(shape)
+    with contextlib.suppress(OSError):
+        os.utime(folder)  # when it was used last, for `npser cache`
     bounds, samples, recordings = (np.array(index[name], np.int64) for name in ("bounds", "samples", "recordings"))
-    errors = {int(r): text for r, text in index["errors"].items()}
-    return Store(rows, bounds, samples, recordings, errors, pad_frames_of(kind), kind.seconds, mapping, kind.hop, kind.floor)
+    levels = np.array(index["levels"])
+    return Store(
+        rows, bounds, samples, recordings, {}, pad_frames_of(kind), kind.seconds, mapping, kind.hop, kind.floor, levels
+    )
+
+
+def _whole(path: Path, checksum: str) -> bool:
+    """Whether a file has this SHA-256."""
+    return digest_of(path) == checksum
 
 
 def store_of(waves: Sequence[np.ndarray], kind: Kind) -> Store:
     """Features of windows (n,) at 16 kHz that are in memory, each a recording of its own."""
-    rows = [kind.rows(x) for x in waves]
+    rows, levels = [kind.rows(x) for x in waves], np.array([features.level_of(x) for x in waves])
     bounds, samples = np.cumsum([0, *map(len, rows)]), np.array([len(x) for x in waves])
     each, pad_frames = np.arange(len(waves) + 1), pad_frames_of(kind)
-    return Store(np.concatenate(rows), bounds, samples, each, {}, pad_frames, kind.seconds, None, kind.hop, kind.floor)
+    rows = np.concatenate(rows)
+    return Store(rows, bounds, samples, each, {}, pad_frames, kind.seconds, None, kind.hop, kind.floor, levels)
 
 
 def pad_frames_of(kind: Kind) -> int:

@@ -26,6 +26,7 @@ from npser.networks.li2019 import Config
 from npser.store import Store, default_cache, digests, open_store
 
 SECONDS = 0.5  # of a window
+TRIES = 200 if os.environ.get("NPSER_FUZZ") else 24
 KIND, SMALL = log_mel_kind(SECONDS, False, False), Config(pad=False, max_seconds=SECONDS)
 
 
@@ -156,12 +157,102 @@ def test_writing_to_the_rows_does_not_change_the_cache(tmp_path: Path, pool: Thr
 
 
 @pytest.mark.parametrize("name", ["rows.f32", "index.json"])
-def test_a_damaged_cache_is_computed_anew(tmp_path: Path, pool: ThreadPoolExecutor, name: str):
+def test_a_damaged_cache_is_computed_anew_and_says_so(tmp_path: Path, pool: ThreadPoolExecutor, name: str):
     paths = recordings(tmp_path / "wav", 900, 12_000)
     expected = opened(paths, tmp_path / "cache", pool).rows.copy()
     (folder,) = folders(tmp_path / "cache")
     os.truncate(folder / name, (folder / name).stat().st_size // 2)  # as after a crash
+    with pytest.warns(UserWarning, match="is damaged; its features are computed anew"):
+        np.testing.assert_array_equal(opened(paths, tmp_path / "cache", pool).rows, expected)
+    np.testing.assert_array_equal(opened(paths, tmp_path / "cache", pool).rows, expected)  # without a word
+
+
+def test_no_flipped_bit_of_a_cache_changes_what_it_gives(tmp_path: Path, pool: ThreadPoolExecutor):
+    paths = recordings(tmp_path / "wav", 900, 12_000)
+    expected = opened(paths, tmp_path / "cache", pool)
+    rows, rng = expected.rows.copy(), np.random.default_rng(0)
+    (folder,) = folders(tmp_path / "cache")
+    for k in range(TRIES):
+        path = folder / ("index.json" if k % 2 else "rows.f32")
+        content = bytearray(path.read_bytes())
+        content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* is damaged; its features are computed anew")
+            store = opened(paths, tmp_path / "cache", pool)
+        np.testing.assert_array_equal(store.rows, rows)
+        for name in ("bounds", "samples", "recordings", "levels"):
+            np.testing.assert_array_equal(getattr(store, name), getattr(expected, name))
+
+
+def test_a_recording_that_changes_while_it_is_read_is_not_kept(
+    tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+):
+    paths = recordings(tmp_path / "wav", 900, 12_000)
+    content, before, read = known(paths, pool), paths[1].read_bytes(), features.read_windows
+
+    def changing(path: Path, seconds: float, cut: bool):
+        if path == paths[1]:
+            soundfile.write(path, sound(5000), 16_000)
+        return read(path, seconds, cut)
+
+    monkeypatch.setattr(features, "read_windows", changing)
+    store = open_store(paths, content, KIND, tmp_path / "cache", pool)
+    assert list(store.errors.items()) == [(1, "changed while it was read; run again when it is complete")]
+    monkeypatch.undo()
+    paths[1].write_bytes(before)
+    assert open_store(paths, content, KIND, tmp_path / "cache", pool).samples.tolist() == [900, 8000, 8000]
+
+
+def test_an_error_is_not_remembered(tmp_path: Path, pool: ThreadPoolExecutor):
+    paths = recordings(tmp_path / "wav", 900, 12_000)
+    content = known(paths, pool)
+    paths[0].rename(tmp_path / "away")  # as by a disk that is gone for a moment
+    assert sorted(open_store(paths, content, KIND, tmp_path / "cache", pool).errors) == [0]
+    (tmp_path / "away").rename(paths[0])
+    store = open_store(paths, content, KIND, tmp_path / "cache", pool)
+    assert store.errors == {}
+    fresh = open_store(paths, content, KIND, tmp_path / "another", pool)
+    for name in ("rows", "bounds", "samples", "recordings", "levels"):
+        np.testing.assert_array_equal(getattr(store, name), getattr(fresh, name))
+
+
+def test_what_another_store_holds_is_not_computed_again(
+    tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+):
+    paths = recordings(tmp_path / "wav", 900, 12_000, 7000, 500)
+    fresh = opened(paths, tmp_path / "fresh", pool)
+    opened([paths[1], paths[0]], tmp_path / "cache", pool)
+    opened(paths[1:3], tmp_path / "cache", pool)
+    read, asked = features.read_windows, []
+
+    def watched(path: Path, seconds: float, cut: bool):
+        asked.append(path)
+        return read(path, seconds, cut)
+
+    monkeypatch.setattr(features, "read_windows", watched)
+    store = opened(paths, tmp_path / "cache", pool)
+    assert asked == [paths[3]]
+    for name in ("rows", "bounds", "samples", "recordings", "levels"):
+        np.testing.assert_array_equal(getattr(store, name), getattr(fresh, name))
+
+
+def test_a_long_recording_waits_on_disk(tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch):
+    paths = recordings(tmp_path / "wav", 60_000, 900)
+    expected = opened(paths, tmp_path / "fresh", pool).rows
+    monkeypatch.setattr("npser.store.HELD", 3 * 21 * 512)  # three windows
     np.testing.assert_array_equal(opened(paths, tmp_path / "cache", pool).rows, expected)
+    (folder,) = folders(tmp_path / "cache")
+    assert sorted(path.name for path in folder.iterdir()) == ["index.json", "rows.f32"]
+
+
+def test_levels_are_those_of_the_waveform(tmp_path: Path, pool: ThreadPoolExecutor):
+    (tmp_path / "wav").mkdir()
+    paths = [tmp_path / "wav" / f"{k}.wav" for k in range(3)]
+    for path, x in zip(paths, (np.full(900, 0.1), np.zeros(900), np.sin(np.arange(8000) * 0.3)), strict=True):
+        soundfile.write(path, x, 16_000, subtype="FLOAT")
+    levelled = open_store(paths, known(paths, pool), log_mel_kind(SECONDS, False, True), tmp_path / "cache", pool)
+    np.testing.assert_allclose(levelled.levels, [-20, -100, -3.01], atol=0.01)
 
 
 def test_of_two_threads_that_ask_at_once_one_computes(tmp_path: Path):
@@ -402,4 +493,4 @@ def test_the_index_in_the_cache_is_plain_json(tmp_path: Path, pool: ThreadPoolEx
     opened(recordings(tmp_path / "wav", 900), tmp_path / "cache", pool)
     (folder,) = folders(tmp_path / "cache")
     assert sorted(path.name for path in folder.iterdir()) == ["index.json", "rows.f32"]
-    assert json.loads((folder / "index.json").read_text())["samples"] == [900]
+    assert json.loads((folder / "index.json").read_text())["index"]["samples"] == [900]

@@ -1,20 +1,22 @@
-"""How sure a score is: intervals from drawing whole speakers again, and the same draws for two systems that are compared.
+"""How sure a score is: 95 % intervals that count speakers and seeds, and the same for two systems on the same utterances.
 
-Utterances of a speaker resemble each other, so the speakers are what was sampled. Everything here works on the confusion matrix
-of each speaker: a draw of speakers is a sum of theirs.
+Utterances of a speaker resemble each other, so speakers are what was sampled, and a network is another one with every seed.
+Everything here works on the confusion matrix of each speaker and seed. The variance of a score is that of leaving one speaker
+out at a time (Efron and Stein, The Jackknife Estimate of Variance, 1981) plus that of the mean over seeds; Student's t has the
+degrees of freedom of such a sum (Satterthwaite, 1946). What both count of their common part is left in: the sum errs upwards.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from npser.config import stream
 from npser.metrics import scores_of
 
-DRAWS = 2000
 NAMES = ("wa", "ua", "macro_f1")
+Interval = list[float] | None
 
 
 def confusions(truth: np.ndarray, predicted: np.ndarray, cluster: np.ndarray, classes: int) -> np.ndarray:
@@ -24,45 +26,63 @@ def confusions(truth: np.ndarray, predicted: np.ndarray, cluster: np.ndarray, cl
     return np.bincount(cell, minlength=count * classes * classes).reshape(count, classes, classes)
 
 
-def draw_clusters(clusters: int, seed: int, draws: int = DRAWS) -> np.ndarray:
-    """How often each cluster is drawn, with replacement as many as there are: (draws, clusters)."""
-    drawn = stream("bootstrap", seed).integers(clusters, size=(draws, clusters))
-    times = np.zeros((draws, clusters), np.int64)
-    np.add.at(times, (np.arange(draws)[:, None], drawn), 1)
-    return times
+def half_width(by_seed: np.ndarray, without: np.ndarray) -> float | None:
+    """Half of the 95 % interval around the mean of a score over seeds; None where nothing varies, or with one cluster.
+
+    by_seed (R,): the score of each seed; without (R, clusters): the same with each cluster left out.
+    """
+    R, clusters = without.shape
+    if clusters < 2:
+        return None
+    each = without.mean(axis=0)
+    of_clusters = (clusters - 1) / clusters * ((each - each.mean()) ** 2).sum()
+    of_seeds = by_seed.var(ddof=1) / R if R > 1 else 0.0
+    variance = of_clusters + of_seeds
+    if variance < 1e-12:
+        return None
+    freedom = variance**2 / (of_clusters**2 / (clusters - 1) + (of_seeds**2 / (R - 1) if R > 1 else 0.0))
+    return students_t(freedom) * math.sqrt(variance)
 
 
-def resampled(runs: np.ndarray, times: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores of every draw, the mean over the runs. runs (R, clusters, K, K): of each seed; times (draws, clusters)."""
-    R, clusters, K, _ = runs.shape
-    drawn = np.einsum("dc,rck->drk", times, runs.reshape(R, clusters, K * K)).reshape(len(times), R, K, K)
-    return {name: values.mean(axis=1) for name, values in scores_of(drawn).items()}
+def students_t(freedom: float) -> float:
+    """How many standard errors hold 95 % on both sides together."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975))
 
 
-def interval(values: np.ndarray) -> list[float]:
-    """The middle 95 % of some values."""
-    return [float(q) for q in np.percentile(values, [2.5, 97.5])]
+def _scored(runs: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Scores of each seed, (R,), and with each cluster left out, (R, clusters). runs (R, clusters, K, K)."""
+    together = runs.sum(axis=1)
+    return scores_of(together), scores_of(together[:, None] - runs)
 
 
-def intervals(runs: np.ndarray, seed: int) -> dict[str, list[float] | None]:
-    """95 % interval of each score; None with fewer than two clusters. runs (R, clusters, K, K)."""
-    if runs.shape[1] < 2:
-        return dict.fromkeys(NAMES)
-    found = resampled(runs, draw_clusters(runs.shape[1], seed))
-    return {name: interval(values) for name, values in found.items()}
+def _around(mean: float, half: float | None, least: float) -> Interval:
+    """The interval, as far as the score can go."""
+    return None if half is None else [max(least, mean - half), min(1.0, mean + half)]
 
 
-def differences(a: np.ndarray, b: np.ndarray, seed: int) -> dict[str, dict[str, Any]]:
-    """Scores of a minus those of b, with the 95 % interval from common draws. a, b (R, clusters, K, K): same utterances."""
-    at, bt = scores_of(a.sum(axis=1)), scores_of(b.sum(axis=1))
-    found: dict[str, dict[str, Any]] = {
-        name: {"difference": float(at[name].mean() - bt[name].mean()), "interval": None} for name in NAMES
-    }
-    if a.shape[1] >= 2:
-        times = draw_clusters(a.shape[1], seed)
-        at, bt = resampled(a, times), resampled(b, times)
-        for name in NAMES:
-            found[name]["interval"] = interval(at[name] - bt[name])
+def intervals(runs: np.ndarray) -> dict[str, Interval]:
+    """95 % interval of the mean of each score over the seeds. runs (R, clusters, K, K): of each seed.
+
+    With one seed it counts clusters alone. None with fewer than two clusters, and where nothing varies.
+    """
+    of, without = _scored(runs)
+    return {name: _around(float(of[name].mean()), half_width(of[name], without[name]), 0.0) for name in NAMES}
+
+
+def differences(a: np.ndarray, b: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Scores of a minus those of b on the same utterances, seed by seed: their mean, its interval, and each of them.
+
+    a, b (R, clusters, K, K); of what no seed changes, R is 1 and stands for all.
+    """
+    (a_of, a_without), (b_of, b_without) = _scored(a), _scored(b)
+    found = {}
+    for name in NAMES:
+        by_seed, without = a_of[name] - b_of[name], a_without[name] - b_without[name]
+        mean = float(by_seed.mean())
+        interval = _around(mean, half_width(by_seed, without), -1.0)
+        found[name] = {"difference": mean, "interval": interval, "by_seed": by_seed.tolist()}
     return found
 
 
