@@ -52,6 +52,11 @@ def fit_temperature(logits: np.ndarray, y: np.ndarray) -> float:
     return 1 / high
 
 
+def at_bound(temperature: float) -> bool:
+    """Whether no temperature between the bounds is the best one."""
+    return not COLDEST * 1.001 < temperature < HOTTEST / 1.001
+
+
 def calibration_error(log_p: np.ndarray, y: np.ndarray) -> float:
     """Expected calibration error of log-probabilities (R, classes) whose classes are y (R,); see calibration_error_of."""
     return calibration_error_of(np.exp(log_p.max(axis=1)), log_p.argmax(axis=1) == y)

@@ -277,7 +277,7 @@ def test_scores_are_those_of_the_kept_predictions(ablation: Path, report: dict[s
         assert found["confusion"] == confusion.tolist()
         for name in ("wa", "ua", "macro_f1"):
             assert found[name] == pytest.approx(scores(confusion)[name])
-            low, high = found["intervals"][name]
+            low, high = found["intervals"][name] or [found[name], found[name]]
             assert low <= found[name] <= high
         assert (rows[0]["gender_probabilities"] is None) == (variant == "no-gender")
         assert (found["gender"] is None) == (variant == "no-gender")
@@ -310,11 +310,13 @@ def test_the_calibration_error_is_of_all_folds_together(ablation: Path, report: 
 
 def test_the_report_is_whole(ablation: Path, report: dict[str, Any]) -> None:
     assert set(report["variants"]) == {"full", "no-attention", "no-recurrence", "no-gender", "shuffled-gender"}
-    assert set(report["baselines"]) == {"majority", "duration", "linear"}
-    assert set(report["differences"]) == {"no-attention", "no-recurrence", "no-gender", "shuffled-gender"}
-    for variant, found in report["differences"].items():
-        expected = report["variants"]["full"]["ua"] - report["variants"][variant]["ua"]
+    assert set(report["baselines"]) == {"majority", "duration", "level", "linear"}
+    others = report["variants"] | report["baselines"]
+    assert set(report["differences"]) == set(others) - {"full"}
+    for name, found in report["differences"].items():
+        expected = report["variants"]["full"]["ua"] - others[name]["ua"]
         assert found["ua"]["difference"] == pytest.approx(expected)
+        assert found["ua"]["by_seed"] == pytest.approx([expected])
     text = (ablation / "report.md").read_text()
     for words in ("Table 2", "Table 3", "oracle, not comparable", report["split"]["hash"], "| seed | 0 |", "buzz/1f", "numba"):
         assert words in text

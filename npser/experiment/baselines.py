@@ -1,7 +1,8 @@
 """What can be had without the network, on the same folds: scores that a network must beat to have shown anything.
 
-None of them chooses anything on the test part. They learn from all the rest; the linear classifier chooses its penalty on the
-validation part first.
+They learn from what the network learns from, and none of them chooses anything on the test part. Some are controls:
+duration, level, scenario and speaker alone say nothing about how somebody speaks; where they do well, the corpus gives its
+classes away.
 """
 
 from __future__ import annotations
@@ -17,46 +18,65 @@ from npser.metrics import confusion_matrix, scores
 from npser.network import real_rows
 from npser.split import Split
 
-BINS = 20  # quantiles of the duration
+BINS = 20  # quantiles of duration and level
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of the squared weights, beside the mean loss of an utterance
-Predict = Callable[[Split], np.ndarray]  # a split -> the class of each utterance of its test part
+Predict = Callable[[Split, np.ndarray], np.ndarray]  # a split, what to learn from -> the class of each test utterance
 
 
-def baselines(data: Dataset, pool: ThreadPoolExecutor) -> dict[str, Predict]:
-    """Every baseline that the data allows, by name."""
-    K, y = len(data.labels), data.emotion_y
-    seconds = np.array([data.seconds([r]) for r in range(len(y))])
+def learnt_from(split: Split, refit: bool) -> np.ndarray:
+    """The utterances that the network's weights come from: the training part, with refit the validation part too."""
+    return np.array(sorted([*split.train, *split.validation]) if refit else split.train, int)
+
+
+def baselines(data: Dataset, pool: ThreadPoolExecutor, shared_speakers: bool) -> dict[str, Predict]:
+    """Every baseline that the data allows, by name. shared_speakers: whether those of the test part are in training too."""
+    K, y, store = len(data.labels), data.emotion_y, data.store
+    each = range(len(y))
+    seconds = np.array([data.seconds([r]) for r in each])
+    level = np.array([_level(store.levels[store.recordings[r] : store.recordings[r + 1]]) for r in each])
     statistics = utterance_statistics(data, pool)
-    found: dict[str, Predict] = {
-        "majority": lambda split: _by_key(np.zeros(len(y), int), y, split, K),
-        "duration": lambda split: _by_key(_duration_bins(seconds, split), y, split, K),
-        "linear": lambda split: linear(statistics, y, split, K),
+
+    def by(key: np.ndarray) -> Predict:
+        return lambda split, learn: _by_key(key, y, split, learn, K)
+
+    def by_bins(values: np.ndarray) -> Predict:
+        return lambda split, learn: _by_key(_bins(values, learn), y, split, learn, K)
+
+    found = {
+        "majority": by(np.zeros(len(y), int)),
+        "duration": by_bins(seconds),
+        "level": by_bins(level),
+        "linear": lambda split, learn: linear(statistics, y, split, learn, K),
     }
-    scenarios = sorted({u.scenario for u in data.utterances if u.scenario})
-    if scenarios:
-        number = {scenario: k + 1 for k, scenario in enumerate(scenarios)}
-        key = np.array([number[u.scenario] if u.scenario else 0 for u in data.utterances])
-        found["scenario"] = lambda split: _by_key(key, y, split, K)
+    if any(u.scenario for u in data.utterances):
+        found["scenario"] = by(_numbered([u.scenario for u in data.utterances]))
+    if shared_speakers and any(u.speaker for u in data.utterances):
+        found["speaker"] = by(_numbered([u.speaker for u in data.utterances]))
     return found
 
 
-def _rest(split: Split) -> np.ndarray:
-    """All but the test part."""
-    return np.array(sorted([*split.train, *split.validation]), int)
+def _level(windows: np.ndarray) -> float:
+    """Level of a recording, dB, from those of its windows: their mean power."""
+    return 10 * np.log10(np.mean(10 ** (windows / 10)))
 
 
-def _by_key(key: np.ndarray, y: np.ndarray, split: Split, classes: int) -> np.ndarray:
-    """The commonest class among the rest's utterances with the same key; of all the rest, where none has it."""
-    rest, test = _rest(split), np.array(split.test, int)
-    counts = np.bincount(key[rest] * classes + y[rest], minlength=(key.max() + 1) * classes).reshape(-1, classes)
+def _numbered(names: list[str | None]) -> np.ndarray:
+    """A number for each name, 0 where there is none."""
+    number = {name: k + 1 for k, name in enumerate(sorted({name for name in names if name}))}
+    return np.array([number[name] if name else 0 for name in names])
+
+
+def _by_key(key: np.ndarray, y: np.ndarray, split: Split, learn: np.ndarray, classes: int) -> np.ndarray:
+    """The commonest class among utterances with the same key that are learnt from; of all of these, where none has it."""
+    counts = np.bincount(key[learn] * classes + y[learn], minlength=(key.max() + 1) * classes).reshape(-1, classes)
     best = np.where(counts.any(axis=1), counts.argmax(axis=1), counts.sum(axis=0).argmax())
-    return best[key[test]]
+    return best[key[np.array(split.test, int)]]
 
 
-def _duration_bins(seconds: np.ndarray, split: Split) -> np.ndarray:
-    """Which quantile of the rest's durations each utterance lies in."""
-    edges = np.quantile(seconds[_rest(split)], np.arange(1, BINS) / BINS)
-    return np.searchsorted(edges, seconds, side="right")
+def _bins(values: np.ndarray, learn: np.ndarray) -> np.ndarray:
+    """Which quantile of the values that are learnt from each utterance lies in."""
+    edges = np.quantile(values[learn], np.arange(1, BINS) / BINS)
+    return np.searchsorted(edges, values, side="right")
 
 
 def utterance_statistics(data: Dataset, pool: ThreadPoolExecutor) -> np.ndarray:
@@ -73,7 +93,7 @@ def utterance_statistics(data: Dataset, pool: ThreadPoolExecutor) -> np.ndarray:
     return np.stack(list(pool.map(of, range(len(data.utterances)))))
 
 
-def linear(F: np.ndarray, y: np.ndarray, split: Split, classes: int) -> np.ndarray:
+def linear(F: np.ndarray, y: np.ndarray, split: Split, learn: np.ndarray, classes: int) -> np.ndarray:
     """Multinomial logistic regression; its penalty is the best one on the validation part, by UA. F (R, D) -> (test,)."""
     train, validation = np.array(split.train, int), np.array(split.validation, int)
     penalty = PENALTIES[1]
@@ -83,8 +103,7 @@ def linear(F: np.ndarray, y: np.ndarray, split: Split, classes: int) -> np.ndarr
             predicted = _fit_linear(F[train], y[train], candidate, classes)(F[validation])
             ua.append(round(scores(confusion_matrix(y[validation], predicted, classes))["ua"], 9))
         penalty = PENALTIES[max(range(len(ua)), key=lambda k: (ua[k], k))]  # the stronger of two that are as good
-    rest = _rest(split)
-    return _fit_linear(F[rest], y[rest], penalty, classes)(F[np.array(split.test, int)])
+    return _fit_linear(F[learn], y[learn], penalty, classes)(F[np.array(split.test, int)])
 
 
 def _fit_linear(F: np.ndarray, y: np.ndarray, penalty: float, classes: int) -> Callable[[np.ndarray], np.ndarray]:

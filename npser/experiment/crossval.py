@@ -21,7 +21,8 @@ from npser.calibration import calibration_error_of
 from npser.corpora.labels import GENDERS
 from npser.dataset import Dataset
 from npser.experiment import crossval_report, executors, jobs, statistics
-from npser.experiment.baselines import baselines
+from npser.experiment.baselines import baselines, learnt_from
+from npser.experiment.cautions import cautions
 from npser.experiment.folds import Fold
 from npser.experiment.jobs import Job, Plan
 from npser.files import write
@@ -85,8 +86,9 @@ def run(data: Dataset, plan: Plan, place: Run, cache: Path, workers: Workers, no
         ]
         for variant, same in by_variant.items()
     }
-    found = all_scores(data, plan.folds, by_seed, plan.config.seed, place.pool)
+    found = all_scores(data, plan, by_seed, place.pool)
     found |= _about(data, plan, [*notices, *left_out], list(results.values()))
+    found["notices"] = [*cautions(found), *found["notices"]]
     found["run"] = {
         "started": started.isoformat(timespec="seconds"),
         "seconds_since_start": round(time.perf_counter() - clock, 1),
@@ -183,24 +185,34 @@ def _split(data: Dataset, folds: list[Fold]) -> dict[str, Any]:
             "test_session": s.test_session,
             "validation_session": s.validation_session,
             "hash": split_hash(data.utterances, data.content, s),
-            **{part: {"utterances": len(m), "speakers": sorted({u for r in m if (u := data.utterances[r].speaker)})}
-               for part, m in (("train", s.train), ("validation", s.validation), ("test", s.test))},
+            **{part: _part(data, m) for part, m in (("train", s.train), ("validation", s.validation), ("test", s.test))},
         })  # fmt: skip
     together = hashlib.sha256("".join(row["hash"] for row in rows).encode()).hexdigest()
     return {"hash": together, "folds": rows, "speaker_dependent": any(fold.split.speaker_dependent for fold in folds)}
 
 
+def _part(data: Dataset, members: list[int]) -> dict[str, Any]:
+    """Who and what is in a part of a fold."""
+    counts = np.bincount(data.emotion_y[np.array(members, int)], minlength=len(data.labels))
+    return {
+        "utterances": len(members),
+        "speakers": sorted({speaker for r in members if (speaker := data.utterances[r].speaker)}),
+        "emotions": dict(zip(data.labels, counts.tolist(), strict=True)),
+    }
+
+
 def all_scores(
-    data: Dataset, folds: list[Fold], results: dict[str, list[list[dict[str, Any]]]], draw: int, pool: ThreadPoolExecutor
+    data: Dataset, plan: Plan, results: dict[str, list[list[dict[str, Any]]]], pool: ThreadPoolExecutor
 ) -> dict[str, Any]:
-    """All scores. results: for each variant and seed the results of run_job, in the order of the folds; draw: a seed."""
+    """All scores. results: for each variant and seed the results of run_job, in the order of the folds."""
+    folds = plan.folds
     members = np.concatenate([fold.split.test for fold in folds]).astype(int)
     sizes = [len(fold.split.test) for fold in folds]
-    cluster, clusters, kind = _clusters(data, folds)
+    cluster, sampling = _clusters(data, folds)
 
     def of(predicted: np.ndarray) -> dict[str, Any]:
         """Summary of predictions of several runs, (R, n)."""
-        return summary(data, members, predicted, sizes, cluster, draw)
+        return summary(data, members, predicted, sizes, cluster)
 
     found: dict[str, Any] = {"labels": data.labels, "utterances": len(members), "variants": {}, "baselines": {}}
     matrices = {}
@@ -216,22 +228,30 @@ def all_scores(
             "parameters": max(result["parameters"] for seed in seeds for result in seed),
         }
         matrices[variant] = _runs(data, members, predicted, cluster)
-    for name, predict in baselines(data, pool).items():
-        found["baselines"][name] = of(np.concatenate([predict(fold.split) for fold in folds])[None])
+    for name, predict in baselines(data, pool, any(fold.split.speaker_dependent for fold in folds)).items():
+        predicted = np.concatenate([predict(fold.split, learnt_from(fold.split, plan.refit)) for fold in folds])[None]
+        found["baselines"][name] = of(predicted)
+        matrices[name] = _runs(data, members, predicted, cluster)
     found["differences"] = {
-        variant: statistics.differences(matrices["full"], runs, draw) for variant, runs in matrices.items() if variant != "full"
+        name: statistics.differences(matrices["full"], runs) for name, runs in matrices.items() if name != "full"
     }
-    found["bootstrap"] = {"draws": statistics.DRAWS, "seed": draw, "clusters": clusters, "of": kind}
+    found["sampling"] = sampling
+    names = np.array([data.utterances[r].speaker or "unknown" for r in members])
+    found["classes_of_speakers"] = {
+        name: np.bincount(data.emotion_y[members[names == name]], minlength=len(data.labels)).tolist()
+        for name in sorted(set(names.tolist()))
+    }
     return found
 
 
-def _clusters(data: Dataset, folds: list[Fold]) -> tuple[np.ndarray, int, str]:
-    """Number of the speaker of each test utterance, (n,), or of its fold where unknown; how many there are; what they are."""
+def _clusters(data: Dataset, folds: list[Fold]) -> tuple[np.ndarray, dict[str, Any]]:
+    """Number of the speaker of each test utterance, (n,), or of its fold where unknown; and what the intervals rest on."""
+    speakers = [data.utterances[r].speaker for fold in folds for r in fold.split.test]
     names = [data.utterances[r].speaker or f"fold {fold.name}" for fold in folds for r in fold.split.test]
     order = {name: k for k, name in enumerate(sorted(set(names)))}
-    unknown = any(data.utterances[r].speaker is None for fold in folds for r in fold.split.test)
+    unknown = speakers.count(None)
     kind = "speakers (those of unknown speakers: folds)" if unknown else "speakers"
-    return np.array([order[name] for name in names]), len(order), kind
+    return np.array([order[name] for name in names]), {"clusters": len(order), "of": kind, "speaker_unknown": unknown}
 
 
 def _runs(data: Dataset, members: np.ndarray, predicted: np.ndarray, cluster: np.ndarray) -> np.ndarray:
@@ -240,9 +260,7 @@ def _runs(data: Dataset, members: np.ndarray, predicted: np.ndarray, cluster: np
     return np.stack([statistics.confusions(y, run, cluster, len(data.labels)) for run in predicted])
 
 
-def summary(
-    data: Dataset, members: np.ndarray, predicted: np.ndarray, sizes: list[int], cluster: np.ndarray, seed: int
-) -> dict[str, Any]:
+def summary(data: Dataset, members: np.ndarray, predicted: np.ndarray, sizes: list[int], cluster: np.ndarray) -> dict[str, Any]:
     """Everything that predictions (R, n) of some utterances (n,) say, fold after fold of so many sizes."""
     runs = _runs(data, members, predicted, cluster)
     y, K = data.emotion_y[members], len(data.labels)
@@ -266,7 +284,7 @@ def summary(
     known = sorted(set(styles.tolist()))
     return {
         **{name: float(pooled[name].mean()) for name in statistics.NAMES},
-        "intervals": statistics.intervals(runs, seed),
+        "intervals": statistics.intervals(runs),
         "over_seeds": {name: statistics.spread(pooled[name].tolist()) for name in statistics.NAMES},
         "over_folds": {
             name: statistics.spread(np.mean([run[name] for run in per_fold], axis=0).tolist()) for name in statistics.NAMES

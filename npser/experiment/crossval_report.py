@@ -27,6 +27,8 @@ TITLES = {
     "shuffled-gender": "control: shuffled gender labels",
     "majority": "majority class",
     "duration": "duration only",
+    "level": "level only",
+    "speaker": "speaker only",
     "scenario": "scenario only, no audio",
     "linear": "linear, on utterance statistics",
 }
@@ -80,13 +82,22 @@ def terminal(report: dict[str, Any]) -> str:
     """The end of the run as the terminal shows it."""
     rows = {**report["variants"], **report["baselines"]}
     width = max(len(title(name)) for name in rows)
-    lines = [f"{report['utterances']} utterances, {len(report['split']['folds'])} folds, {_seeds(report)}; [95 % interval]", ""]
+    lines = [*report["notices"], *([""] if report["notices"] else [])]
+    lines += [f"{report['utterances']} utterances, {len(report['split']['folds'])} folds, {_seeds(report)}", ""]
     for name, row in rows.items():
         lines.append(f"{title(name):<{width}}  " + "  ".join(f"{t} {score_cell(row, k)}" for k, t in SCORES.items()))
     full = report["variants"]["full"]
     lines += ["", confusion_text(full["confusion"], report["labels"]), ""]
-    lines += [line for line in [pooled_oracle(full)] if line]
-    return "\n".join([*lines, *report["notices"]])
+    return "\n".join([*lines, *(line for line in [sampling_line(report), pooled_oracle(full)] if line)])
+
+
+def sampling_line(report: dict[str, Any]) -> str:
+    """What the intervals count."""
+    sampling, seeds = report["sampling"], len(report["seeds"])
+    of = f"{sampling['clusters']} {sampling['of']}"
+    if seeds > 1:
+        return f"95 % intervals over {of} and {seeds} seeds (Student's t)."
+    return f"95 % intervals over {of} (Student's t); what another seed would change is not in them, and --seeds 3 adds it."
 
 
 def _seeds(report: dict[str, Any]) -> str:
@@ -100,7 +111,7 @@ def markdown(report: dict[str, Any]) -> str:
     lines = ["# npser cross-validation report", "", *(f"> **{notice}**\n" for notice in report["notices"])]
     lines += [
         f"Corpora: {', '.join(report['corpora'])}; {report['utterances']} utterances, each scored once by a network that never "
-        f"saw its {'fold' if split['speaker_dependent'] else 'speaker'}. {len(split['folds'])} folds by {_by(report)}, "
+        f"saw {_unseen(report)}. {len(split['folds'])} folds by {_by(report)}, "
         f"{_seeds(report)}. Preset: {report['preset']}. Parameters: {report['variants']['full']['parameters']:,}.",
         "",
         _protocol(report),
@@ -114,6 +125,14 @@ def markdown(report: dict[str, Any]) -> str:
         *_about(report),
     ]
     return "\n".join(lines)
+
+
+def _unseen(report: dict[str, Any]) -> str:
+    """What of an utterance its network never saw."""
+    if report["split"]["speaker_dependent"]:
+        return "its fold"
+    unknown = report["sampling"]["speaker_unknown"]
+    return "its speaker" if not unknown else f"its fold; {unknown} of them have no known speaker, who may be in other folds too"
 
 
 def _protocol(report: dict[str, Any]) -> str:
@@ -137,7 +156,6 @@ def _by(report: dict[str, Any]) -> str:
 def _table_2(report: dict[str, Any]) -> list[str]:
     """Systems and their scores, as Table 2 has them."""
     paper = is_the_papers(report)
-    bootstrap = report["bootstrap"]
     head = ["method", *SCORES.values(), *(["paper WA", "paper UA"] if paper else [])]
     rows: list[list[Any]] = []
     if paper:
@@ -146,9 +164,10 @@ def _table_2(report: dict[str, Any]) -> list[str]:
         theirs = [f"{value:.1%}" for value in PAPER_TABLE_2.get(name, ())] or ["-", "-"]
         rows.append([title(name), *(score_cell(row, key) for key in SCORES), *(theirs if paper else [])])
     lines = ["## Comparison (the paper's Table 2)", "", table(head, rows)]
+    learnt = "training and validation groups" if report["refit"] else "training groups"
     lines.append(
-        f"All folds pooled, the mean over seeds; 95 % intervals from {bootstrap['draws']} draws of {bootstrap['clusters']} "
-        f"{bootstrap['of']}. The lower rows are of the same folds, without the network."
+        f"All folds pooled, the mean over seeds. {sampling_line(report)} They do not count that another corpus would train "
+        f"other networks. The lower rows are without the network, on the same folds; like it, they learn from the {learnt}."
     )
     if paper:
         lines.append("The paper does not say how it chose the epoch; its figures and ours are not of the same protocol.")
@@ -178,22 +197,25 @@ def _table_3(report: dict[str, Any]) -> list[str]:
     return [*lines, "Recall by class:", "", table(["method", *labels], recalls)]
 
 
+def difference_cell(found: dict[str, Any]) -> str:
+    """A difference with its interval."""
+    ends = found["interval"]
+    return f"{found['difference']:+.3f}" + (f" [{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else "")
+
+
 def _differences(report: dict[str, Any]) -> list[str]:
-    """What each part of the model is worth."""
-    if not report["differences"]:
-        return []
+    """What each part of the model is worth, and the network itself."""
     rows = []
-    for variant, found in report["differences"].items():
-        cells = []
-        for key in SCORES:
-            ends = found[key]["interval"]
-            cells.append(f"{found[key]['difference']:+.3f}" + (f" [{ends[0]:+.3f}, {ends[1]:+.3f}]" if ends else ""))
-        rows.append([title(variant), *cells])
+    for name, found in report["differences"].items():
+        by_seed = ", ".join(f"{value:+.3f}" for value in found["ua"]["by_seed"])
+        rows.append([title(name), *(difference_cell(found[key]) for key in SCORES), by_seed])
+    seeds = "these seeds" if len(report["seeds"]) > 1 else "this seed"
     return [
-        "## Ablation (5.4): the full model minus each variant, on the same folds and seeds",
+        "## The full model minus each of the others, on the same folds and seeds (the ablation of 5.4)",
         "",
-        table(["variant", *SCORES.values()], rows),
-        "95 % intervals from common draws; where one holds 0, no difference has been shown.",
+        table(["minus", *SCORES.values(), "UA by seed"], rows),
+        f"{sampling_line(report)} Where one holds 0, no difference has been shown. The networks are those of {seeds}; of "
+        f"many comparisons, one in twenty shows a difference by chance.",
         "",
     ]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from npser.calibration import at_bound
 from npser.files import write
 
 SCORES = ("wa", "ua", "macro_f1", "gender_accuracy")
@@ -50,6 +51,8 @@ def calibration_line(calibration: dict[str, Any] | None) -> str:
     if calibration is None:
         return "calibration: not calibrated, because there is no validation part to fit a temperature on"
     line = f"calibration: temperature {calibration['temperature']:.2f} from {calibration.get('source', 'the validation part')}"
+    if at_bound(calibration["temperature"]):
+        line += " (its bound: no temperature fits that part, so confidence means nothing)"
     if calibration["ece_after"] is None:
         return line
     errors = f"{calibration['ece_before']:.3f} before, {calibration['ece_after']:.3f} after"

@@ -1,0 +1,83 @@
+"""What a reader must know before the scores of a cross-validation: where they may not be of emotion in a voice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from npser.calibration import at_bound
+
+CONTROLS = {  # baselines that hear no voice, and what it may mean where they do well
+    "duration": "are the files cut by class?",
+    "level": "were the classes recorded, or normalised, apart?",
+    "scenario": "the score may reflect what is said, not how",
+    "speaker": "do speakers differ in the classes that they speak?",
+}
+UNLIKE = 0.2  # difference of a class's share in a fold from that in all of them
+FEW_SPEAKERS = 5
+
+
+def cautions(report: dict[str, Any]) -> list[str]:
+    """Sentences for the head of a report, of its scores, split, sampling and calibration."""
+    return [*_controls(report), *_speakers(report), *_classes(report), *_temperatures(report)]
+
+
+def _controls(report: dict[str, Any]) -> list[str]:
+    """Baselines that the network does not beat."""
+    found, network = [], report["variants"]["full"]["ua"]
+    majority = report["baselines"]["majority"]["ua"]
+    for name, question in {"majority": "nothing that it has learnt shows", **CONTROLS}.items():
+        if name not in report["baselines"] or (name != "majority" and report["baselines"][name]["ua"] <= majority):
+            continue
+        difference, score = report["differences"][name]["ua"], report["baselines"][name]["ua"]
+        alone = "The majority class" if name == "majority" else f"{name.capitalize()} alone"
+        figures = f"UA {score:.3f} against {network:.3f}"
+        if difference["difference"] <= 0:
+            does = "better than" if difference["difference"] < 0 else "as well as"
+            found.append(f"{alone} does {does} the network ({figures}): {question}")
+        elif difference["interval"] and difference["interval"][0] <= 0:
+            found.append(f"{alone} may do as well as the network ({figures}, within the interval): {question}")
+    return found
+
+
+def _speakers(report: dict[str, Any]) -> list[str]:
+    """Few speakers, or speakers who speak one class each."""
+    clusters, what = report["sampling"]["clusters"], report["sampling"]["of"]
+    found = []
+    if clusters < 2:
+        found.append("One speaker: nothing shows how scores differ between speakers, so there are no intervals.")
+    elif clusters <= FEW_SPEAKERS:
+        found.append(f"The intervals rest on {clusters} {what}: with so few they are wide, and the scores say little.")
+    known = [counts for name, counts in report["classes_of_speakers"].items() if name != "unknown"]
+    single = sum(sum(n > 0 for n in counts) == 1 for counts in known)
+    if len(known) > 1 and 2 * single > len(known):
+        found.append(
+            f"{single} of {len(known)} speakers speak one class only: the network may tell voices apart, not emotions."
+        )
+    return found
+
+
+def _classes(report: dict[str, Any]) -> list[str]:
+    """Folds whose classes are unlike those of all folds together."""
+    parts = {row["fold"]: row["test"]["emotions"] for row in report["split"]["folds"]}
+    total = {label: sum(counts[label] for counts in parts.values()) for label in report["labels"]}
+    unlike = []
+    for fold, counts in parts.items():
+        share = {label: counts[label] / sum(counts.values()) for label in total}
+        overall = {label: total[label] / sum(total.values()) for label in total}
+        label = max(total, key=lambda label: abs(share[label] - overall[label]))
+        if abs(share[label] - overall[label]) > UNLIKE:
+            unlike.append(f"fold {fold} ({label}: {share[label]:.0%}, of all {overall[label]:.0%})")
+    return [f"Classes are unlike between folds, so their scores are not comparable: {', '.join(unlike)}."] if unlike else []
+
+
+def _temperatures(report: dict[str, Any]) -> list[str]:
+    """Temperatures that no validation part bears out."""
+    found = []
+    for variant, row in report["variants"].items():
+        temperatures = row["calibration"]["temperatures"] if row["calibration"] else []
+        stuck = sum(at_bound(temperature) for seed in temperatures for temperature in seed)
+        if stuck:
+            found.append(
+                f"{stuck} temperatures of {variant} are at their bound: the confidence of these networks means nothing."
+            )
+    return found
