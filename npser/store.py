@@ -211,7 +211,7 @@ def _held_elsewhere(folder: Path, content: Sequence[str], kind: Kind) -> dict[st
     """The recordings that other stores of this kind hold, by their content: the store, and their number in it."""
     wanted, found = set(content), dict[str, tuple[Store, int]]()
     for other in sorted(folder.parent.glob(_prefix(kind) + "?" * 24)):
-        index = _index(other) if other != folder else None
+        index = index_of(other) if other != folder else None
         shared = [(r, digest) for r, digest in enumerate(index["content"]) if digest in wanted - found.keys()] if index else []
         store = _open(other, kind) if shared else None
         if store is not None:
@@ -284,7 +284,7 @@ def _checksum(index: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
-def _index(folder: Path) -> dict[str, Any] | None:
+def index_of(folder: Path) -> dict[str, Any] | None:
     """The index of a store; None where there is none, or where it is damaged."""
     try:
         whole = json.loads((folder / "index.json").read_bytes())
@@ -299,7 +299,7 @@ def _open(folder: Path, kind: Kind) -> Store | None:
     """The store in folder, its rows mapped copy-on-write; None where it is not there, or damaged, which is told."""
     if not folder.is_dir():
         return None
-    index = _index(folder)
+    index = index_of(folder)
     if index is None or not _whole(folder / "rows.f32", index["rows"]):
         warnings.warn(f"{folder}: is damaged; its features are computed anew", stacklevel=2)
         return None

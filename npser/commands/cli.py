@@ -70,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     _train(add("train", "Train on a corpus, and score once on a session that training never saw"))
     text = "Test every session in turn and report all of it, beside baselines; the same command goes on after a stop"
     _crossval(add("crossval", text))
+    compare = add("compare", "Show how cross-validations over the same recordings differ, each from the first, with intervals")
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder of npser crossval; two or more")
+    text = "(default: text; --json is json)"
+    compare.add_argument("--format", choices=("text", "markdown", "json"), default="text", help=text)
     evaluate = add("evaluate", "Score a trained model on labelled recordings")
     evaluate.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
     _add_data(evaluate, "+", "")
@@ -90,6 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     convert = add("convert", "Write the manifest of a corpus, to train from instead", kinds, "data")
     _add_place(convert)
     convert.add_argument("out", type=Path, metavar="OUT.csv", help="manifest to write; must not exist")
+
+    cache = add("cache", "List what is kept of features, and remove it; a run computes anew what it needs")
+    _add_cache(cache)
+    cache.add_argument("--remove", nargs="+", default=[], metavar="NAME", help="remove these")
+    cache.add_argument("--unused", type=float, metavar="DAYS", help="remove what was not used for so long; 0: everything")
 
     export = add("export", "Write a network as an ONNX graph, for onnxruntime and other languages")
     export.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
@@ -166,6 +175,10 @@ def _add_data(parser: argparse.ArgumentParser, nargs: str, otherwise: str) -> No
     _add_layout(parser)
     _add_threads(parser)
     parser.add_argument("--skip-bad", action="store_true", help="go on when more than 5 %% of the files cannot be used")
+    _add_cache(parser)
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: $XDG_CACHE_HOME/npser)")
 
 
