@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -53,10 +54,22 @@ class Checkpoint:
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray], about: dict[str, Any]) -> None:
-    """One safetensors file; about goes into its only metadata key, "npser" (several would come out in random order)."""
+    """One safetensors file with a checksum; about goes into its only metadata key, "npser".
+
+    Several would come out in random order.
+    """
     contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    metadata = {"npser": json.dumps(about, sort_keys=True)}
+    metadata = {"npser": json.dumps(about | {"checksum": _checksum(contiguous, about)}, sort_keys=True)}
     write(path, safetensors.numpy.save(contiguous, metadata))
+
+
+def _checksum(tensors: dict[str, np.ndarray], about: dict[str, Any]) -> str:
+    """SHA-256 of all that a file says."""
+    found = hashlib.sha256(json.dumps(about, sort_keys=True).encode("utf-8", "surrogatepass"))
+    for name, value in sorted(tensors.items()):
+        found.update(f"{name} {value.dtype} {value.shape} ".encode())
+        found.update(np.ascontiguousarray(value).tobytes())
+    return found.hexdigest()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -76,6 +89,8 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise ValueError(f"{path}: is a safetensors file but not one of npser's; expected one of npser train") from None
     if not isinstance(about, dict):
         raise ValueError(f"{path}: its metadata is damaged (no JSON object); expected one of npser train")
+    if about.pop("checksum", None) not in (None, _checksum(tensors, about)):  # files of earlier versions have none
+        raise ValueError(f"{path}: is damaged (its checksum is not that of its content); restore it from a copy")
     return tensors, about
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import os
 import secrets
 from collections.abc import Iterator
@@ -12,17 +13,25 @@ from pathlib import Path
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: the old one stays until the new one is safely on disk."""
+    """Write a file whole or not at all: the old one stays until the new one is safely on disk.
+
+    What a process that was killed left of it is removed: nobody holds the lock of such a file.
+    """
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}-{'?' * 16}"):
+        with contextlib.suppress(OSError), leftover.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
     partial = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
         with partial.open("xb") as file:  # unlike mkstemp's, its mode follows the umask
+            fcntl.flock(file, fcntl.LOCK_EX)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+            os.replace(partial, path)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        way_out = "make room and run again (train with --resume)" if full else "name another folder"
+        way_out = "make room and run again" if full else "name another folder"
         raise ValueError(
             f"{path}: cannot be written ({error.strerror}); what was there before is untouched: {way_out}"
         ) from None
@@ -37,8 +46,11 @@ def write(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """One process at a time."""
+def lock(path: Path, wait: bool = True) -> Iterator[None]:
+    """One process at a time; without wait, ValueError where another one is at it."""
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise ValueError(f"{path.parent}: another npser is at work there; wait for it, or name another folder") from None
         yield

@@ -26,6 +26,8 @@ from npser.optim import Adam, rate_factor
 from npser.split import Split
 from npser.store import Progress
 
+STRONG = {"alpha": 10.0, "beta": 10.0, "weight_decay": 1.0}  # beyond these, settings may make the loss diverge
+
 Say = Callable[[str], None]
 
 
@@ -104,9 +106,13 @@ def fit(
     for epoch in range(state.epoch + 1, config.epochs + 1):
         started = time.perf_counter()
         row: dict[str, Any] = {"epoch": epoch, "train_loss": _epoch(data, train, state, epoch, run)}
+        if not np.isfinite(state.network.theta).all():
+            raise _diverged(f"the weights are not finite after epoch {epoch}", config)
         state.network.solve(data, train, np.array(split.validation, int), run.pool)
         if split.validation:
             row["validation"] = evaluate(state.network, data, split.validation, run.pool)
+            if not np.isfinite(row["validation"]["loss"]):
+                raise _diverged(f"the validation loss is not finite after epoch {epoch}", config)
         row["best"] = _is_better(row.get("validation"), state.best, config.select)
         if row["best"]:
             state.best = {"epoch": epoch, **row.get("validation", {})}
@@ -152,8 +158,6 @@ def _start(data: Dataset, train: np.ndarray, config: Config, genders: int, pool:
 def _opened(run: Run, state: State, identity: str, config: Config, resume: bool) -> list[str]:
     """Make the run's folder ready, and with resume set the state to where it stopped; the lines of its metrics so far."""
     lines: list[str] = []
-    for leftover in run.out.glob(".*-????????????????"):  # of a run that was killed while it wrote
-        leftover.unlink()
     if resume and (run.out / "last.safetensors").exists():
         lines = _resume(run.out, state, identity, config.epochs)
         run.say(f"resume    after epoch {state.epoch}")
@@ -184,13 +188,16 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
         window, other = data.first_windows(batch), data.first_windows(ends[batch])
         loss, grad = network.gradient(data.store, window, y, adam.updates, run.pool, other)
         if not (np.isfinite(loss) and np.isfinite(grad).all()):
-            raise ValueError(
-                f"the loss is not finite in epoch {epoch}, batch {start // config.batch + 1}; "
-                f"try a lower rate, such as learning_rate={config.learning_rate / 3:.1g}"
-            )
+            raise _diverged(f"the loss is not finite in epoch {epoch}, batch {start // config.batch + 1}", config)
         adam.step(network.theta, grad, rate_factor(config, adam.updates, len(starts)))
         losses.append(loss * len(batch))
     return sum(losses) / len(train)
+
+
+def _diverged(what: str, config: Config) -> ValueError:
+    """What to say where numbers have grown beyond all bounds: every setting that can have done it."""
+    strong = [f", or a lower {name} than {value:g}" for name in STRONG if (value := getattr(config, name)) > STRONG[name]]
+    return ValueError(f"{what}; try a lower rate, such as learning_rate={config.learning_rate / 3:.1g}{''.join(strong)}")
 
 
 def _scored(data: Dataset, split: Split, best: dict[str, Any], config: Config, run: Run) -> tuple[Network, dict[str, Any]]:

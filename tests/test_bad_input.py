@@ -1,5 +1,6 @@
 """Bad input: one clear sentence, exit status 1 or 2, nothing lost."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import safetensors.numpy
 import soundfile
 from helpers import Command, manifest_of, one_sentence, report_of, write_manifest
+
+from npser.files import lock
 
 
 def test_folders_that_hold_no_corpus(npser: Command, tmp_path: Path) -> None:
@@ -67,8 +70,19 @@ def test_damaged_model_files(npser: Command, corpus: Path, trained: Path, tmp_pa
     tensors = safetensors.numpy.load(whole)
     tensors["emotion.b"] = np.zeros(7, np.float32)
     with safetensors.safe_open(trained / "model.safetensors", "numpy") as file:
-        safetensors.numpy.save_file(tensors, tmp_path / "shape", file.metadata())
-    for model, word in (("short", "damaged"), ("shape", "emotion.b"), ("none", "no such file"), (".", "cannot be opened")):
+        metadata = file.metadata()
+    safetensors.numpy.save_file(tensors, tmp_path / "changed", metadata)
+    about = {name: value for name, value in json.loads(metadata["npser"]).items() if name != "checksum"}
+    safetensors.numpy.save_file(tensors, tmp_path / "shape", {"npser": json.dumps(about)})
+    for model, word in (
+        *(
+            ("short", "damaged"),
+            ("changed", "checksum"),
+            ("shape", "emotion.b"),
+            ("none", "no such file"),
+            (".", "is a folder"),
+        ),
+    ):
         for words in (("predict", audio, "--model", model), ("info", model), ("evaluate", model, corpus)):
             one_sentence(npser(*words, status=1), model, word)
 
@@ -103,3 +117,29 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_files(npser: Command, cor
     words = ("--set", "learning_rate=1e30", "--out", "run")
     shown = npser("train", corpus, "--config", small, *words, status=1)
     one_sentence(shown, "not finite", "epoch", "batch", "learning_rate")
+
+
+@pytest.mark.parametrize("setting", ["learning_rate=1e38", "weight_decay=1e30", "alpha=1e308"])
+def test_weights_that_are_not_finite_after_the_last_update_stop_the_run(
+    npser: Command, corpus: Path, small: Path, tmp_path: Path, setting: str
+) -> None:
+    words = ("--set", setting, "--set", "batch=60", "--epochs", "1", "--out", "run")
+    shown = npser("train", corpus, "--config", small, *words, status=1)
+    one_sentence(shown, "not finite", setting.partition("=")[0])
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+def test_one_run_at_a_time_works_in_a_folder(npser: Command, corpus: Path, small: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with lock(tmp_path / "run" / ".lock"):
+        for words in (("train", corpus), ("train", corpus, "--resume"), ("crossval", corpus)):
+            shown = npser(*words, "--config", small, "--epochs", "1", "--out", "run", status=1)
+            one_sentence(shown, "run: another npser is at work there")
+    npser("train", corpus, "--config", small, "--epochs", "1", "--out", "run")
+
+
+def test_refit_needs_a_rate_that_does_not_depend_on_the_number_of_epochs(npser: Command, corpus: Path, small: Path) -> None:
+    for setting in ("schedule=cosine", "warmup=1"):
+        shown = npser("crossval", corpus, "--config", small, "--refit", "--set", setting, status=1)
+        one_sentence(shown, f"--refit: with {setting}", "select=last")

@@ -17,7 +17,10 @@ from helpers import EMOTIONS, GENDERS, ROOT, SMALL
 
 from npser import checkpoint, model
 from npser.checkpoint import Checkpoint
+from npser.files import lock
 from npser.networks.li2019 import Config
+
+TRIES = 200 if os.environ.get("NPSER_FUZZ") else 40
 
 
 def made(config: Config = SMALL, emotions: list[str] | None = None, genders: list[str] | None = None) -> Checkpoint:
@@ -82,7 +85,7 @@ def test_the_metadata_has_one_key_and_says_no_path_and_no_date(path: Path):
         metadata = file.metadata()
     assert list(metadata) == ["npser"]
     about = json.loads(metadata["npser"])
-    assert list(about) == sorted(about) == ["config", "features", "format", "labels", "temperature", "training"]
+    assert list(about) == sorted(about) == ["checksum", "config", "features", "format", "labels", "temperature", "training"]
     assert str(path.parent) not in metadata["npser"]
 
 
@@ -261,7 +264,62 @@ def test_a_network_of_more_bands_than_there_are_is_refused(path: Path):
     assert "d_spec is 387" in refusal(path)
 
 
+# Damage
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_no_flipped_bit_of_a_file_changes_what_it_says(path: Path, seed: int):
+    whole, (tensors, about), rng = path.read_bytes(), checkpoint.read_tensors(path), np.random.default_rng(seed)
+    text = whole.index(b'{"') + 2000  # half of the bits are in the text of the file
+    refused = 0
+    for k in range(TRIES):
+        content = bytearray(whole)
+        content[rng.integers(text if k % 2 else len(whole))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(content)
+        try:
+            found, said = checkpoint.read_tensors(path)
+        except ValueError:
+            refused += 1
+        else:
+            assert {name: said[name] for name in about} == about
+            assert found.keys() == tensors.keys()
+            for name, value in tensors.items():
+                np.testing.assert_array_equal(found[name], value)
+    assert refused > 0.9 * TRIES
+
+
+def test_a_file_of_an_earlier_version_has_no_checksum_and_is_read(path: Path):
+    tensors, about = checkpoint.read_tensors(path)
+    path.write_bytes(safetensors.numpy.save(tensors, {"npser": json.dumps(about)}))
+    assert checkpoint.load(path).config == SMALL
+    tensors["emotion.b"] = tensors["emotion.b"] + 1
+    path.write_bytes(safetensors.numpy.save(tensors, {"npser": json.dumps(about | {"checksum": "0" * 64})}))
+    assert "checksum" in refusal(path)
+
+
 # Writing
+
+
+def test_what_a_killed_writer_left_goes_and_what_a_living_one_holds_stays(path: Path):
+    dead, other = path.with_name(f".{path.name}-0123456789abcdef"), path.with_name(".notes-0123456789abcdef")
+    alive = path.with_name(f".{path.name}-fedcba9876543210")
+    for file in (dead, other, alive):
+        file.touch()
+    with lock(alive):
+        checkpoint.save(path, made())
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted([alive.name, other.name, path.name])
+
+
+def test_a_lock_that_is_held_is_waited_for_or_refused(tmp_path: Path):
+    with lock(tmp_path / ".lock"):
+        with (
+            pytest.raises(ValueError, match="another npser is at work there; wait for it") as caught,
+            lock(tmp_path / ".lock", wait=False),
+        ):
+            pass
+        assert str(caught.value).startswith(f"{tmp_path}: ")
+    with lock(tmp_path / ".lock", wait=False):
+        pass
 
 
 FULL_DISK = """

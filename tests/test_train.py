@@ -14,7 +14,7 @@ from helpers import UNCOMPILED, Command, assert_same_run, report_of, tone, write
 def test_a_run_folder_holds_what_a_run_found(trained: Path) -> None:
     files = {path.name for path in trained.iterdir()}
     texts = {"config.toml", "metrics.jsonl", "report.json", "report.md"}
-    assert files == texts | {"model.safetensors", "last.safetensors", "curves.png", "confusion.png"}
+    assert files == texts | {"model.safetensors", "last.safetensors", "curves.png", "confusion.png", ".lock"}
     report = json.loads((trained / "report.json").read_text())
     keys = "wa ua macro_f1 gender_accuracy confusion labels selected_epoch oracle parameters seconds split run"
     assert set(keys.split()) <= set(report)

@@ -16,6 +16,7 @@ from npser.corpora import synthetic
 from npser.experiment import crossval, crossval_report, folds
 from npser.experiment.jobs import Plan
 from npser.experiment.run import SPEAKER_DEPENDENT
+from npser.files import lock
 from npser.store import default_cache
 from npser.threads import available_cores
 from npser.train import Run
@@ -27,8 +28,9 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)}: expected at least 1")
     config = configured(args)
-    if args.refit and config.schedule != "constant" and config.select != "last":
-        raise ValueError(f"--refit: with schedule={config.schedule} no epoch can be trained to alone; add --set select=last")
+    if args.refit and (config.schedule != "constant" or config.warmup) and config.select != "last":
+        why = f"schedule={config.schedule}" if config.schedule != "constant" else f"warmup={config.warmup:g}"
+        raise ValueError(f"--refit: with {why} no epoch can be trained to alone; add --set select=last")
     say = terminal.say_to(sys.stderr if args.json else sys.stdout)
     try:
         with terminal.pool(args.threads) as pool:
@@ -49,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
             plan = Plan(parts, args.folds, config, args.preset, oracle=not args.no_oracle, **choices)
             workers = crossval.Workers(args.workers, args.threads or available_cores(), args.dask)
             place, notices = Run(folder, pool, say, terminal.progress), [*synthetic.notices(data.names), *branded, *told]
-            found = crossval.run(data, plan, place, args.cache or default_cache(), workers, notices)
+            with lock(folder / ".lock", wait=False):
+                found = crossval.run(data, plan, place, args.cache or default_cache(), workers, notices)
     except KeyboardInterrupt:
         print(f"npser: interrupted; go on with: npser {shlex.join(sys.argv[1:])}", file=sys.stderr)
         return terminal.INTERRUPTED

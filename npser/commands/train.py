@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
             say(f"run       {folder}, preset {args.preset}, {config.epochs} epochs, seed {config.seed}")
             place, notices = Run(folder, pool, say, terminal.progress), synthetic.notices(data.names)
             choices: Any = {"resume": args.resume, "oracle": not args.no_oracle}
-            found = run_experiment(data, parts, config, args.preset, place, notices=notices, **choices)
+            with lock(folder / ".lock", wait=False):
+                found = run_experiment(data, parts, config, args.preset, place, notices=notices, **choices)
     except KeyboardInterrupt:
         again = [word for word in sys.argv[1:] if word != "--resume"]
         out = ["--out", str(folder)] if folder is not None and args.out is None else []
@@ -130,7 +131,7 @@ def _run_folder(args: argparse.Namespace, data: Dataset, parts: Any, config: Con
         while folder.exists():
             following = Path("runs", f"{name}-{number + 1}")
             if args.resume and not following.exists():
-                break
+                return folder
             folder, number = following, number + 1
     return made(folder)
 
