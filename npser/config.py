@@ -15,12 +15,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from npser.files import refuse_special
+
 AnyConfig = TypeVar("AnyConfig", bound="Config")
 RETIRED = {
     "mask_bands": 0,
     "mask_frames": 0,
     "smoothing": 0.0,
 }  # settings of earlier versions, and what they are without effect
+
+LARGEST, LONGEST = 2**31 - 1, 3600  # of sizes and numbers of things; seconds of a window
 
 
 @dataclass(frozen=True)
@@ -62,14 +66,16 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             kind, value = type(field.default), getattr(self, field.name)
-            if kind is float and type(value) is int:
+            if kind is float and type(value) is int and abs(value) < 1e300:
                 object.__setattr__(self, field.name, float(value))
             elif type(value) is not kind:
                 raise ValueError(f"setting {field.name} is {value!r}; expected a value of type {kind.__name__}")
+        sizes = [field.name for field in dataclasses.fields(self) if type(field.default) is int and field.name != "seed"]
+        self.expect(" ".join(sizes), lambda value: value <= LARGEST, f"at most {LARGEST}")
         self.expect("d_spec epochs batch shard", lambda value: value >= 1, "at least 1")
         self.expect("splice channel", lambda value: 0 <= value <= 1, "0 <= {name} <= 1")
         self.expect("dropout stretch warp", lambda value: 0 <= value < 1, "0 <= {name} < 1")
-        self.expect("max_seconds", lambda value: 0.1 <= value < float("inf"), "at least 0.1")
+        self.expect("max_seconds", lambda value: 0.1 <= value <= LONGEST, f"0.1 to {LONGEST}")
         self.expect("learning_rate clip", lambda value: 0 < value < float("inf"), "a positive number")
         numbers = "alpha beta decay warmup weight_decay seed"
         self.expect(numbers, lambda value: 0 <= value < float("inf"), "zero or a positive number")
@@ -95,23 +101,31 @@ def override(config: AnyConfig, settings: dict[str, Any]) -> AnyConfig:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """``"KEY=VALUE"`` of the command line; VALUE is TOML, or a bare word. ValueError where there is no ``=``."""
+    """``"KEY=VALUE"`` of the command line; VALUE is TOML, or a bare word. ValueError for no setting, and for two."""
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not name:
         raise ValueError(f"--set {text}: expected KEY=VALUE, such as --set learning_rate=3e-4")
     try:
-        return name, tomllib.loads(f"value = {value}")["value"]
+        found = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return name, value
+    except (ValueError, RecursionError):  # a number of more digits than Python reads, or a list in a list in a list
+        raise ValueError(f"--set {name}: its value cannot be read; expected a number, a word, true or false") from None
+    if len(found) > 1:
+        raise ValueError(f"--set {text}: holds more than one setting; expected one KEY=VALUE, and --set again for another")
+    return name, found["value"]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Settings of a TOML file; ValueError where it cannot be read or is not TOML."""
+    refuse_special(path, "expected a TOML file of settings")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); expected a TOML file of settings") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ValueError(f"{path}: is nested too deeply; expected lines such as: learning_rate = 3e-4") from None
+    except ValueError as error:  # of TOML, of UTF-8, or a number of more digits than Python reads
         raise ValueError(f"{path}: is not TOML ({error}); expected lines such as: learning_rate = 3e-4") from None
 
 

@@ -9,6 +9,7 @@ amin=1e-10, top_db=None)``. Deltas are taken when a batch is assembled.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -23,6 +24,8 @@ import numpy as np
 import scipy.fft
 import soundfile
 
+from npser.files import refuse_special
+
 SAMPLE_RATE = 16000  # Hz
 N_FFT = 800  # samples of the Hann window and of the transform
 HOP = 400  # samples from one frame to the next
@@ -30,8 +33,10 @@ N_MELS = 128  # bands of a spectrum
 LEVEL_DB = -26.0  # under full scale, of a levelled window: its root mean square
 NO_LEVEL = 1e-6  # root mean square of what is too faint to be brought there
 FLOOR_DB = -100.0  # 10 log10 of the smallest power that counts, 1e-10
+SILENT_DB = FLOOR_DB + 0.01  # at most so much is the floor, however the logarithm was rounded
 SETTINGS = {"sample_rate": SAMPLE_RATE, "n_fft": N_FFT, "hop": HOP, "n_mels": N_MELS, "floor_db": FLOOR_DB}  # of a model file
 
+CONVERTED = (".aac", ".aif", ".aifc", ".aiff", ".amr", ".au", ".caf", ".m4a", ".mp4", ".w64", ".webm", ".wma")  # by ffmpeg
 RATES, MOST_CHANNELS, BLOCK = (4000, 192000), 32, 1 << 16
 LOUDEST = 1e12  # of a sample; the power of anything louder may not fit into float32
 
@@ -95,26 +100,21 @@ def read_blocks(path: str | os.PathLike[str] | BinaryIO) -> tuple[int, Iterator[
     """
     stream = None if isinstance(path, (str, os.PathLike)) else path
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else str(getattr(path, "name", "the stream"))
-    if stream is None and os.path.isdir(name):
-        raise ValueError(f"{name}: is a folder; expected an audio file")
-    if stream is None and os.path.exists(name) and not os.path.isfile(name):
-        raise ValueError(f"{name}: is a pipe or a device; expected an audio file, or - with the sound on standard input")
     try:
-        if (os.path.getsize(name) if stream is None else stream.seek(0, os.SEEK_END)) == 0:
-            raise ValueError(f"{name}: the file is empty (0 bytes)")
         if stream is None:
-            audio = _Forward(os.fsencode(name))  # pyright: ignore[reportArgumentType] (bytes do: a name need not be UTF-8)
-        else:
-            stream.seek(0)
-            audio = _Forward(stream)
+            refuse_special(name, "expected an audio file", ", or - with the sound on standard input")
+        with contextlib.nullcontext(stream) if stream is not None else open(name, "rb") as file:
+            file.seek(0)
+            _check_kind(name, file)
+            file.seek(0)
+        bytes_of_name: Any = os.fsencode(name)  # a name need not be UTF-8
+        audio = _Forward(bytes_of_name if stream is None else stream)
     except OSError as error:
         raise ValueError(f"{name}: cannot be opened ({error.strerror or error})") from None
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless, by the name's ending
-        if name.lower().endswith((".m4a", ".mp4", ".aac", ".wma", ".webm")):
-            names = shlex.join([name, f"{os.path.splitext(name)[0]}.wav"])
-            raise ValueError(f"{name}: cannot be decoded here; convert it with: ffmpeg -i {names}") from None
+    except soundfile.SoundFileError as error:
         reason = getattr(error, "error_string", str(error)).rstrip(". ")
-        raise ValueError(f"{name}: is not an audio file that can be read ({reason}); wav, flac, ogg and mp3 can") from None
+        reason = "it ends early, or its header makes no sense" if "pipe" in reason else reason  # libsndfile's guess is wrong
+        raise ValueError(f"{name}: is damaged, or of a kind that cannot be read ({reason})") from None
     problem = ""
     if not RATES[0] <= audio.samplerate <= RATES[1]:
         problem = f"the sample rate is {audio.samplerate} Hz; expected {RATES[0]} to {RATES[1]}"
@@ -124,6 +124,46 @@ def read_blocks(path: str | os.PathLike[str] | BinaryIO) -> tuple[int, Iterator[
         audio.close()
         raise ValueError(f"{name}: {problem}")
     return audio.samplerate, _mono_blocks(name, audio)
+
+
+def _check_kind(name: str, file: BinaryIO) -> None:
+    """ValueError for an empty file, for one that is neither wav nor flac, ogg or mp3, and for several recordings in an ogg.
+
+    Decided before libsndfile sees it: it knows two dozen kinds more, some of whose readers write to standard output.
+    """
+    at, head = 0, file.read(12)
+    if not isinstance(head, bytes):
+        raise ValueError(f"{name}: is open as text; expected an audio file that is open as bytes, mode 'rb'")
+    while head.startswith(b"ID3"):  # a tag, after which libsndfile looks for any kind
+        at += 10 + functools.reduce(lambda size, byte: size << 7 | byte & 0x7F, head[6:10], 0)
+        file.seek(at)
+        head = file.read(12)
+    way_out = shlex.join([name, f"{os.path.splitext(name)[0]}.wav"])
+    if not head and at == 0:
+        raise ValueError(f"{name}: the file is empty (0 bytes)")
+    wav = head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:] == b"WAVE"
+    mp3 = len(head) > 1 and head[0] == 0xFF and head[1] >= 0xE0
+    if not wav and not mp3 and head[:4] not in (b"fLaC", b"OggS"):
+        if name.lower().endswith(CONVERTED):
+            raise ValueError(f"{name}: cannot be decoded here; convert it with: ffmpeg -i {way_out}")
+        raise ValueError(f"{name}: is not an audio file that can be read; wav, flac, ogg and mp3 can")
+    if head[:4] == b"OggS" and _is_chained(file):
+        problem = "holds several recordings one after another (a chained ogg)"
+        raise ValueError(f"{name}: {problem}; split it, or make one of it with: ffmpeg -i {way_out}")
+
+
+def _is_chained(file: BinaryIO) -> bool:
+    """Whether a stream of an ogg starts after others have gone on: libsndfile would hear nothing of it."""
+    going_on, held = False, b""
+    file.seek(0)
+    while block := file.read(BLOCK):
+        held += block
+        for page in re.finditer(rb"OggS\0(?:([\2\3\6\7]\0{8})|[\0\1\4\5])", held):  # the first of its stream, at time 0; or not
+            if page[1] and going_on:
+                return True
+            going_on |= not page[1]
+        held = held[-13:]
+    return False
 
 
 def _mono_blocks(name: str, audio: soundfile.SoundFile) -> Iterator[np.ndarray]:
@@ -143,8 +183,8 @@ def _mono_blocks(name: str, audio: soundfile.SoundFile) -> Iterator[np.ndarray]:
             yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
         if total == 0:
             raise ValueError(f"{name}: holds no samples")
-        # libsndfile corrects the length of a truncated wav or aiff before it tells it; only its log knows the header's
-        header = re.search(r"^ ?(?:data|SSND) : (\d+) \(should be (\d+)\)", audio.extra_info, re.MULTILINE)
+        # libsndfile corrects the length of a truncated wav before it tells it; only its log knows the header's
+        header = re.search(r"^ ?data : (\d+) \(should be (\d+)\)", audio.extra_info, re.MULTILINE)
         claimed, held = map(int, header.groups()) if header else (audio.frames, total)
         unknown = 0x7FFFFF00 if header else 2**63 - 1  # what stands for a length that was not known, as when writing to a pipe
         if held < claimed < unknown:
@@ -229,7 +269,7 @@ def heard_bands(S: np.ndarray, bands: int, level: bool) -> np.ndarray:
     The bands above them then have no part in the level. All 128 bands stay as log_mel levelled them, and so does silence.
     """
     S = S[:, :bands]
-    if not level or bands == N_MELS or S.max() <= FLOOR_DB:
+    if not level or bands == N_MELS or S.max() <= SILENT_DB:
         return S
     return S - 10 * np.log10(np.mean(10 ** (S / 10), dtype=np.float32))
 
@@ -274,4 +314,5 @@ def level_of(x: np.ndarray) -> float:
 def log_mel_kind(seconds: float, pad: bool, level: bool) -> Kind:
     """Log-mel bands as features of a store."""
     pad_to = window_samples(seconds) if pad else None
-    return Kind(lambda x: log_mel(x, pad_to, level), SETTINGS, seconds, pad, (LEVEL_DB,) if level else ())
+    settings = {**SETTINGS, "level_db": LEVEL_DB} if level else SETTINGS
+    return Kind(lambda x: log_mel(x, pad_to, level), settings, seconds, pad)

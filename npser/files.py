@@ -40,9 +40,25 @@ def write(path: Path, content: bytes) -> None:
             partial.unlink()
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        with contextlib.suppress(OSError):  # some network file systems refuse; the file is in place
+            os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def refuse_special(path: str | os.PathLike[str], expected: str, way_out: str = "") -> None:
+    """ValueError for a folder, a pipe or a device: opening one may wait for ever. What is missing is let pass.
+
+    way_out: of pipes and devices, after what was expected. A folder that cannot be read is an OSError.
+    """
+    name = os.fspath(path)
+    if "\0" in name:
+        raise ValueError(f"{name!r}: is no file name, since it holds a null byte; {expected}")
+    if os.path.isdir(name):
+        os.scandir(name).close()
+        raise ValueError(f"{name}: is a folder; {expected}")
+    if os.path.exists(name) and not os.path.isfile(name):
+        raise ValueError(f"{name}: is a pipe or a device; {expected}{way_out}")
 
 
 @contextlib.contextmanager

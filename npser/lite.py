@@ -13,7 +13,7 @@ import numpy as np
 
 from npser import SHIPPED, checkpoint, features, model
 from npser.calibration import log_softmax
-from npser.features import SAMPLE_RATE
+from npser.features import HOP, SAMPLE_RATE
 from npser.prediction import UNREADABLE, Array, Audio, Prediction, Window, WindowOutput, likeliest, unreadable
 from npser.silence import refusal
 
@@ -28,6 +28,7 @@ class Model:
             raise ValueError(
                 f"{path}: is missing, so this copy of npser lacks its model; install it anew, or name a model file"
             )
+        self.path = os.fspath(path)
         self.checkpoint = checkpoint.load(path)
         self.config = self.checkpoint.config
         self.network = model.module_of(self.config)
@@ -52,7 +53,7 @@ class Model:
         Raises
         ------
         ValueError
-            For audio that is missing, empty, undecodable or not finite.
+            For audio that is missing, empty, undecodable or not finite, and for a model whose numbers overflow on it.
         """
         if not hasattr(self.network, "plain"):
             (found,) = self.predict_many([audio], sample_rate)
@@ -147,12 +148,18 @@ class Model:
             if emotion is None or gender is None:
                 timeline.append(Window(*span, None, {}, {}, reason))
                 continue
-            emotion_log_p.append(log_softmax(emotion / self.checkpoint.temperature))
-            gender_log_p.append(log_softmax(gender))
+            with np.errstate(all="ignore"):  # told below
+                log_p = log_softmax(emotion / self.checkpoint.temperature), log_softmax(gender)
+            if not all(np.isfinite(values).all() for values in log_p):
+                problem = "the network's numbers overflow on this recording: the model file is damaged, or its training failed"
+                raise ValueError(f"{self.path}: {problem}; name another model")
+            emotion_log_p.append(log_p[0])
+            gender_log_p.append(log_p[1])
             emotions, genders = self._named(emotion_log_p[-1:], gender_log_p[-1:])
             timeline.append(Window(*span, likeliest(emotions), emotions, genders))
             if attention is None and a is not None:
-                ends = (np.arange(a.shape[1]) + 1) * self.network.samples_per_step(self.config)
+                # a frame stands for the half hop on each side of its centre, and the first one is centred at the start
+                ends = (np.arange(a.shape[1]) + 1) * self.network.samples_per_step(self.config) - HOP // 2
                 attention, times = a, k * half + ends / SAMPLE_RATE
         seconds = timeline[-1].end
         if not emotion_log_p:
@@ -178,13 +185,15 @@ class Model:
     def network_input(self, x: Array) -> Array:
         """Waveform (n,) at 16 kHz -> the network's input, normalised: X (L, d_spec)."""
         tensors = self.checkpoint.tensors
-        return (self.network.plain_input(self.config, x) - tensors["norm.mean"]) / tensors["norm.std"]
+        with np.errstate(over="ignore", invalid="ignore"):  # `answer` tells
+            return (self.network.plain_input(self.config, x) - tensors["norm.mean"]) / tensors["norm.std"]
 
     def forward(self, X: Array) -> tuple[Array, Array, Array | None]:
         """One utterance. X (L, d_spec) -> emotion (classes,), gender (2,) or (0,), attention (n_attn, T) or None."""
         if not hasattr(self.network, "plain"):
             raise ValueError(f"the network {self.config.network} answers by the compiled engine only: `npser predict` does")
-        return self.network.plain(self.checkpoint.tensors, self.config, X)
+        with np.errstate(over="ignore", invalid="ignore"):  # `answer` tells
+            return self.network.plain(self.checkpoint.tensors, self.config, X)
 
 
 def _mean_p(log_p: list[Array]) -> list[float]:

@@ -107,7 +107,10 @@ def init(shapes: Shapes, seed: int, dtype: DTypeLike = np.float32) -> Array:
     (in, window..., out).
     """
     rng = stream("init", seed)
-    theta = np.zeros(size_of(shapes))
+    try:
+        theta = np.zeros(size_of(shapes))
+    except (ValueError, MemoryError):  # more than can be addressed, or than there is
+        raise ValueError(f"the network would have {size_of(shapes):.3g} parameters; choose smaller sizes than these") from None
     for name, value in named(theta, shapes).items():
         param = name.split(".")[1]
         if param.startswith("R_"):

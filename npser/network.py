@@ -25,6 +25,10 @@ NEGLIGIBLE = 1e-3  # a feature that varies less than this (dB) is constant: its 
 compiling = threading.Lock()  # threads that met an uncompiled kernel would compile it at the same time
 
 
+class Overflow(ValueError):
+    """A network's answers are not finite."""
+
+
 class Targets(NamedTuple):
     """Classes of some utterances, (B,), a gender of -1 being unknown; and their weights in the loss, see cross_entropy."""
 
@@ -161,8 +165,9 @@ class Network:
         order = np.argsort(-store.frames(window), kind="stable")  # shards of similar length
 
         def run(shard: np.ndarray) -> tuple[np.ndarray, ...]:
-            out, _ = self.module.forward(p, c, *self.inputs(store, window[shard]))
-            return of(p, c, out)
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # log_probabilities tells
+                out, _ = self.module.forward(p, c, *self.inputs(store, window[shard]))
+                return of(p, c, out)
 
         shards = [order[i : i + c.shard] for i in range(0, len(order), c.shard)]
         found = [np.concatenate(parts) for parts in zip(*pool.map(run, shards), strict=True)]
@@ -176,10 +181,14 @@ class Network:
         """Log-probabilities of recordings, emotion (R, classes) and gender (R, 2 or 0): their windows' mean, adding up to 1.
 
         The mean of windows' log-probabilities and that of their logits differ by what all classes share. Only the emotion has a
-        temperature.
+        temperature. Overflow where one is not finite.
         """
         emotion, gender = self.logits(store, recordings, pool)
-        return log_softmax(emotion / self.temperature), log_softmax(gender)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            found = log_softmax(emotion / self.temperature), log_softmax(gender)
+        if not all(np.isfinite(log_p).all() for log_p in found):
+            raise Overflow("the network's numbers overflow on recordings that it is scored on")
+        return found
 
 
 def evaluate(

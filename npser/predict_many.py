@@ -74,11 +74,19 @@ def _shard(trained: Any, network: Network, audio: list[Audio], sample_rate: int 
             errors[r] = error
     if waiting:
         run()
-    return [unreadable(errors[r]) if r in errors else trained.answer(windows) for r, windows in enumerate(outputs)]
+
+    def answer(r: int) -> Prediction:
+        try:
+            return unreadable(errors[r]) if r in errors else trained.answer(outputs[r])
+        except ValueError as error:
+            return unreadable(error)
+
+    return [answer(r) for r in range(len(audio))]
 
 
 def _logits(network: Network, waves: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Emotion (W, classes) and gender (W, 2 or 0) of windows (n,) at 16 kHz."""
     store = store_of(waves, network.module.kind(network.config))
-    out, _ = network.module.forward(network.p, network.config, *network.inputs(store, np.arange(len(waves))))
-    return network.window_logits(network.p, network.config, out)
+    with np.errstate(all="ignore"):  # lite.Model.answer tells
+        out, _ = network.module.forward(network.p, network.config, *network.inputs(store, np.arange(len(waves))))
+        return network.window_logits(network.p, network.config, out)

@@ -21,7 +21,7 @@ from npser.config import Config, stream, to_toml
 from npser.corpora.labels import GENDERS
 from npser.dataset import Dataset
 from npser.files import write
-from npser.network import Network, Targets, evaluate, normaliser
+from npser.network import Network, Overflow, Targets, evaluate, normaliser
 from npser.optim import Adam, rate_factor
 from npser.split import Split
 from npser.store import Progress
@@ -110,9 +110,7 @@ def fit(
             raise _diverged(f"the weights are not finite after epoch {epoch}", config)
         state.network.solve(data, train, np.array(split.validation, int), run.pool)
         if split.validation:
-            row["validation"] = evaluate(state.network, data, split.validation, run.pool)
-            if not np.isfinite(row["validation"]["loss"]):
-                raise _diverged(f"the validation loss is not finite after epoch {epoch}", config)
+            row["validation"] = _validated(data, split, state.network, epoch, run)
         row["best"] = _is_better(row.get("validation"), state.best, config.select)
         if row["best"]:
             state.best = {"epoch": epoch, **row.get("validation", {})}
@@ -192,6 +190,14 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
         adam.step(network.theta, grad, rate_factor(config, adam.updates, len(starts)))
         losses.append(loss * len(batch))
     return sum(losses) / len(train)
+
+
+def _validated(data: Dataset, split: Split, network: Network, epoch: int, run: Run) -> dict[str, Any]:
+    """Scores on the validation part."""
+    try:
+        return evaluate(network, data, split.validation, run.pool)
+    except Overflow:
+        raise _diverged(f"the validation loss is not finite after epoch {epoch}", network.config) from None
 
 
 def _diverged(what: str, config: Config) -> ValueError:

@@ -122,7 +122,7 @@ def test_another_kind_of_file_is_refused(tmp_path: Path, content: str):
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path):
     assert "there is no such file" in refusal(tmp_path / "a")
-    assert "cannot be opened" in refusal(tmp_path)
+    assert "is a folder" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"npser": "{"}, {"npser": ""}])

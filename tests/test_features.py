@@ -225,7 +225,6 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
         ("a.wav", "DOUBLE", 24),
         ("a.flac", "PCM_16", 16),
         ("a.flac", "PCM_24", 24),
-        ("a.aiff", "PCM_16", 16),
     ],
 )
 def test_files_without_loss_give_their_samples(tmp_path: Path, name: str, subtype: str, bits: int):

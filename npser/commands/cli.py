@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     # Before NumPy: nothing can limit Accelerate's threads later, and idle ones of OpenBLAS would slow a single prediction
     for variable in ("VECLIB_MAXIMUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
-    warnings.showwarning = _show_warning
+    warnings.showwarning = terminal.say_in_a_line
     sys.stdin, sys.stdout = sys.stdin or open(os.devnull), sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (closed by the caller)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be anything
         utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
@@ -199,15 +199,10 @@ def _add_training(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument("--allow-speaker-overlap", action="store_true", help="let a speaker be in two parts; brands the report")
 
 
-def _show_warning(message: Warning | str, *_: Any) -> None:
-    """A warning is one line."""
-    sys.stderr.write(f"npser: warning: {' '.join(str(message).split())}\n")  # at once: threads warn too
-
-
 def _fail(error: Exception | str, status: int = 1) -> int:
     """One line that says what is wrong; returns the exit status."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
-    print(f"npser: {' '.join(text.split())}", file=sys.stderr)
+    print(f"npser: {terminal.printable(' '.join(text.split()))}", file=sys.stderr)
     return status

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
         cache = args.cache or default_cache()
         result = scored(args.model, args.data, args.corpus, cache, pool, terminal.progress, args.skip_bad)
     result["notices"] = list(dict.fromkeys([*synthetic.notices(result["corpora"]), *result["notices"]]))
-    print(json.dumps(result, indent=2) if args.json else text(result))
+    print(json.dumps(result, indent=2) if args.json else text(terminal.printable(result)))
     return 0
 
 
@@ -71,7 +71,10 @@ def scored(
     data = dataset.prepare(corpus, trained.config, cache, pool, progress, skip_bad)
     choices = [trained.emotions.index(label) for label in data.labels]
     members = list(range(len(data.utterances)))
-    scores = network.evaluate(network.Network.of(trained), data, members, pool, choices)
+    try:
+        scores = network.evaluate(network.Network.of(trained), data, members, pool, choices)
+    except network.Overflow as error:
+        raise ValueError(f"{model}: {error}: the model file is damaged, or its training failed; name another model") from None
     del scores["loss"]  # of a choice among fewer labels it means little
     speakers = set(trained.training.get("speakers", []))
     return {

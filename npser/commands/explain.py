@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+from npser.commands import terminal
 from npser.explain.look import look
 from npser.files import write
 from npser.prediction import Prediction
@@ -19,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     found = explain(args.audio, args.model, args.out)
     names = ("emotion", "reason", "probabilities", "gender", "gender_probabilities", "seconds")
     row = {"path": args.audio, "out": str(args.out), **{name: getattr(found, name) for name in names}}
-    print(json.dumps(row, indent=2) if args.json else args.out)
+    print(json.dumps(row, indent=2) if args.json else terminal.printable(str(args.out)))
     return 0
 
 
@@ -46,7 +47,7 @@ def explain(audio: str | os.PathLike[str], model: Path, out: Path) -> Prediction
         from npser.explain.page import page
 
         found = look(audio, model)
-        content = page(found).encode()
+        content = page(found).encode(errors="replace")
     else:
         raise ValueError(f"--out {out}: expected a name that ends in {', '.join((PAGES[0], *PICTURES))}")
     write(out, content)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from npser import __version__, checkpoint, features, model
+from npser.commands import terminal
 from npser.features import HOP, N_MELS, SAMPLE_RATE
 from npser.files import write
 from npser.networks.onnx_layers import Graph
@@ -23,7 +24,7 @@ OPSET, IR_VERSION = 17, 8  # the oldest that has STFT, so that older versions of
 def run(args: argparse.Namespace) -> int:
     """Run `npser export`; returns its exit status."""
     found = export(args.model, args.out, args.with_features)
-    print(json.dumps(found, indent=2) if args.json else text(found))
+    print(json.dumps(found, indent=2) if args.json else text(terminal.printable(found)))
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from npser import checkpoint, model
+from npser.commands import terminal
 from npser.experiment.report import calibration_line, score_line
 
 NEEDED = {"preset", "corpora", "split", "speakers", "seed", "versions", "licence", "notices", "scores"}
@@ -20,7 +21,7 @@ NEEDED = {"preset", "corpora", "split", "speakers", "seed", "versions", "licence
 def run(args: argparse.Namespace) -> int:
     """Run `npser info`; returns its exit status."""
     found = card(args.model)
-    print(json.dumps(found, indent=2) if args.json else text(found))
+    print(json.dumps(found, indent=2) if args.json else text(terminal.printable(found)))
     return 0
 
 

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from npser.commands import terminal
 from npser.corpora.folder import AUDIO, files, is_audio
+from npser.files import refuse_special
 from npser.lite import Model
 from npser.prediction import Prediction, Window, likeliest
 
@@ -38,13 +39,13 @@ def run(args: argparse.Namespace) -> int:
         print("npser: predict needs recordings: name files or folders, or a list of them with --from-file", file=sys.stderr)
         return 2
     if not 0 <= args.min_confidence <= 1:
-        raise ValueError(f"--min-confidence {args.min_confidence:g}: expected a probability, 0 to 1")
+        raise terminal.UsageError(f"--min-confidence {args.min_confidence:g}: expected a probability, 0 to 1")
     if args.threads is not None and args.threads < 1:
-        raise ValueError(f"--threads {args.threads}: expected at least 1")
+        raise terminal.UsageError(f"--threads {args.threads}: expected at least 1")
     paths = recordings([*args.audio, *([] if args.from_file is None else _lines(args.from_file))])
     trained = Model(args.model)
     for notice in trained.checkpoint.training.get("notices", []):
-        print(f"npser: note: {notice}", file=sys.stderr)
+        print(f"npser: note: {terminal.printable(notice)}", file=sys.stderr)
     if trained.engine_for(args.engine, len(paths)) == "numba":
         from npser.predict_many import load_kernels
 
@@ -60,7 +61,14 @@ def run(args: argparse.Namespace) -> int:
         )
         for path, prediction in zip(paths, predictions, strict=True):
             failed |= prediction.error is not None
-            show(list(_rows(path, withhold(prediction, args.min_confidence), args.timeline)))
+            rows = list(_rows(path, withhold(prediction, args.min_confidence), args.timeline))
+            try:
+                show(rows)
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                problem = f"standard output: cannot be written ({error.strerror}); the row of {path} is not whole"
+                raise ValueError(f"{problem}: make room, and run the command again") from None
     return 1 if failed else 0
 
 
@@ -101,18 +109,26 @@ def recordings(words: list[str]) -> list[str]:
 
 
 def _audio_below(folder: str) -> list[str]:
-    """Audio files, by their names' endings."""
-    return [str(path) for path in files(Path(folder)) if is_audio(path.name)]
+    """Audio files, by their names' endings; and the folders that cannot be read, each of which becomes a row that says so."""
+    unreadable: list[str] = []
+    found = [str(path) for path in files(Path(folder), lambda error: unreadable.append(error.filename)) if is_audio(path.name)]
+    return sorted([*found, *unreadable])
 
 
 def _lines(list_file: Path) -> list[str]:
     """What a list names: a recording, folder or pattern on each line, relative to the current folder."""
     try:
-        content = sys.stdin.buffer.read() if str(list_file) == STANDARD_INPUT else list_file.read_bytes()
+        if str(list_file) == STANDARD_INPUT:
+            content = sys.stdin.buffer.read()
+        else:
+            refuse_special(list_file, "expected a text file with a path on each line", ", or - with it on standard input")
+            content = list_file.read_bytes()
     except OSError as error:
         raise ValueError(f"--from-file {list_file}: cannot be read ({error.strerror}); expected a path on each line") from None
     lines = [line.removesuffix(b"\r") for line in content.removeprefix(codecs.BOM_UTF8).split(b"\n")]
     found = [os.fsdecode(line) for line in lines if line.strip()]
+    if b"\0" in content:
+        raise ValueError(f"--from-file {list_file}: holds null bytes, so it is no text; expected a path on each line")
     if not found:
         raise ValueError(f"--from-file {list_file}: is empty; expected a path on each line")
     return found
@@ -194,9 +210,9 @@ def _text_writer(block: str) -> Callable[[list[Row]], None]:
         return f"{p:.2f} {block * round(BAR * p)}".rstrip()
 
     def show(rows: list[Row]) -> None:
-        first, *windows = rows
+        first, *windows = map(terminal.printable, rows)
         if "error" in first:
-            print(f"npser: {first['error']}", file=sys.stderr)
+            print(f"npser: {' '.join(first['error'].split())}", file=sys.stderr)
             return
         answer = first["emotion"] or f"no answer ({first['reason']})"
         gender = f", {first['gender']} {first['gender_probabilities'][first['gender']]:.2f}" if first["gender"] else ""

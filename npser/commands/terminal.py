@@ -6,6 +6,8 @@ Imports stand where they are needed, so that `npser predict` and `npser --help` 
 from __future__ import annotations
 
 import contextlib
+import re
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
 INTERRUPTED = 130  # exit status after Ctrl-C
+# What moves the cursor, colours, starts a line, or turns the direction of writing; and halves of characters, but for those that
+# stand for the bytes of a file's name
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udc7f\udd00-\udfff]")
 
 
 class UsageError(ValueError):
@@ -27,7 +32,7 @@ def pool(threads: int | None) -> Iterator[ThreadPoolExecutor]:
     from npser.threads import available_cores, keep_freed_memory, single_threaded_blas
 
     if threads is not None and threads < 1:
-        raise ValueError(f"--threads {threads}: expected at least 1")
+        raise UsageError(f"--threads {threads}: expected at least 1")
     keep_freed_memory()
     with single_threaded_blas(), ThreadPoolExecutor(threads or available_cores()) as pool:
         yield pool
@@ -54,5 +59,19 @@ def progress(items: Any, **options: Any) -> Any:
 
 
 def say_to(file: Any) -> Any:
-    """print, to file, at once."""
-    return lambda text: print(text, file=file, flush=True)
+    """print, to file, at once. Lines end where the text says; what else controls a terminal is escaped."""
+    return lambda text: print("\n".join(map(printable, text.split("\n"))), file=file, flush=True)
+
+
+def printable(value: Any) -> Any:
+    """A text, or all texts in lists and dicts, with control characters as \\n, \\x1b, ...: a label may be anything."""
+    if isinstance(value, str):
+        return CONTROL.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), value)
+    if isinstance(value, dict):
+        return {printable(key): printable(one) for key, one in value.items()}
+    return [printable(one) for one in value] if isinstance(value, list) else value
+
+
+def say_in_a_line(message: Warning | str, *_: Any) -> None:
+    """A warning as npser shows it, for warnings.showwarning."""
+    sys.stderr.write(f"npser: warning: {printable(' '.join(str(message).split()))}\n")  # at once: threads warn too

@@ -9,10 +9,10 @@ from npser.corpora import Utterance
 from npser.corpora.labels import canonical
 
 LAYOUT = "angry/1.wav, one folder a class"
-# These hold audio that libsndfile does not decode. They are listed all the same: the loader names them with the command
+# These hold audio that npser does not decode. They are listed all the same: the loader names them with the command
 # that converts them, where leaving them out would quietly shrink a corpus.
-UNDECODABLE = {".m4a", ".mp4", ".aac"}
-AUDIO = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"} | UNDECODABLE
+UNDECODABLE = {".m4a", ".mp4", ".aac", ".aiff", ".aif", ".au", ".w64", ".caf"}
+AUDIO = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"} | UNDECODABLE
 
 
 def audio_files(folder: Path) -> list[Path]:
@@ -41,13 +41,16 @@ def audio_files(folder: Path) -> list[Path]:
     return found
 
 
-def files(folder: Path) -> list[Path]:
-    """All files anywhere below a folder, sorted, without those that :func:`audio_files` skips."""
+def files(folder: Path, onerror: Callable[[OSError], object] | None = None) -> list[Path]:
+    """All files anywhere below a folder, sorted, without those that :func:`audio_files` skips.
+
+    onerror: receives what went wrong with a folder that cannot be read; without it, that is a ValueError.
+    """
     if not os.path.isdir(folder):
         raise ValueError(f"{folder} is not a folder; name the folder that holds the corpus")
     found: list[Path] = []
     seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=onerror or _refuse, followlinks=True):
         # Corpora are often links to a shared disk, and links may lead in a circle.
         real = os.path.realpath(parent)
         if real in seen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from npser.calibration import at_bound
 from npser.files import write
 
 SCORES = ("wa", "ua", "macro_f1", "gender_accuracy")
+COUNTED = 15  # classes up to which a picture of the confusion shows its counts
 CALIBRATION = (
     "The temperature divides the emotion logits. The error is the mean distance of confidence from accuracy over 15 equal bins "
     "of confidence (Guo et al., 2017)."
@@ -178,20 +180,23 @@ def draw(report: dict[str, Any], out: Path) -> None:
 
 
 def confusion_figure(counts: list[list[int]], labels: list[str], title: str) -> Any:
-    """A confusion matrix, each row coloured by shares of its class."""
+    """A confusion matrix, each row coloured by shares of its class; of many classes, without counts."""
     from matplotlib.figure import Figure
 
     confusion = np.array(counts)
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    size = 2.2 + 0.75 * len(labels)
+    few = len(labels) <= COUNTED
+    size = 2.2 + 0.75 * min(len(labels), COUNTED)
     figure = Figure(figsize=(size + 0.6, size), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set(xticks=range(len(labels)), yticks=range(len(labels)), xlabel="prediction", ylabel="truth")
-    axes.set_xticklabels(labels, rotation=30, ha="right")
-    axes.set_yticklabels(labels)
+    look: Any = {"parse_math": False} if few else {"parse_math": False, "fontsize": 0.6 * 72 * size / len(labels)}
+    short = [textwrap.shorten(label, 24, placeholder="...") if len(label) > 24 else label for label in labels]
+    axes.set_xticklabels(short, rotation=30 if few else 90, ha="right" if few else "center", **look)
+    axes.set_yticklabels(short, **look)
     axes.set_title(title)
-    for (row, column), count in np.ndenumerate(confusion):
+    for (row, column), count in np.ndenumerate(confusion) if few else ():
         axes.text(column, row, str(count), ha="center", va="center", color="white" if share[row, column] > 0.5 else "black")
     figure.colorbar(image, label="share of the class", shrink=0.8)
     return figure

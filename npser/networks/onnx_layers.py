@@ -111,7 +111,7 @@ def _heard_bands(g: Graph, c: Config, S: str) -> str:
 
     def levelled(sound: str) -> str:
         level = g.op("Mul", g.op("Log", g.op("ReduceMean", g.op("Exp", g.op("Div", sound, scale)))), scale)
-        silent = g.op("LessOrEqual", g.op("ReduceMax", sound), floor)
+        silent = g.op("LessOrEqual", g.op("ReduceMax", sound), np.float32(features.SILENT_DB))
         return g.op("Sub", S, g.op("Where", silent, np.float32(0), level))
 
     if not c.pad:
