@@ -52,7 +52,8 @@ def test_what_lies_in_the_cache_is_listed_and_removed(npser: Command, cache: Pat
     again = listed(npser, cache, "--remove", found[2]["name"])
     assert again["removed"] == [found[2]["name"]]
     assert [row["name"] for row in listed(npser, cache)["entries"]] == [row["name"] for row in found[:2]]
-    os.utime(cache / found[1]["name"], (time.time() - 9 * 86400,) * 2)
+    before = time.time() - 9 * 86400
+    os.utime(cache / found[1]["name"], (before, before))
     assert listed(npser, cache, "--unused", "8")["removed"] == [found[1]["name"]]
     assert listed(npser, cache, "--unused", "0")["removed"] == [found[0]["name"]]
     assert listed(npser, cache)["entries"] == []

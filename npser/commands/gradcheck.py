@@ -1,7 +1,8 @@
 """`npser gradcheck`: hand-written gradients against finite differences.
 
 For each argument of each layer, in float64: the change of <dout, layer(...)> along a random direction, by central differences,
-beside the product of that direction with the gradient that the layer's backward returns.
+beside the product of that direction with the gradient that the layer's backward returns. Then the same gradients in float32,
+in which networks train and the LSTM's gates are computed by another formula, beside those in float64.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from npser.network import Shard, Targets
 
 Array = np.ndarray
 TOLERANCE, STEP = 1e-6, 3e-6  # a shorter step drowns small gradients in rounding, a longer one crosses kinks
+SINGLE = 1e-5  # relative error of gradients in float32
 LENGTHS = (7, 1, 9, 2, 3, 12, 4)  # frames: below, at and above the pooling window
 
 
@@ -40,7 +42,8 @@ def check(seed: int = 0) -> list[dict[str, Any]]:
     -------
     list of dict
         ``layer``, ``argument``, ``analytic``, ``numeric``, ``error`` (over the gradient's length: its
-        product with one direction may be near zero by chance), ``ok`` (error below 1e-6).
+        product with one direction may be near zero by chance), ``ok`` (error below 1e-6). Where the argument ends with
+        "float32", ``analytic`` is in float32 and ``numeric`` is the analytic one in float64, and error is below 1e-5.
     """
     rng = np.random.default_rng(seed)
     bounds, y = np.concatenate([[0], np.cumsum(LENGTHS)]), np.array([0, 1, 2, -1, 2, 1, 0])
@@ -69,15 +72,18 @@ def _layers(bounds: Array, y: Array, rng: np.random.Generator, seed: int) -> lis
         """run gives the output first and the backward pass last."""
         out, *_, backward = run(**arguments)
         dout = rng.standard_normal(np.shape(out))
-        for (argument, value), grad in zip(arguments.items(), backward(dout), strict=True):
+        single = {argument: value.astype(np.float32) for argument, value in arguments.items()}
+        in_single = run(**single)[-1](dout.astype(np.float32))
+        for (argument, value), grad, rounded in zip(arguments.items(), backward(dout), in_single, strict=True):
 
             def along(value: Array, argument: str = argument) -> float:
                 return float(np.sum(dout * run(**arguments | {argument: value})[0]))
 
             found.append(_compare(name, argument, along, value, grad, rng))
+            found.append(_compare_single(name, f"{argument} float32", rounded, grad, rng))
 
     def cross_entropy(logits: Array) -> tuple[Array, Callable[..., Sequence[Array]]]:
-        value, dlogits = layers.cross_entropy(logits, y, np.linspace(0.5, 1, B))
+        value, dlogits = layers.cross_entropy(logits, y, np.linspace(0.5, 1, B, dtype=logits.dtype))
         return np.array(value), lambda dout: (dout * dlogits,)
 
     layer("conv1d", lambda X, W, b: layers.conv1d(X, bounds, W, b), X=X, W=normal(D, 3, 5), b=normal(5))
@@ -95,22 +101,24 @@ def _layers(bounds: Array, y: Array, rng: np.random.Generator, seed: int) -> lis
 def _whole_loss(name: str, c: Config, bounds: Array, y: Array, rng: np.random.Generator) -> list[dict[str, Any]]:
     """The loss of a network by each of its parameters, dropout included."""
     shapes = model.shapes_of(c, 3, 2)
-    network, weight = model.module_of(c), np.ones(len(y))
+    network = model.module_of(c)
     own = hasattr(network, "example")
     x = network.example(c, bounds, rng) if own else (rng.standard_normal((bounds[-1], c.d_spec)), bounds)
-    targets = Targets(y, np.array([0, 1, -1, 1, 0, 0, 1]), weight, weight)
     theta = rng.standard_normal(model.size_of(shapes)) / 2
 
     def loss(theta: Array) -> tuple[float, dict[str, Array]]:
         p, dropout = model.views(theta, shapes, model.state_of(c, 3, 2)), np.random.default_rng(1)
+        weight = np.ones(len(y), theta.dtype)
+        targets = Targets(y, np.array([0, 1, -1, 1, 0, 0, 1]), weight, weight)
+        given = tuple(a.astype(theta.dtype) if a.dtype == float else a for a in x)
         if hasattr(network, "gradient"):
             with ThreadPoolExecutor(1) as pool:
-                value, grads, _ = network.gradient(p, c, [Shard(lambda: x, targets, dropout)], pool)
+                value, grads, _ = network.gradient(p, c, [Shard(lambda: given, targets, dropout)], pool)
         else:
-            value, grads = model.loss(p, c, x, targets, dropout)
+            value, grads = model.loss(p, c, given, targets, dropout)
         return value, model.named(model.flatten(grads, shapes), shapes)
 
-    grads = loss(theta)[1]
+    grads, in_single = loss(theta)[1], loss(theta.astype(np.float32))[1]
     rows = []
     for param, value in model.named(theta, shapes).items():
 
@@ -120,7 +128,8 @@ def _whole_loss(name: str, c: Config, bounds: Array, y: Array, rng: np.random.Ge
             return loss(moved)[0]
 
         rows.append(_compare(name, param, along, value, grads[param], rng))
-    return rows
+    together, rounded = (np.concatenate([grad.ravel() for grad in of.values()]) for of in (grads, in_single))
+    return [*rows, _compare_single(name, "all float32", rounded, together, rng)]
 
 
 def _compare(
@@ -129,15 +138,25 @@ def _compare(
     """One row: the derivative of along at value in a random direction, both ways."""
     direction = rng.standard_normal(value.shape)
     numeric = (along(value + STEP * direction) - along(value - STEP * direction)) / (2 * STEP)
-    analytic = float(np.sum(grad * direction))
-    error = abs(analytic - numeric) / max(float(np.linalg.norm(grad)), 1e-3)
+    error = abs(float(np.sum(grad * direction)) - numeric) / max(float(np.linalg.norm(grad)), 1e-3)
+    return _row(layer, argument, float(np.sum(grad * direction)), numeric, error, TOLERANCE)
+
+
+def _compare_single(layer: str, argument: str, single: Array, grad: Array, rng: np.random.Generator) -> dict[str, Any]:
+    """One row: a gradient in float32 beside the one in float64, and the length of their difference over the latter's."""
+    direction = rng.standard_normal(grad.shape)
+    error = float(np.linalg.norm(single - grad)) / max(float(np.linalg.norm(grad)), 1e-3)
+    return _row(layer, argument, float(np.sum(single * direction)), float(np.sum(grad * direction)), error, SINGLE)
+
+
+def _row(layer: str, argument: str, analytic: float, numeric: float, error: float, tolerance: float) -> dict[str, Any]:
     return {
         "layer": layer,
         "argument": argument,
         "analytic": analytic,
         "numeric": numeric,
         "error": error,
-        "ok": bool(error < TOLERANCE),
+        "ok": bool(error < tolerance),
     }
 
 
@@ -150,5 +169,9 @@ def text(rows: list[dict[str, Any]]) -> str:
         for r in rows
     ]
     off = sum(not r["ok"] for r in rows)
-    end = f"{off} of {len(rows)} gradients are off" if off else f"all {len(rows)} gradients agree to {TOLERANCE:g}"
+    end = (
+        f"{off} of {len(rows)} gradients are off"
+        if off
+        else f"all {len(rows)} gradients agree: to {TOLERANCE:g}, and in float32 to {SINGLE:g}"
+    )
     return "\n".join([head, *lines, end])

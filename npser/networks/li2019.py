@@ -70,7 +70,17 @@ DEFAULT = {  # what examples/recipe.md keeps
 PRESETS = {"default": Config(**DEFAULT), "paper": Config()}  # the first is taken where none is named
 ABLATION: dict[str, dict[str, Any]] = {"no-attention": {"attention": False}, "no-recurrence": {"network": "li2019_feedforward"}}
 _TINY: dict[str, Any] = {"d_spec": 9, "d_cnn": 5, "d_lstm": 4, "d_attn": 6, "n_attn": 2}
-SMALL = {"loss": Config(**_TINY), "loss, no attention": Config(**_TINY, attention=False)}  # for npser gradcheck
+SMALL = {  # for npser gradcheck
+    "loss": Config(**_TINY, pad=False),
+    "loss, no attention": Config(**_TINY, pad=False, attention=False),
+    "loss, padded": Config(**_TINY),
+}
+
+
+def example(c: config.Config, bounds: Array, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    """A batch for npser gradcheck; where the network pads, the last pooled rows stand for 9 frames more."""
+    frames = np.diff(bounds) + (9 if c.pad else 0)
+    return rng.standard_normal((bounds[-1], c.d_spec)), bounds, frames
 
 
 def kind(c: config.Config) -> features.Kind:

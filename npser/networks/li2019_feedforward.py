@@ -21,6 +21,7 @@ from npser.networks.li2019 import (  # noqa: F401 (they are this network's as we
     Views,
     decide,
     describe_input,
+    example,
     heads_of_attention,
     inputs,
     kind,
