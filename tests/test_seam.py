@@ -78,7 +78,7 @@ def test_every_command_serves_it(command: Command, corpus: Path, tmp_path: Path,
     assert "There is no attention to show: the network has 4 units" in (tmp_path / "page.html").read_text()
     one_sentence(command("export", path, "a.onnx", status=1), str(path), "toy", "has no ONNX form")
     rows = [row for row in json.loads(command("gradcheck", "--json").stdout) if row["layer"] == "loss, toy"]
-    assert [row["argument"] for row in rows] == ["hidden.W", "hidden.b", "frame.W", "frame.b"]
+    assert [row["argument"] for row in rows] == ["hidden.W", "hidden.b", "frame.W", "frame.b", "all float32"]
     assert all(row["ok"] for row in rows)
     one_sentence(command("train", corpus, "--network", "toy", "--set", "beta=1", status=1), "no gender head")
     one_sentence(command("train", corpus, "--network", "toy", "--preset", "paper", status=2), "'paper'", "published")

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from helpers import UNCOMPILED, Command, assert_same_run, report_of, tone, write_manifest
+import soundfile
+from helpers import UNCOMPILED, Command, assert_same_run, manifest_of, report_of, tone, write_manifest
 
 
 def test_a_run_folder_holds_what_a_run_found(trained: Path) -> None:
@@ -194,3 +195,22 @@ def test_without_data_a_synthetic_corpus_serves_and_says_what_it_is_worth(npser:
     assert report_of(tmp_path / "run")["parameters"] == 287_622
     model = tmp_path / "run" / "model.safetensors"
     assert words in npser("info", model).stdout
+
+
+def test_a_report_begins_with_a_control_that_does_as_well(npser: Command, corpus: Path, small: Path, tmp_path: Path) -> None:
+    rows = []
+    for k, row in enumerate(manifest_of(corpus)):
+        wave, rate = soundfile.read(row["path"])
+        cut = len(wave) if row["emotion"] == "sad" else len(wave) // 2  # files cut by class
+        soundfile.write(tmp_path / f"{k}.wav", wave[:cut], rate)
+        rows.append(row | {"path": f"{k}.wav"})
+    write_manifest(tmp_path / "manifest.csv", rows)
+    shown = npser("train", "manifest.csv", "--config", small, "--epochs", "1", "--set", "learning_rate=1e-6", "--out", "run")
+    said = "Duration alone does "
+    assert said in shown.stdout
+    text = (tmp_path / "run" / "report.md").read_text()
+    assert said in text.split("\n## ")[0]
+    assert "| duration | 1.000 | 1.000 |" in text
+    report = report_of(tmp_path / "run")
+    assert report["baselines"]["majority"]["ua"] == 0.5
+    assert report["notices"][0].endswith("are the files cut by class?") or report["notices"][1].endswith("cut by class?")

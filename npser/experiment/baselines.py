@@ -29,12 +29,20 @@ def learnt_from(split: Split, refit: bool) -> np.ndarray:
 
 
 def baselines(data: Dataset, pool: ThreadPoolExecutor, shared_speakers: bool) -> dict[str, Predict]:
-    """Every baseline that the data allows, by name. shared_speakers: whether those of the test part are in training too."""
-    K, y, store = len(data.labels), data.emotion_y, data.store
-    each = range(len(y))
-    seconds = np.array([data.seconds([r]) for r in each])
-    level = np.array([_level(store.levels[store.recordings[r] : store.recordings[r + 1]]) for r in each])
+    """Every baseline that the data allows, by name; see controls."""
     statistics = utterance_statistics(data, pool)
+
+    def classified(split: Split, learn: np.ndarray) -> np.ndarray:
+        return linear(statistics, data.emotion_y, split, learn, len(data.labels))
+
+    return controls(data, shared_speakers) | {"linear": classified}
+
+
+def controls(data: Dataset, shared_speakers: bool) -> dict[str, Predict]:
+    """Those that hear no voice. shared_speakers: whether speakers of a test part are in its training part too."""
+    K, y, store = len(data.labels), data.emotion_y, data.store
+    seconds = np.array([data.seconds([r]) for r in range(len(y))])
+    level = np.array([_level(store.levels[store.recordings[r] : store.recordings[r + 1]]) for r in range(len(y))])
 
     def by(key: np.ndarray) -> Predict:
         return lambda split, learn: _by_key(key, y, split, learn, K)
@@ -42,12 +50,7 @@ def baselines(data: Dataset, pool: ThreadPoolExecutor, shared_speakers: bool) ->
     def by_bins(values: np.ndarray) -> Predict:
         return lambda split, learn: _by_key(_bins(values, learn), y, split, learn, K)
 
-    found = {
-        "majority": by(np.zeros(len(y), int)),
-        "duration": by_bins(seconds),
-        "level": by_bins(level),
-        "linear": lambda split, learn: linear(statistics, y, split, learn, K),
-    }
+    found = {"majority": by(np.zeros(len(y), int)), "duration": by_bins(seconds), "level": by_bins(level)}
     if any(u.scenario for u in data.utterances):
         found["scenario"] = by(_numbered([u.scenario for u in data.utterances]))
     if shared_speakers and any(u.speaker for u in data.utterances):

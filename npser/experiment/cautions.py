@@ -23,19 +23,28 @@ def cautions(report: dict[str, Any]) -> list[str]:
 
 def _controls(report: dict[str, Any]) -> list[str]:
     """Baselines that the network does not beat."""
-    found, network = [], report["variants"]["full"]["ua"]
-    majority = report["baselines"]["majority"]["ua"]
+    scores = {name: row["ua"] for name, row in report["baselines"].items()}
+    lowest = {name: (row["ua"]["interval"] or [None])[0] for name, row in report["differences"].items()}
+    return beaten_by(report["variants"]["full"]["ua"], scores, lowest)
+
+
+def beaten_by(network: float, scores: dict[str, float], lowest: dict[str, float | None]) -> list[str]:
+    """Sentences on controls that do as well as the network.
+
+    network, scores: UA; lowest: the lower end of the interval of network minus control, where there is one.
+    """
+    found = []
     for name, question in {"majority": "nothing that it has learnt shows", **CONTROLS}.items():
-        if name not in report["baselines"] or (name != "majority" and report["baselines"][name]["ua"] <= majority):
+        if name not in scores or (name != "majority" and scores[name] <= scores["majority"]):
             continue
-        difference, score = report["differences"][name]["ua"], report["baselines"][name]["ua"]
         alone = "The majority class" if name == "majority" else f"{name.capitalize()} alone"
-        figures = f"UA {score:.3f} against {network:.3f}"
-        if difference["difference"] <= 0:
-            does = "better than" if difference["difference"] < 0 else "as well as"
-            found.append(f"{alone} does {does} the network ({figures}): {question}")
-        elif difference["interval"] and difference["interval"][0] <= 0:
-            found.append(f"{alone} may do as well as the network ({figures}, within the interval): {question}")
+        low = lowest.get(name)
+        if scores[name] >= network:
+            does = f"does {'better than' if scores[name] > network else 'as well as'} the network"
+            found.append(f"{alone} {does} (UA {scores[name]:.3f} against {network:.3f}): {question}")
+        elif low is not None and low <= 0:
+            figures = f"UA {scores[name]:.3f} against {network:.3f}, within the interval"
+            found.append(f"{alone} may do as well as the network ({figures}): {question}")
     return found
 
 

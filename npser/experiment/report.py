@@ -97,6 +97,8 @@ def markdown(report: dict[str, Any]) -> str:
                 for label, row, recall in zip(labels, report["confusion"], report["recall"].values(), strict=True)
             ]),
         ]  # fmt: skip
+        rows = [[name, row["wa"], row["ua"]] for name, row in report["baselines"].items()]
+        lines += ["Without the network, learnt from the same training part:", "", table(["by", "WA", "UA"], rows)]
     if report["oracle"]:
         lines += [f"*{oracle_line(report['oracle'])}.* Choosing the epoch on the test session would have shown this.", ""]
     if report["validation"]:

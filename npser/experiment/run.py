@@ -17,7 +17,10 @@ from npser import __version__
 from npser.config import Config
 from npser.dataset import Dataset
 from npser.experiment import report
+from npser.experiment.baselines import controls, learnt_from
+from npser.experiment.cautions import beaten_by
 from npser.files import write
+from npser.metrics import confusion_matrix, scores
 from npser.split import Split, split_hash
 from npser.train import Run, fit
 
@@ -60,12 +63,25 @@ def run(
     result = fit(data, split, config, place, about, resume=resume, oracle=oracle)
     seconds = time.perf_counter() - clock
     found = _report(data, split, result, about)
+    if result["test"]:
+        found["baselines"] = _controls(data, split)
+        alone = {name: row["ua"] for name, row in found["baselines"].items()}
+        found["notices"] = [*beaten_by(found["ua"], alone, {}), *found["notices"]]
     found["run"] = {"started": started.isoformat(timespec="seconds"), "seconds_since_start": round(seconds, 1)}
     write(place.out / "report.md", report.markdown(found).encode())
     report.draw(found, place.out)
     # last: its presence says finished
     write(place.out / "report.json", (json.dumps(found, indent=2, sort_keys=True) + "\n").encode())
     return found
+
+
+def _controls(data: Dataset, split: Split) -> dict[str, Any]:
+    """What can be had on the test part without hearing a voice."""
+    y, learn = data.emotion_y[split.test], learnt_from(split, refit=False)
+    return {
+        name: scores(confusion_matrix(y, predict(split, learn), len(data.labels)))
+        for name, predict in controls(data, split.speaker_dependent).items()
+    }
 
 
 def _report(data: Dataset, split: Split, result: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
