@@ -38,6 +38,8 @@ def test_list_names_all_layouts(npser: Command):
         "emodb": 535,
         "ravdess": 1440,
         "cremad": 7442,
+        "mspimprov": 7798,
+        "nemo": 4481,
         "savee": 480,
         "tess": 2800,
         "emovo": 588,
@@ -106,7 +108,7 @@ def test_convert_writes_what_is_known_and_overwrites_nothing(npser: Command, emo
     before = (tmp_path / "out.csv").read_bytes()
     one_sentence(npser("data", "convert", emodb, "out.csv", status=1), "out.csv exists", "remove it")
     assert (tmp_path / "out.csv").read_bytes() == before
-    one_sentence(npser("data", "convert", emodb, "nowhere/out.csv", status=1), "nowhere/out.csv cannot be written")
+    one_sentence(npser("data", "convert", emodb, "nowhere/out.csv", status=1), "nowhere/out.csv", "cannot be written")
     one_sentence(npser("data", "convert", emodb, "other.csv", "--corpus", "tess", status=1), "TESS's OAF_back_angry.wav")
     assert not (tmp_path / "other.csv").exists()
 
