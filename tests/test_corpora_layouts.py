@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from helpers import Command, one_sentence, write_manifest
+from helpers import Command, one_sentence, tree, write_manifest
 
 from npser.commands.data import convert
 from npser.corpora import Utterance, iemocap, layouts, load, manifest, read
@@ -22,16 +22,6 @@ FACTS = {  # of each session: angry, happy and excited, neutral, sad; women's tu
 }
 HAPPY = {1: 135, 2: 117, 3: 135, 4: 65, 5: 143}  # of those that are happy or excited; 595 in all
 FOUR = re.compile(r"Ses0[1-5][FM]_(impro0[1-8][ab]?|script0[1-3]_[1-3]b?)_[FM]\d{3}")
-
-
-def tree(folder: Path, *names: str, **texts: str) -> Path:
-    """Empty recordings, which the readers do not open, and text files."""
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    for name, text in texts.items():
-        (folder / f"{name}.txt").write_text(text)
-    return folder
 
 
 def brief(folder: Path, corpus: str | None = None) -> list[tuple[str, str, str | None, str | None]]:
