@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from helpers import Command, one_sentence, tree
+from helpers import Command, one_sentence, tone, tree
 
 from npser.corpora import cremad, emodb, esd, layouts, meld, ravdess, read
 from npser.corpora.labels import parse_map
@@ -140,7 +140,7 @@ def test_emodb_2_is_what_its_gold_standard_lists(tmp_path: Path):
 
 
 def meld_copy(folder: Path) -> Path:
-    """Of the training part one clip, and one that is damaged in every copy; of the development part one that has no recording."""
+    """A clip of two parts each, a third that is damaged in every copy, and a fourth that has no recording in any."""
     tree(folder, "train_splits/dia0_utt0.wav", "train_splits/dia125_utt3.wav", "dev_splits_complete/dia0_utt0.wav")
     rows = {"train": ("0,0", "125,3"), "dev": ("0,0", "110,7")}
     for part, ids in rows.items():
@@ -155,6 +155,19 @@ def test_meld_has_speakers_of_older_tables_and_lacks_what_all_copies_lack(tmp_pa
     assert {u.speaker for u in found} == {"meld/Richard\u2019s Date"}
     assert missing == ["validation/dia110_utt7"]
     assert set(meld.KNOWN) == {"validation/dia110_utt7", "train/dia125_utt3"}
+
+
+def test_a_whole_meld_passes_its_check(npser: Command, tmp_path: Path):
+    for path in meld_copy(tmp_path / "meld").rglob("*.wav"):
+        tone(path, 200, 0.1)
+    (tmp_path / "meld" / "train_splits" / "dia125_utt3.wav").write_text("damaged")
+    shown = npser("data", "check", "meld").stdout
+    assert "known      in every copy: validation/dia110_utt7 was never released" in shown
+    assert "known      in every copy: meld/train_splits/dia125_utt3.wav is damaged as released" in shown
+    assert "missing " not in shown
+    (tmp_path / "meld" / "train_splits" / "dia0_utt0.wav").write_text("damaged")
+    shown = npser("data", "check", "meld", status=1).stdout
+    assert "unreadable 1 files; the first: meld/train_splits/dia0_utt0.wav" in shown
 
 
 def test_nemo(tmp_path: Path):
