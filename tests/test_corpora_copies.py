@@ -13,7 +13,7 @@ from npser.corpora.labels import parse_map
 # Constants, from the descriptions of the corpora
 
 SUMS = {"emodb": 535, "ravdess": 1440, "cremad": 7442, "savee": 480, "tess": 2800, "emovo": 588, "esd": 35000}
-SUMS |= {"iemocap": 5531, "mspimprov": 7798, "nemo": 4481}
+SUMS |= {"iemocap": 5531, "mspimprov": 7798, "nemo": 4481, "jl": 2400, "cafe": 936, "subesco": 7000, "urdu": 400}
 SIZES = {  # the emotions in the order of the alphabet
     "emodb": "127 angry, 81 bored, 46 disgusted, 69 fearful, 71 happy, 79 neutral, 62 sad",
     "ravdess": "192 angry, 192 calm, 192 disgusted, 192 fearful, 192 happy, 96 neutral, 192 sad, 192 surprised",
@@ -24,6 +24,11 @@ SIZES = {  # the emotions in the order of the alphabet
     "esd": "7000 angry, 7000 happy, 7000 neutral, 7000 sad, 7000 surprised",
     "mspimprov": "792 angry, 2644 happy, 3477 neutral, 885 sad",
     "nemo": "749 angry, 736 fearful, 749 happy, 809 neutral, 769 sad, 669 surprised",
+    "jl": "240 angry, 240 apologetic, 240 assertive, 240 concerned, 240 encouraging, 240 excited, 240 fearful, 240 happy, "
+    "240 neutral, 240 sad",
+    "cafe": "144 angry, 144 disgusted, 144 fearful, 144 happy, 72 neutral, 144 sad, 144 surprised",
+    "subesco": "1000 angry, 1000 disgusted, 1000 fearful, 1000 happy, 1000 neutral, 1000 sad, 1000 surprised",
+    "urdu": "100 angry, 100 happy, 100 neutral, 100 sad",
 }
 
 
@@ -170,16 +175,82 @@ def test_a_whole_meld_passes_its_check(npser: Command, tmp_path: Path):
     assert "unreadable 1 files; the first: meld/train_splits/dia0_utt0.wav" in shown
 
 
-def test_nemo(tmp_path: Path):
-    words = ("anger", "fear", "happiness", "neutral", "sadness", "surprise")
-    tree(tmp_path, *(f"samples/EB0_{word}_{n}.wav" for n, word in enumerate(words)), "samples/TP0_anger_90.wav")
+NAMED = {  # names, and what they say: emotion, speaker, gender
+    "nemo": {
+        "samples/EB0_anger_1": "angry EB0 female",
+        "samples/IC0_fear_2": "fearful IC0 female",
+        "samples/KD0_happiness_3": "happy KD0 female",
+        "samples/MK0_neutral_4": "neutral MK0 female",
+        "samples/KS0_sadness_5": "sad KS0 male",
+        "samples/MP0_surprise_90": "surprised MP0 male",
+        "samples/SM0_anger_1": "angry SM0 male",
+        "samples/TP0_anger_1": "angry TP0 male",
+        "samples/WR0_anger_1": "angry WR0 male",
+    },
+    "jl": {
+        "female1_angry_10a_1": "angry female1 female",
+        "male2_anxious_2b_2": "fearful male2 male",
+        "female2_assertive_1a_1": "assertive female2 female",
+        "male1_excited_15b_2": "excited male1 male",
+    },
+    "cafe": {
+        "Col\u00e8re/Faible/01-C-1-1": "angry 01 male",
+        "D\u00e9go\u00fbt/Fort/02-D-2-6": "disgusted 02 female",
+        "Joie/Fort/11-J-2-3": "happy 11 male",
+        "Neutre/12-N-1-1": "neutral 12 female",
+        "Peur/Fort/03-P-2-1": "fearful 03 male",
+        "Surprise/Fort/04-S-2-1": "surprised 04 female",
+        "Tristesse/Fort/10-T-2-1": "sad 10 female",
+    },
+    "subesco": {
+        "F_01_OISHI_S_10_ANGRY_1": "angry F_01 female",
+        "F_02_MONIKA_S_2_SURPRISE_3]": "surprised F_02 female",
+        "M_01_NIPUN_S_1_DISGUST_1": "disgusted M_01 male",
+        "M_02_MASUM_S_1_FEAR_5": "fearful M_02 male",
+    },
+    "shemo": {
+        "female/F01A01": "angry F01 female",
+        "male/M56W02": "surprised M56 male",
+        "male/M02F02": "fearful M02 male",
+        "male/M02H02": "happy M02 male",
+        "male/M02N02": "neutral M02 male",
+        "male/M02S02": "sad M02 male",
+    },
+    "urdu": {
+        "Angry/SM1_F10_A010": "angry SM1 male",
+        "Happy/SF2_F1_H01": "happy SF2 female",
+        "Neutral/SM13_F1_N03": "neutral SM13 male",
+        "Sad/SM9_F4_S084": "sad SM9 male",
+    },
+    "emovdb": {
+        "bea_Amused/amused_1-15_0001": "amused bea female",
+        "jenie/Sleepy/sleepiness_1-28_0001": "sleepy jenie female",
+        "josh_Neutral/neutral_1-28_0001": "neutral josh male",
+        "sam_Disgusted/disgust_1-28_0001": "disgusted sam male",
+        "sam_Angry/anger_1-28_0001": "angry sam male",
+    },
+    "aesdd": {
+        "anger/a01 (1)": "angry 1 None",
+        "disgust/d02 (3)b": "disgusted 3 None",
+        "fear/f19 (05)": "fearful 5 None",
+        "happiness/h01 (6)": "happy 6 None",
+        "sadness/s10 (2)": "sad 2 None",
+    },
+}
+
+
+@pytest.mark.parametrize("name", [name for name, layout in layouts().items() if hasattr(layout, "women")])
+def test_corpora_that_the_names_of_their_files_tell_all_about(tmp_path: Path, name: str):
+    tree(tmp_path, *(f"{stem}.wav" for stem in NAMED[name]), *(f"copy/{stem}.flac" for stem in NAMED[name]), "readme/x.wav")
     found, _ = read(tmp_path)
-    assert {u.corpus for u in found} == {"nemo"}
-    assert [u.emotion for u in found] == ["angry", "fearful", "happy", "neutral", "sad", "surprised", "angry"]
-    assert [(u.speaker, u.gender) for u in found[-2:]] == [("nemo/EB0", "female"), ("nemo/TP0", "male")]
-    speakers = ("EB0", "IC0", "KD0", "MK0", "KS0", "MP0", "SM0", "TP0", "WR0")
-    tree(tmp_path / "b", *(f"{speaker}_anger_1.wav" for speaker in speakers))
-    assert {u.speaker for u in read(tmp_path / "b")[0] if u.gender == "female"} == {f"nemo/{s}" for s in speakers[:4]}
+    told = {
+        u.path.relative_to(tmp_path).as_posix().removesuffix(u.path.suffix).removeprefix("copy/"): f"{u.emotion} "
+        f"{str(u.speaker).removeprefix(f'{name}/')} {u.gender}"
+        for u in found
+    }
+    assert told == NAMED[name]
+    assert len(found) == len(told)
+    assert {u.corpus for u in found} == {name}
 
 
 # Folders that are no corpus, or another one

@@ -401,6 +401,14 @@ def test_a_wrong_corpus_is_refused_by_name(tmp_path: Path, corpus: str):
         ("esd", "0011_000351"),
         ("meld", "dia0_utt0"),
         ("iemocap", "Ses01F_script01_1b_F000"),
+        ("nemo", "EB0_anger_1"),
+        ("jl", "female1_angry_10a_1"),
+        ("cafe", "01-C-1-1"),
+        ("subesco", "F_02_MONIKA_S_2_SURPRISE_3]"),
+        ("shemo", "F01A01"),
+        ("urdu", "SM1_F10_A010"),
+        ("emovdb", "bea_Amused/amused_1-15_0001"),
+        ("aesdd", "a01 (1)"),
     ],
 )
 def test_a_name_belongs_to_one_corpus_in_any_format(corpus: str, name: str):

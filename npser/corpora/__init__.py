@@ -222,7 +222,7 @@ def _recognise(place: Path) -> str:
     from npser.corpora.folder import audio_files
 
     paths = audio_files(Path(os.path.abspath(place)))
-    names = ["/".join(path.parts[-2:]) for path in paths]
+    names = ["/".join(path.parts[-3:]) for path in paths]
     for name, layout in layouts().items():
         if hasattr(layout, "NAME") and 2 * sum(bool(layout.NAME.fullmatch(name)) for name in names) > len(names):
             # Without its labels it is read only where it has been sorted into folders of classes.
