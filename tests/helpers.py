@@ -180,6 +180,16 @@ def tone(path: Path, hz: float, seconds: float = 0.35, seed: int = 0) -> None:
 # Corpora, commands and what they leave
 
 
+def tree(folder: Path, *names: str, **texts: str) -> Path:
+    """Empty recordings, which the readers do not open, and text files."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_text(text)
+    return folder
+
+
 def write_manifest(path: Path, rows: list[dict[str, str]]) -> Path:
     """A CSV with the columns of its first row."""
     with path.open("w", newline="") as file:

@@ -1,15 +1,18 @@
 """`npser data list`, `check` and `convert` as a user runs them."""
 
 import csv
+import errno
 import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import Command, one_sentence, report_of, tone
+import soundfile
+from helpers import Command, one_sentence, report_of, tone, tree, write_manifest
 
 from npser.commands.data import check, convert
-from npser.corpora import layouts, read
+from npser.corpora import layouts, manifest, read
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,12 @@ def test_list_names_all_layouts(npser: Command):
         "emodb": 535,
         "ravdess": 1440,
         "cremad": 7442,
+        "mspimprov": 7798,
+        "nemo": 4481,
+        "jl": 2400,
+        "cafe": 936,
+        "subesco": 7000,
+        "urdu": 400,
         "savee": 480,
         "tess": 2800,
         "emovo": 588,
@@ -59,6 +68,64 @@ def test_check_counts_classes_sessions_speakers_and_durations(npser: Command, em
     assert result["sessions"]["emodb/1"] == {"angry": 4, "bored": 4, "sad": 4}
     assert result["speakers"]["emodb/03"] == {"gender": "male", "utterances": 6}
     assert result["seconds"] == pytest.approx({"total": 9, "mean": 0.25, "min": 0.25, "max": 0.25})
+    assert result["sample_rates"] == {"16000": 36}
+    assert "rates      36 of 16000 Hz" in shown.stdout
+    nothing: dict[str, list[str]] = {"unmatched": [], "duplicates": [], "two_genders": []}
+    assert {key: result[key] for key in nothing} == nothing
+    assert not any(line.startswith(("unmatched", "duplicates", "genders")) for line in shown.stdout.splitlines())
+
+
+def test_check_names_what_is_odd_about_files_and_speakers(npser: Command, tmp_path: Path):
+    folder = tree(tmp_path / "odd", "sub/kept.WAV")
+    for name, rate in (("a.wav", 16000), ("b.wav", 16000), ("c.flac", 8000), ("left.wav", 16000), ("sub/kept.WAV", 16000)):
+        soundfile.write(folder / name, np.full(800, len(name) / 100, np.float32), rate)
+    rows = [("a.wav", "female"), ("b.wav", "male"), ("c.flac", "male")]
+    write_manifest(folder / "manifest.csv", [{"path": p, "emotion": "sad", "speaker": "1", "gender": g} for p, g in rows])
+    shown = npser("data", "check", "odd").stdout
+    assert "rates      1 of 8000 Hz, 2 of 16000 Hz" in shown
+    assert "unmatched  2 audio files are none of the utterances" in shown
+    assert "the first: odd/left.wav" in shown
+    assert "duplicates 1 files are byte-identical to another; the first: odd/a.wav and odd/b.wav" in shown
+    assert "genders    1 speakers are female and male: odd/1" in shown
+    result = json.loads(npser("data", "check", "odd", "--json").stdout)
+    assert result["unmatched"] == ["odd/left.wav", "odd/sub/kept.WAV"]
+    assert result["duplicates"] == [["odd/a.wav", "odd/b.wav"]]
+    assert result["two_genders"] == ["odd/1"]
+    assert result["speakers"] == {"odd/1": {"gender": None, "utterances": 3}}
+
+
+def test_a_map_changes_what_is_counted_and_converted_and_nothing_is_compared_then(npser: Command, emodb: Path, tmp_path: Path):
+    shown = npser("data", "check", emodb, "--map", "boredom=neutral,anger=own").stdout
+    assert "counts" not in shown
+    npser("data", "convert", emodb, "out.csv", "--map", "bored=neutral")
+    assert {u.emotion for u in read(tmp_path / "out.csv")[0]} == {"angry", "neutral", "sad"}
+    one_sentence(
+        npser("data", "check", emodb, "--map", "calm=neutral", status=1), "--map: no label is calm", "angry, bored, sad"
+    )
+
+
+def test_check_and_convert_do_not_wait_for_a_pipe(npser: Command, tmp_path: Path):
+    tone(tree(tmp_path, "mine/sad/a.wav") / "mine" / "sad" / "a.wav", 200)
+    os.mkfifo(tmp_path / "mine" / "sad" / "f.wav")
+    for words in (("check", "mine", "--corpus", "folder"), ("convert", "mine", "out.csv")):
+        assert "f.wav (1 in all) is a pipe" in npser("data", *words, timeout=60).stderr
+
+
+def test_convert_writes_the_whole_file_or_none(emodb: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, full)
+            with pytest.raises(ValueError, match=r"out\.csv: cannot be written \(No space left"):
+                convert(emodb, tmp_path / "out.csv", None)
+        assert list(tmp_path.iterdir()) == []
+    seen: list[bool] = []
+    monkeypatch.setattr(manifest, "parse", lambda *_: seen.append((tmp_path / "out.csv").exists()) or ([], []))
+    with pytest.raises(ValueError, match="zip"):
+        convert(emodb, tmp_path / "out.csv", None)
+    assert (seen, list(tmp_path.iterdir())) == ([False], [])
 
 
 def test_check_of_a_corpus_without_known_counts_passes_and_of_bad_files_does_not(npser: Command, corpus: Path, tmp_path: Path):
@@ -106,7 +173,7 @@ def test_convert_writes_what_is_known_and_overwrites_nothing(npser: Command, emo
     before = (tmp_path / "out.csv").read_bytes()
     one_sentence(npser("data", "convert", emodb, "out.csv", status=1), "out.csv exists", "remove it")
     assert (tmp_path / "out.csv").read_bytes() == before
-    one_sentence(npser("data", "convert", emodb, "nowhere/out.csv", status=1), "nowhere/out.csv cannot be written")
+    one_sentence(npser("data", "convert", emodb, "nowhere/out.csv", status=1), "nowhere/out.csv", "cannot be written")
     one_sentence(npser("data", "convert", emodb, "other.csv", "--corpus", "tess", status=1), "TESS's OAF_back_angry.wav")
     assert not (tmp_path / "other.csv").exists()
 

@@ -161,6 +161,8 @@ def _add_threads(parser: argparse.ArgumentParser) -> None:
 
 def _add_layout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", metavar="NAME", help="layout, one of `npser data list` (default: recognised)")
+    text = "emotions for labels of the corpora, such as joy=happy,01neutral=neutral; repeatable"
+    parser.add_argument("--map", action="append", default=[], metavar="LABEL=EMOTION", help=text)
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import hashlib
+import io
 import json
 import os
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import soundfile
 
-from npser import corpora
+from npser import corpora, files
 from npser.commands import terminal
-from npser.corpora import Utterance, manifest
+from npser.corpora import Utterance, folder, manifest
+from npser.corpora.labels import NO_AGREEMENT, parse_map
 from npser.split import natural
 
 if TYPE_CHECKING:
@@ -34,10 +38,10 @@ def run(args: argparse.Namespace) -> int:
     if args.name == "list":
         result, shown = known(), known_text(known())
     elif args.name == "check":
-        result = check(args.data, args.corpus, terminal.progress)
+        result = check(args.data, args.corpus, terminal.progress, parse_map(args.map))
         shown, status = text(result), 0 if passed(result) else 1
     else:
-        result = convert(args.data, args.out, args.corpus)
+        result = convert(args.data, args.out, args.corpus, parse_map(args.map))
         shown = f"{args.out}: {result['utterances']} utterances"
         if result["missing"]:
             warnings.warn(f"{len(result['missing'])} files do not exist; the first: {result['missing'][0]}", stacklevel=1)
@@ -68,12 +72,12 @@ def known_text(rows: list[dict[str, Any]]) -> str:
     return "\n".join(f"{row['name']:<11}{row['utterances'] or '':>6}  {row['layout']}" for row in rows)
 
 
-def check(place: Path, layout: str | None, progress: Progress) -> dict[str, Any]:
+def check(place: Path, layout: str | None, progress: Progress, mapping: dict[str, str] | None = None) -> dict[str, Any]:
     """Count what a corpus holds, and compare it with what it should hold.
 
     Parameters
     ----------
-    place, layout
+    place, layout, mapping
         The corpus, and how to read it; see corpora.load.
     progress : callable
         tqdm, or what looks like it.
@@ -83,28 +87,36 @@ def check(place: Path, layout: str | None, progress: Progress) -> dict[str, Any]
     dict
         ``data``, ``corpora``, ``utterances``; ``emotions``, ``styles`` and ``splits``, counts; ``sessions``, counts by
         session and emotion; ``speakers``, gender and count of each; ``seconds``, total, mean, min and max by the files'
-        headers, None where no length is known; ``missing``, files that should be there; ``unreadable``, files with the
-        reason; ``compared``, corpora whose counts are known; ``difference``, the first from them, or None.
+        headers, None where no length is known; ``sample_rates``, counts by rate in Hz, as text; ``missing``, files that
+        should be there; ``unreadable``, files with the reason; ``known_defects``, those of them that every copy of the corpus
+        has, with the reason; ``unmatched``, audio files in the folder that are none of the utterances; ``duplicates``, lists
+        of byte-identical files; ``two_genders``, speakers who are female and male; ``compared``, corpora whose counts are
+        known, none with a mapping; ``difference``, the first from them, or None.
 
     Raises
     ------
     ValueError
         As corpora.load.
     """
-    found, missing = corpora.read(place, layout)
+    found, missing = corpora.read(place, layout, mapping=mapping)
     lengths: list[float] = []
+    rates: Counter[int] = Counter()
     unreadable: dict[str, str] = {}
     for utterance in progress(found, desc="durations", unit="file"):
         try:
-            seconds = _seconds(utterance.path)
+            seconds, rate = _length(utterance.path)
             lengths += [] if seconds is None else [seconds]
+            rates[rate] += 1
         except ValueError as error:
             unreadable[str(utterance.path)] = str(error)
     names = list(dict.fromkeys(u.corpus for u in found))
-    differences = {name: _difference(name, found) for name in names if hasattr(corpora.layouts().get(name), "COUNTS")}
+    compared = [] if mapping else [name for name in names if getattr(corpora.layouts().get(name), "COUNTS", None)]
+    differences = {name: _difference(name, found) for name in compared}
     sessions = sorted({u.session for u in found if u.session}, key=natural)
     speakers = sorted({u.speaker for u in found if u.speaker}, key=natural)
-    genders = {u.speaker: u.gender for u in found}
+    genders: dict[str | None, set[str]] = defaultdict(set)
+    for u in found:
+        genders[u.speaker] |= {u.gender} if u.gender else set()
     spoken = Counter(u.speaker for u in found)
     return {
         "data": str(place),
@@ -114,28 +126,72 @@ def check(place: Path, layout: str | None, progress: Progress) -> dict[str, Any]
         "styles": _counts(u.style for u in found),
         "splits": _counts(u.split for u in found),
         "sessions": {session: _counts(u.emotion for u in found if u.session == session) for session in sessions},
-        "speakers": {speaker: {"gender": genders[speaker], "utterances": spoken[speaker]} for speaker in speakers},
+        "speakers": {speaker: {"gender": _one(genders[speaker]), "utterances": spoken[speaker]} for speaker in speakers},
         "seconds": _lengths(lengths),
+        "sample_rates": {str(rate): rates[rate] for rate in sorted(rates)},
         "missing": missing,
         "unreadable": unreadable,
+        "known_defects": _known_defects(names, missing, unreadable),
+        "unmatched": _unmatched(place, found),
+        "duplicates": _duplicates(found, progress),
+        "two_genders": [speaker for speaker in speakers if len(genders[speaker]) > 1],
         "compared": list(differences),
         "difference": next(filter(None, differences.values()), None),
     }
 
 
 def passed(result: dict[str, Any]) -> bool:
-    """Whether a check found nothing wrong."""
-    return not (result["missing"] or result["unreadable"] or result["difference"])
+    """Whether a check found nothing wrong, but for what is wrong with every copy of the corpus."""
+    wrong = {*result["missing"], *result["unreadable"]} - set(result["known_defects"])
+    return not (wrong or result["difference"])
 
 
-def _seconds(path: Path) -> float | None:
-    """Length of a recording by its header; None where that does not tell."""
+def _one(genders: set[str]) -> str | None:
+    """The gender of a speaker, where it is one."""
+    return next(iter(genders)) if len(genders) == 1 else None
+
+
+def _known_defects(names: Sequence[str], missing: Sequence[str], unreadable: dict[str, str]) -> dict[str, str]:
+    """What is missing or unreadable in every copy, with the reason."""
+    known: dict[str, str] = {}
+    for layout in (corpora.layouts().get(name) for name in names):
+        if layout is not None and hasattr(layout, "KNOWN"):
+            clips = {path: layout.clip(Path(path)) for path in unreadable} | {path: path for path in missing}
+            known |= {path: layout.KNOWN[clip] for path, clip in clips.items() if clip in layout.KNOWN}
+    return known
+
+
+def _unmatched(place: Path, found: Sequence[Utterance]) -> list[str]:
+    """Audio files in a folder that are none of the utterances."""
+    if not os.path.isdir(place):
+        return []
+    used = {os.path.realpath(u.path) for u in found}
+    there = [path for path in folder.files(place) if folder.is_audio(path.name)]
+    return [str(path) for path in there if os.path.realpath(path) not in used]
+
+
+def _duplicates(found: Sequence[Utterance], progress: Progress) -> list[list[str]]:
+    """Groups of byte-identical files: those of one length are compared by their hash."""
+    sizes: dict[int, list[Path]] = defaultdict(list)
+    for u in found:
+        if os.path.isfile(u.path):
+            sizes[os.path.getsize(u.path)].append(u.path)
+    same: dict[bytes, list[str]] = defaultdict(list)
+    alike = [path for paths in sizes.values() for path in paths if len(paths) > 1]
+    for path in progress(alike, desc="duplicates", unit="file"):
+        with contextlib.suppress(OSError), path.open("rb") as file:  # what cannot be read is named elsewhere
+            same[hashlib.file_digest(file, "sha256").digest()].append(str(path))
+    return [paths for paths in same.values() if len(paths) > 1]
+
+
+def _length(path: Path) -> tuple[float | None, int]:
+    """Length of a recording by its header, None where that does not tell, and its sample rate."""
     try:
         audio: Any = soundfile.info(os.fsencode(path))  # pyright: ignore[reportArgumentType] (bytes do)
     except (soundfile.SoundFileError, TypeError, OSError) as error:  # TypeError: headerless, by the name's ending
         reason = getattr(error, "error_string", str(error)).rstrip(". ")
         raise ValueError(reason if os.path.exists(path) else "does not exist") from None
-    return audio.frames / audio.samplerate if audio.frames < UNKNOWN_LENGTH else None
+    return audio.frames / audio.samplerate if audio.frames < UNKNOWN_LENGTH else None, audio.samplerate
 
 
 def _lengths(lengths: list[float]) -> dict[str, float] | None:
@@ -159,8 +215,8 @@ def _difference(name: str, found: Sequence[Utterance]) -> str | None:
             if u.corpus == name and session in ("", (u.session or "").rpartition("/")[2])
         )
         where = f"{name}, session {session}" if session else name
-        # All emotions of a corpus are known where its sessions are not told apart.
-        for emotion in sorted(set(expected) if session else set(expected) | set(there)):
+        # All emotions of a corpus are known where its sessions are not told apart, but for what raters did not agree on.
+        for emotion in sorted(set(expected) if session else set(expected) | set(there) - {"other", NO_AGREEMENT}):
             if there[emotion] != expected.get(emotion, 0):
                 return f"{where}: {there[emotion]} utterances are {emotion}; a whole copy has {expected.get(emotion, 0)}"
     return None
@@ -182,15 +238,39 @@ def text(result: dict[str, Any]) -> str:
     if result["seconds"]:
         total, mean, least, most = (result["seconds"][key] for key in ("total", "mean", "min", "max"))
         lines.append(f"durations  {total / 3600:.2f} h in all, mean {mean:.2f} s, from {least:.2f} to {most:.2f} s")
-    if result["missing"]:
-        lines.append(f"missing    {len(result['missing'])} recordings that have a label; the first: {result['missing'][0]}")
-    for path, reason in list(result["unreadable"].items())[:1]:
-        lines.append(f"unreadable {len(result['unreadable'])} files; the first: {path}: {reason}")
+    lines += _files_text(result)
     if result["difference"]:
         lines.append(f"counts     {result['difference']}")
     elif result["compared"]:
         lines.append(f"counts     as they are known of {', '.join(result['compared'])}")
     return "\n".join(lines)
+
+
+def _files_text(result: dict[str, Any]) -> list[str]:
+    """What is odd about the files."""
+    known, rates = result["known_defects"], result["sample_rates"]
+    missing = [path for path in result["missing"] if path not in known]
+    unreadable = {path: reason for path, reason in result["unreadable"].items() if path not in known}
+    lines = [f"rates      {', '.join(f'{count} of {rate} Hz' for rate, count in rates.items())}"] if rates else []
+    if missing:
+        lines.append(f"missing    {len(missing)} recordings that have a label; the first: {missing[0]}")
+    for path, reason in list(unreadable.items())[:1]:
+        lines.append(f"unreadable {len(unreadable)} files; the first: {path}: {reason}")
+    lines += [f"known      in every copy: {path} {reason}" for path, reason in known.items()]
+    if result["unmatched"]:
+        lines.append(
+            f"unmatched  {len(result['unmatched'])} audio files are none of the utterances (second copies, other parts, other "
+            f"names); the first: {result['unmatched'][0]}"
+        )
+    if result["duplicates"]:
+        extra = sum(len(paths) - 1 for paths in result["duplicates"])
+        first, second, *_ = result["duplicates"][0]
+        lines.append(f"duplicates {extra} files are byte-identical to another; the first: {first} and {second}")
+    if result["two_genders"]:
+        lines.append(
+            f"genders    {len(result['two_genders'])} speakers are female and male: {folder.brief(result['two_genders'])}"
+        )
+    return lines
 
 
 def _speakers_text(speakers: dict[str, dict[str, Any]]) -> list[str]:
@@ -203,15 +283,16 @@ def _speakers_text(speakers: dict[str, dict[str, Any]]) -> list[str]:
     return [f"speakers   {len(speakers)}: {kinds}", *(each if len(each) <= MOST_LISTED else [])]
 
 
-def convert(place: Path, out: Path, layout: str | None) -> dict[str, Any]:
+def convert(place: Path, out: Path, layout: str | None, mapping: dict[str, str] | None = None) -> dict[str, Any]:
     """Write the manifest of a corpus: training from it is training from the corpus.
 
     Parameters
     ----------
-    place, layout
+    place, layout, mapping
         The corpus, and how to read it; see corpora.load.
     out : Path
-        A CSV that does not exist. Paths in it are relative to its folder where they lead to the files.
+        A CSV that does not exist. Paths in it are relative to its folder where they lead to the files. It is written whole or
+        not at all.
 
     Returns
     -------
@@ -225,23 +306,20 @@ def convert(place: Path, out: Path, layout: str | None) -> dict[str, Any]:
     """
     if os.path.lexists(out):
         raise ValueError(f"{out} exists; name another file, or remove it")
-    found, missing = corpora.read(place, layout)
+    found, missing = corpora.read(place, layout, mapping=mapping)
     columns = [c for c in COLUMNS if any(getattr(u, c) is not None for u in found)]
     rows = [{column: getattr(u, column) for column in columns} | {"path": _path(u.path, out.parent)} for u in found]
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
     try:
-        with out.open("x", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, columns, lineterminator="\n")
-            table.writeheader()
-            table.writerows(rows)
-        _compare(found, out)
-    except OSError as error:
-        raise ValueError(f"{out} cannot be written ({error.strerror}); name another file") from error
+        content = text.getvalue().encode()
     except UnicodeEncodeError as error:
-        out.unlink()
-        raise ValueError(f"{place} holds a file whose name is not UTF-8 ({error.object!r}); rename it") from error
-    except BaseException:
-        out.unlink(missing_ok=True)
-        raise
+        row = error.object[: error.end].rpartition("\n")[2]
+        raise ValueError(f"{place} holds a file whose name is not UTF-8 ({row!r}); rename it") from None
+    _compare(found, out, content)
+    files.write(out, content)
     return {"manifest": str(out), "utterances": len(found), "columns": columns, "missing": missing}
 
 
@@ -257,12 +335,13 @@ def _path(path: Path, folder: Path) -> str:
         return absolute
 
 
-def _compare(found: Sequence[Utterance], out: Path) -> None:
-    """Read the manifest again: it must say the same of every recording."""
+def _compare(found: Sequence[Utterance], out: Path, content: bytes) -> None:
+    """Read the manifest before it is written: it must say the same of every recording."""
 
     def known(utterances: Sequence[Utterance]) -> list[tuple[Any, ...]]:
         return [(os.path.realpath(u.path), *(getattr(u, column) for column in COLUMNS if column != "path")) for u in utterances]
 
-    for utterance, before, after in zip(found, known(found), known(manifest.read(out)[0]), strict=True):
+    again = manifest.parse(out, content, False, manifest.name_of(out))[0]
+    for utterance, before, after in zip(found, known(found), known(again), strict=True):
         if before != after:
             raise ValueError(f"{utterance.path}: CSV cannot hold its name or its labels as they are; rename it")

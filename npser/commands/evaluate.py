@@ -12,6 +12,7 @@ from typing import Any
 from npser import checkpoint, corpora, dataset, network
 from npser.commands import terminal
 from npser.corpora import synthetic
+from npser.corpora.labels import parse_map
 from npser.experiment.report import confusion_text, score_line
 from npser.store import Progress, default_cache
 
@@ -22,7 +23,8 @@ def run(args: argparse.Namespace) -> int:
         with terminal.compiling(terminal.say_to(sys.stderr)):
             network.compile_kernels()
         cache = args.cache or default_cache()
-        result = scored(args.model, args.data, args.corpus, cache, pool, terminal.progress, args.skip_bad)
+        mapping = parse_map(args.map)
+        result = scored(args.model, args.data, args.corpus, cache, pool, terminal.progress, args.skip_bad, mapping)
     result["notices"] = list(dict.fromkeys([*synthetic.notices(result["corpora"]), *result["notices"]]))
     print(json.dumps(result, indent=2) if args.json else text(terminal.printable(result)))
     return 0
@@ -36,12 +38,13 @@ def scored(
     pool: ThreadPoolExecutor,
     progress: Progress,
     skip_bad: bool = False,
+    mapping: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Score a model file.
 
     Parameters
     ----------
-    model, places, layout
+    model, places, layout, mapping
         The model file, corpora, and how to read them; see corpora.load.
     cache, pool, progress, skip_bad
         See dataset.prepare.
@@ -60,14 +63,14 @@ def scored(
         For a file that is not a model, unusable corpora, or fewer than two shared labels.
     """
     trained = checkpoint.load(model)
-    present = {utterance.emotion for utterance in corpora.read(places, layout, skip_bad)[0]}
+    present = {utterance.emotion for utterance in corpora.read(places, layout, skip_bad, mapping)[0]}
     if "happy" in trained.emotions and "excited" in present and "excited" not in trained.emotions:
         present.add("happy")  # corpora.load counts excited as happy
     shared = [label for label in trained.emotions if label in present]
     if len(shared) < 2:
         known, there = ", ".join(trained.emotions), ", ".join(sorted(present))
         raise ValueError(f"{model}: tells {known} apart and the data holds {there}; two of them must be the same to be scored")
-    corpus = corpora.load(places, layout, shared, skip_bad)
+    corpus = corpora.load(places, layout, shared, skip_bad, mapping)
     data = dataset.prepare(corpus, trained.config, cache, pool, progress, skip_bad)
     choices = [trained.emotions.index(label) for label in data.labels]
     members = list(range(len(data.utterances)))

@@ -16,6 +16,7 @@ from npser import corpora, dataset, model, split
 from npser.commands import terminal
 from npser.config import Config, parse_setting, read_toml
 from npser.corpora import synthetic
+from npser.corpora.labels import parse_map
 from npser.dataset import Dataset
 from npser.experiment import report
 from npser.experiment.run import run as run_experiment
@@ -65,7 +66,7 @@ def prepared(args: argparse.Namespace, places: list[Path], config: Config, pool:
     """Read corpora, compile the kernels, and find or compute the features, saying so."""
     labels = None if args.labels is None else args.labels.split(",")
     cache = args.cache or default_cache()
-    corpus = corpora.load(places, args.corpus, labels, args.skip_bad)
+    corpus = corpora.load(places, args.corpus, labels, args.skip_bad, parse_map(args.map))
     counts = ", ".join(f"{sum(u.emotion == label for u in corpus.utterances)} {label}" for label in corpus.labels)
     what = "" if args.data else ", the synthetic corpus, since no DATA is named"
     say(f"data      {', '.join(map(str, places))}{what}")

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
-from npser.corpora.labels import CANONICAL, canonical, choose
+from npser.corpora.labels import CANONICAL, Names, canonical, choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ def load(
     corpus: str | None = None,
     labels: Sequence[str] | None = None,
     skip_missing: bool = False,
+    mapping: dict[str, str] | None = None,
 ) -> Corpus:
     """Read corpora and keep the utterances that have one of the labels.
 
@@ -74,6 +75,8 @@ def load(
         Excited counts as happy unless it is a label itself.
     skip_missing : bool, optional
         Leave out the files that a manifest names and that do not exist; they are listed in ``missing``.
+    mapping : dict of str to str, optional
+        The user's own emotions for labels of the corpora, as from :func:`npser.corpora.labels.parse_map`.
 
     Returns
     -------
@@ -84,16 +87,23 @@ def load(
     ValueError
         For whatever cannot be read or is contradictory, in one sentence that names the place and the way out.
     """
-    found, missing = read(data, corpus, skip_missing)
-    mapping = choose((utterance.emotion for utterance in found), labels)
-    kept = [replace(utterance, emotion=mapping[utterance.emotion]) for utterance in found if utterance.emotion in mapping]
-    dropped = Counter(utterance.emotion for utterance in found if utterance.emotion not in mapping)
+    found, missing = read(data, corpus, skip_missing, mapping)
+    classes = choose((utterance.emotion for utterance in found), labels)
+    kept = [_labelled(utterance, classes[utterance.emotion]) for utterance in found if utterance.emotion in classes]
+    dropped = Counter(utterance.emotion for utterance in found if utterance.emotion not in classes)
     names = list(dict.fromkeys(utterance.corpus for utterance in found))
-    return Corpus(kept, sorted(set(mapping.values())), dict(sorted(dropped.items())), names, missing)
+    return Corpus(kept, sorted(set(classes.values())), dict(sorted(dropped.items())), names, missing)
+
+
+def _labelled(utterance: Utterance, emotion: str) -> Utterance:
+    return utterance if utterance.emotion == emotion else replace(utterance, emotion=emotion)
 
 
 def read(
-    data: Sequence[str | Path] | str | Path, corpus: str | None = None, skip_missing: bool = False
+    data: Sequence[str | Path] | str | Path,
+    corpus: str | None = None,
+    skip_missing: bool = False,
+    mapping: dict[str, str] | None = None,
 ) -> tuple[list[Utterance], list[str]]:
     """Read corpora with all their emotions.
 
@@ -104,7 +114,7 @@ def read(
 
     Parameters
     ----------
-    data, corpus, skip_missing
+    data, corpus, skip_missing, mapping
         As for :func:`load`.
 
     Returns
@@ -126,9 +136,10 @@ def read(
     missing: list[str] = []
     owner: dict[str, Path] = {}
     taken: set[str] = set()
+    named = Names(mapping or {})
     for place in places:
-        found, lost = _read_place(place, corpus, skip_missing, taken)
-        for utterance in found:
+        found, lost = _read_place(place, corpus, skip_missing, taken, named)
+        for utterance in found if len(places) > 1 else ():
             other = owner.setdefault(os.path.abspath(utterance.path), place)
             if other is not place:
                 raise ValueError(f"{utterance.path} is in {other} and again in {place}; give each recording once")
@@ -137,12 +148,15 @@ def read(
         missing += lost
     if not utterances:
         raise ValueError(f"no utterance is left of {', '.join(map(str, places))}; all {len(missing)} files are missing")
+    named.check()
     return utterances, missing
 
 
-def _read_place(place: Path, corpus: str | None, skip_missing: bool, taken: set[str]) -> tuple[list[Utterance], list[str]]:
+def _read_place(
+    place: Path, corpus: str | None, skip_missing: bool, taken: set[str], named: Names
+) -> tuple[list[Utterance], list[str]]:
     """One of DATA -> its utterances and its missing files; `taken` are the corpus names of the earlier ones."""
-    from npser.corpora import manifest
+    from npser.corpora import folder, manifest
 
     known = layouts()
     if corpus is not None and corpus not in known:
@@ -151,27 +165,32 @@ def _read_place(place: Path, corpus: str | None, skip_missing: bool, taken: set[
         raise ValueError(f"{place} does not exist; name a corpus folder or a manifest CSV")
     table = manifest.find(place)
     if table is not None and corpus in (None, "manifest"):
-        return manifest.read(table, skip_missing, _free(manifest.name_of(table), taken))
+        return manifest.read(table, skip_missing, _free(manifest.name_of(table), taken), named)
     if corpus == "manifest":
         raise ValueError(f"{place} holds neither manifest.csv nor metadata.csv; add one, or leave --corpus out")
     if not os.path.isdir(place):
         raise ValueError(f"--corpus {corpus} reads a folder, and {place} is a file; leave --corpus out")
-    layout = known[corpus or _recognise(place)]
-    found = layout.read(place)
-    # Where labels stand in tables of their own, recordings may be missing.
-    found, missing = found if isinstance(found, tuple) else (found, [])
+    name = corpus or _recognise(place)
+    if name == "folder":
+        found, missing = folder.read(place, named), []
+    else:
+        found = known[name].read(place)
+        # Where labels stand in tables of their own, recordings may be missing.
+        found, missing = found if isinstance(found, tuple) else (found, [])
+        found = [_labelled(utterance, named.decoded(utterance.emotion)) for utterance in found]
     return _renamed(found, _free(found[0].corpus, taken)), missing
 
 
-def layouts() -> dict[str, ModuleType]:
+def layouts() -> dict[str, Any]:
     """List the layouts that can be read.
 
     Returns
     -------
-    dict of str to module
+    dict of str to module or Named
         Under the names that ``corpus`` may have. Each has ``LAYOUT``, a description, and ``read``; those that can be
         recognised have ``NAME``, a pattern of file names; those with tables of labels have ``labels_in``, for a folder; those
-        whose size is known have ``COUNTS``, utterances by session, or ``""`` for all of them, and emotion.
+        whose size is known have ``COUNTS``, utterances by session, or ``""`` for all of them, and emotion; those of which
+        every copy lacks some recordings have these in ``KNOWN``, with the reason.
     """
     # Imported here because the readers import Utterance from this file.
     from npser.corpora import (
@@ -185,13 +204,17 @@ def layouts() -> dict[str, ModuleType]:
         meld,
         mspimprov,
         msppodcast,
+        named,
         ravdess,
         savee,
         tess,
     )
 
     published = (iemocap, emodb, ravdess, cremad, savee, tess, emovo, mspimprov, msppodcast, esd, meld)
-    return {module.__name__.rpartition(".")[2]: module for module in (*published, folder, manifest)}
+    published, generic = (
+        {module.__name__.rpartition(".")[2]: module for module in modules} for modules in (published, (folder, manifest))
+    )
+    return {**published, **{row.name: row for row in named.TABLE}, **generic}
 
 
 def _recognise(place: Path) -> str:
@@ -199,7 +222,7 @@ def _recognise(place: Path) -> str:
     from npser.corpora.folder import audio_files
 
     paths = audio_files(Path(os.path.abspath(place)))
-    names = ["/".join(path.parts[-2:]) for path in paths]
+    names = ["/".join(path.parts[-3:]) for path in paths]
     for name, layout in layouts().items():
         if hasattr(layout, "NAME") and 2 * sum(bool(layout.NAME.fullmatch(name)) for name in names) > len(names):
             # Without its labels it is read only where it has been sorted into folders of classes.

@@ -1,4 +1,4 @@
-"""The words for emotions and genders: synonyms, and which emotions become the classes."""
+"""The words for emotions, genders and parts: synonyms, the user's own, and which emotions become the classes."""
 
 import re
 import unicodedata
@@ -31,6 +31,17 @@ _SYNONYMS = {word: emotion for emotion, words in _WORDS.items() for word in (emo
 _SYNONYMS |= dict.fromkeys(("pleasant surprise", "pleasant surprised", "pleasantly surprised"), "surprised")
 _SYNONYMS["xxx"] = NO_AGREEMENT  # IEMOCAP
 
+# The parts of a corpus, as columns and folders call them.
+SPLITS = {
+    word: split
+    for split, words in {
+        "train": "train training",
+        "validation": "validation valid val dev development",
+        "test": "test testing",
+    }.items()
+    for word in words.split()
+}
+
 GENDERS = ["female", "male"]
 _GENDERS = dict.fromkeys(("f", "female", "woman"), "female") | dict.fromkeys(("m", "male", "man"), "male")
 _NO_GENDER = {"", "unknown", "none", "na", "n/a", "nan", "-", "?"}
@@ -50,9 +61,81 @@ def canonical(text: str) -> str:
         One of the canonical emotions; a word that is none of their synonyms stays itself in lower case, so that a
         user's own classes work.
     """
-    # macOS hands out folder names with decomposed accents.
-    own = unicodedata.normalize("NFC", text).strip().lower()
+    own = _own(text)
     return _SYNONYMS.get(re.sub(r"[\s_-]+", " ", own), own)
+
+
+def _own(text: str) -> str:
+    """A label as a corpus has it; macOS hands out folder names with decomposed accents."""
+    return unicodedata.normalize("NFC", text).strip().lower()
+
+
+def parse_map(texts: Sequence[str]) -> dict[str, str]:
+    """Read what ``--map`` says.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        Such as ``"joy=happy,01neutral=neutral"``.
+
+    Returns
+    -------
+    dict of str to str
+        A corpus's own label, in lower case, to the emotion, in its canonical word.
+
+    Raises
+    ------
+    ValueError
+        For an entry that is not LABEL=EMOTION, and two entries for one label.
+    """
+    mapping: dict[str, str] = {}
+    for entry in ",".join(texts).split(",") if texts else ():
+        label, _, emotion = (part.strip() for part in entry.partition("="))
+        if not label or not emotion or "=" in emotion:
+            raise ValueError(f"--map {entry!r}: expected LABEL=EMOTION, as in --map joy=happy,01neutral=neutral")
+        if _own(label) in mapping:
+            raise ValueError(f"--map: {label} is set twice, to {mapping[_own(label)]} and {canonical(emotion)}; set it once")
+        mapping[_own(label)] = canonical(emotion)
+    return mapping
+
+
+class Names:
+    """What the labels of corpora are called: by the user's map, else by their canonical words.
+
+    Parameters
+    ----------
+    mapping : dict of str to str
+        As from :func:`parse_map`.
+    """
+
+    def __init__(self, mapping: dict[str, str]) -> None:
+        self.mapping = mapping
+        self.used: set[str] = set()
+        self.seen: set[str] = set()
+
+    def __call__(self, text: str) -> str:
+        """The emotion of a label that a user wrote: in a manifest, or as the name of a folder."""
+        emotion = canonical(text)
+        return self._find((_own(text), emotion), emotion)
+
+    def decoded(self, emotion: str) -> str:
+        """The emotion of a published corpus, whose label a reader has decoded: any word for it may stand in the map."""
+        return self._find((emotion, *(label for label in self.mapping if canonical(label) == emotion)), emotion)
+
+    def _find(self, labels: Sequence[str], otherwise: str) -> str:
+        self.seen.add(labels[0])
+        label = next((label for label in labels if label in self.mapping), None)
+        if label is None:
+            return otherwise
+        self.used.add(label)
+        return self.mapping[label]
+
+    def check(self) -> None:
+        """ValueError where an entry of the map has named nothing."""
+        idle = [label for label in self.mapping if label not in self.used]
+        if idle:
+            there = ", ".join(sorted(self.seen))
+            raise ValueError(f"--map: no label is {' or '.join(idle)}; the labels there are: {there}")
 
 
 def canonical_gender(text: str) -> str | None:

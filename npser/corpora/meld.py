@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from pathlib import Path
 
 from npser.corpora import Utterance, tables
@@ -19,8 +20,17 @@ GENDERS = {
     "Rachel": "female",
     "Ross": "male",
 }
+# What is missing or damaged in every copy.
+KNOWN = {
+    "validation/dia110_utt7": "was never released",
+    "train/dia125_utt3": "is damaged as released",
+}
 LAYOUT = "train_sent_emo.csv, train_splits/dia0_utt0.wav"
 NAME = re.compile(r"(?:.*/)?(dia\d+)_(utt\d+)\.\w+", re.IGNORECASE)
+# 132 clips of the test part come twice. Those with the long name hold what the table says, and their twins other cuts,
+# according to published audits; the corpus's authors say only that one may ignore them.
+RECUT = "final_videos_test"
+_NAMED = re.compile(rf"(?:{RECUT})?{NAME.pattern}", re.IGNORECASE)
 _FOLDER = re.compile(rf"({'|'.join(SPLITS)})(?![a-z]).*", re.IGNORECASE)
 _TABLE = r"(train|dev|test)_sent_emo\.csv"
 
@@ -42,7 +52,8 @@ def read(folder: Path) -> tuple[list[Utterance], list[str]]:
     Returns
     -------
     utterances : list of Utterance
-        With speakers, genders of the leading roles, dialogues, and the official split. Its parts share speakers.
+        With speakers, genders of the leading roles, dialogues, and the official split. Its parts share speakers. Clips named
+        ``final_videos_testdia0_utt0`` take the place of ``dia0_utt0``.
     missing : list of str
         What the tables name and is not there.
 
@@ -50,8 +61,18 @@ def read(folder: Path) -> tuple[list[Utterance], list[str]]:
     ------
     ValueError
         Where there is no table or no recording.
+
+    Warns
+    -----
+    Of clips that are taken from ``final_videos_test``.
     """
-    paths = once_each([path for path in audio_files(folder) if NAME.fullmatch(path.name) and _split(path)], _clip)
+    there = [path for path in audio_files(folder) if _NAMED.fullmatch(path.name) and _split(path)]
+    recut = once_each([path for path in there if path.name.lower().startswith(RECUT)], clip)
+    clips = {clip(path) for path in recut}
+    paths = sorted([*recut, *once_each([path for path in there if clip(path) not in clips], clip)])
+    if recut:
+        text = f"{folder}: {len(recut)} clips are taken from the files {RECUT}*, not from their twins without these words"
+        warnings.warn(text, stacklevel=2)
     if not paths:
         raise ValueError(
             f"{folder} holds no file like MELD's train_splits/dia0_utt0.wav; "
@@ -64,9 +85,9 @@ def read(folder: Path) -> tuple[list[Utterance], list[str]]:
             about[f"{split}/dia{row['dialogue_id']}_utt{row['utterance_id']}"] = row
     if not about:
         raise ValueError(f"{folder} holds no train_sent_emo.csv; put the three tables of MELD into it")
-    there = {_clip(path) for path in paths}
-    missing = [clip for clip in about if clip not in there]
-    return [_utterance(path, about.get(_clip(path), {})) for path in paths], missing
+    clips = {clip(path) for path in paths}
+    missing = [name for name in about if name not in clips]
+    return [_utterance(path, about.get(clip(path), {})) for path in paths], missing
 
 
 def _split(path: Path) -> str | None:
@@ -78,9 +99,9 @@ def _split(path: Path) -> str | None:
     return None
 
 
-def _clip(path: Path) -> str:
-    """The parts number their dialogues each for itself."""
-    return f"{_split(path)}/{path.stem.lower()}"
+def clip(path: Path) -> str:
+    """What identifies a recording: the parts number their dialogues each for itself."""
+    return f"{_split(path)}/{path.stem.lower().removeprefix(RECUT)}"
 
 
 def _utterance(path: Path, row: dict[str, str]) -> Utterance:
@@ -93,5 +114,5 @@ def _utterance(path: Path, row: dict[str, str]) -> Utterance:
         speaker=f"meld/{speaker}" if speaker else None,
         gender=GENDERS.get(speaker or ""),
         split=split,
-        dialogue=f"meld/{split}-{path.stem.lower().partition('_')[0]}",
+        dialogue=f"meld/{clip(path).partition('_')[0].replace('/', '-')}",
     )

@@ -29,16 +29,27 @@ EMOTIONS = {
 STYLES = {"01": "normal", "02": "strong"}
 COUNTS = {"": dict.fromkeys(EMOTIONS.values(), 192) | {"neutral": 96}}
 LAYOUT = "Actor_18/03-01-05-01-02-01-18.wav"
-NAME = re.compile(rf"(?:.*/)?0[1-3]-0[12]-({'|'.join(EMOTIONS)})-0[12]-0[12]-0[12]-({'|'.join(SESSIONS)})\.\w+")
+# Neutral is never strong.
+_EMOTION = rf"(?:01(?=-01)|{'|'.join(sorted(set(EMOTIONS) - {'01'}))})"
+NAME = re.compile(rf"(?:.*/)?0[1-3]-0[12]-{_EMOTION}-0[12]-0[12]-0[12]-(?:{'|'.join(SESSIONS)})\.\w+")
+_FORM = re.compile(r"\d\d(?:-\d\d){6}\.\w+")
 
 
 def read(folder: Path) -> list[Utterance]:
     """Read the speech part of RAVDESS from the file names anywhere below a folder.
 
     With speakers, genders, six sessions of four actors, and the intensity as style. Songs, videos, other files, and second
-    copies of a recording are skipped. ValueError where no file is named as the speech recordings of RAVDESS.
+    copies of a recording are skipped. ValueError where no file is named as the speech recordings of RAVDESS, or one has the
+    form of these names and other codes: corpora such as BanglaSER have the form, and other emotions under the same numbers.
     """
-    named = [path for path in audio_files(folder) if NAME.fullmatch(path.name)]
+    there = audio_files(folder)
+    named = [path for path in there if NAME.fullmatch(path.name)]
+    foreign = [path for path in there if _FORM.fullmatch(path.name) and not NAME.fullmatch(path.name)]
+    if foreign:
+        raise ValueError(
+            f"{foreign[0]} ({len(foreign)} of {len(there)} files) has the form of RAVDESS's names and none of its codes; "
+            f"if this is another corpus, write a manifest, or else remove the file"
+        )
     paths = once_each([path for path in named if path.name.startswith("03-01-")])
     if not paths:
         raise ValueError(f"{folder} holds no RAVDESS speech (03-01-*.wav); add its folders Actor_01 to Actor_24")

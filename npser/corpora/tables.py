@@ -17,10 +17,10 @@ def find(folder: Path, name: str) -> list[Path]:
     # DATA may be the folder of the audio, and what lies beside it may not be ours to list.
     if below or not os.access(beside, os.R_OK):
         return below
-    return sorted(beside / name for name in os.listdir(beside) if pattern.fullmatch(name))
+    return sorted(beside / name for name in os.listdir(beside) if pattern.fullmatch(name) and os.path.isfile(beside / name))
 
 
-def text(path: Path, otherwise: str = "latin-1") -> str:
+def text(path: Path, otherwise: str = "cp1252") -> str:
     """The text of a file that is UTF-16 with its mark, UTF-8, or else of another encoding."""
     content = path.read_bytes()
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
