@@ -1,4 +1,4 @@
-"""What a training step is given: the normaliser of its input, weights of classes and genders."""
+"""Training: what a step is given, the whole of it as a slow loop, and that the test part has no say in it."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import SMALL, sound
+from helpers import SMALL, assert_same_training, sound, unbalanced
 
-from npser import corpora, dataset
+from npser import checkpoint, corpora, dataset, model
+from npser.config import Config
+from npser.dataset import Dataset
 from npser.features import log_mel_kind
 from npser.inputs import with_deltas
 from npser.network import Network, Targets, normaliser
@@ -104,3 +106,38 @@ def test_the_emotions_weights_are_those_of_the_training_part_and_the_genders_are
     for y in met:
         np.testing.assert_allclose(y.emotion_weight, np.array(expected)[y.emotion] / len(y.emotion), rtol=1e-6)
         np.testing.assert_allclose(y.gender_weight, 1 / len(y.emotion), rtol=1e-6)
+
+
+# What nobody may learn from
+
+SHORT = {"max_seconds": 0.5, "pad": False, "epochs": 3, "batch": 5, "learning_rate": 3e-3, "class_weight": "balanced"}
+AUGMENTED = {"stretch": 0.2, "warp": 0.1, "splice": 0.7, "channel": 0.5}
+EVERY_NETWORK = [pytest.param(c, id=name) for module in model.NETWORKS.values() for name, c in module.SMALL.items()]
+
+
+def trained(config: Config, data: Dataset, split: Split, out: Path, **choices: Any) -> dict[str, Any]:
+    """What fit returns; its files lie in out."""
+    out.mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        return fit(data, split, config, Run(out, pool, lambda _: None), {}, **choices)
+
+
+@pytest.mark.parametrize("config", EVERY_NETWORK)
+def test_another_test_part_changes_nothing_that_is_trained(tmp_path: Path, config: Config) -> None:
+    c = replace(config, **SHORT, **AUGMENTED)
+    results = [trained(c, *unbalanced(c, others), tmp_path / str(others), oracle=others > 0) for others in (0, 6)]
+    assert results[0]["test"]["loss"] != results[1]["test"]["loss"]
+    for name in ("selected_epoch", "validation", "genders", "parameters"):
+        assert results[0][name] == results[1][name]
+    assert results[0]["calibration"]["temperature"] == results[1]["calibration"]["temperature"] != 1
+    assert_same_training(tmp_path / "0", tmp_path / "6")
+
+
+def test_a_gender_that_only_others_than_the_training_part_have_is_not_learnt(tmp_path: Path) -> None:
+    data, split = unbalanced(SMALL)
+    women = [replace(u, gender="female") if r in split.train else u for r, u in enumerate(data.utterances)]
+    found = trained(replace(SMALL, **SHORT), replace(data, utterances=women), split, tmp_path / "run")
+    assert (found["genders"], found["config"].beta, found["test"]["gender_accuracy"]) == ([], 0, None)
+    model_file = checkpoint.load(tmp_path / "run" / "model.safetensors")
+    assert model_file.labels["gender"] is None
+    assert not any(name.startswith("gender") for name in model_file.tensors)
