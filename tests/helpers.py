@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -19,9 +20,12 @@ import soundfile
 from npser import checkpoint, lite, model
 from npser.checkpoint import Checkpoint
 from npser.config import Config
+from npser.corpora import Utterance
+from npser.dataset import Dataset
 from npser.network import Network, Targets
 from npser.networks import li2019, li2019_feedforward
-from npser.store import Store, digests, open_store
+from npser.split import Split
+from npser.store import Store, digests, open_store, store_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPORA = Path(os.environ.get("NPSER_CORPORA") or ROOT.parent / "shared" / "corpora")
@@ -177,6 +181,44 @@ def tone(path: Path, hz: float, seconds: float = 0.35, seed: int = 0) -> None:
     soundfile.write(path, (0.1 * wave + 0.01 * noise).astype(np.float32), RATE, subtype="PCM_16")
 
 
+# Data sets in memory
+
+
+def data_of(
+    config: Config, recordings: Sequence[Sequence[Array]], emotions: Sequence[str], genders: Sequence[str | None]
+) -> Dataset:
+    """Recordings, each one or more windows (n,) at 16 kHz; everybody speaks once."""
+    store = store_of([x for windows in recordings for x in windows], model.module_of(config).kind(config))
+    store = dataclasses.replace(store, recordings=np.cumsum([0, *map(len, recordings)]))
+    content = [hashlib.sha256(b"".join(x.tobytes() for x in windows)).hexdigest() for windows in recordings]
+    known = enumerate(zip(emotions, genders, strict=True))
+    utterances = [Utterance(Path(f"{r}.wav"), emotion, "c", f"c/{r}", gender) for r, (emotion, gender) in known]
+    return Dataset(utterances, content, store, sorted(set(emotions)), {}, ["c"], {})
+
+
+def unbalanced(config: Config, others: int = 0) -> tuple[Dataset, Split]:
+    """29 sounds of up to half a second, some with a second window: 17 train, 6 validate, 6 are tested.
+
+    Of those that train nine are angry, five happy and three sad, and some genders are unknown. Some parts lie between others.
+    others: replace so many of the test part, and nothing else, by recordings with another sound, emotion and gender.
+    """
+    rng = np.random.default_rng(7)
+    members = rng.permutation(29)
+    train, validation, test = (sorted(part.tolist()) for part in np.split(members, [17, 23]))
+    split = Split(train, validation, test)
+    emotions, genders = np.empty(29, object), np.empty(29, object)
+    emotions[split.train] = rng.permutation(["angry"] * 9 + ["happy"] * 5 + ["sad"] * 3)
+    emotions[split.validation + split.test] = ["sad", "sad", "angry", "happy", "happy", "sad"] * 2
+    genders[:] = rng.permutation(["female"] * 11 + ["male"] * 11 + [""] * 7)
+    lengths = rng.integers(2500, 8000, (29, 2))
+    recordings = [[sound(n, r) for n in lengths[r, : 1 + (r % 4 == 1)]] for r in range(29)]
+    for r in split.test[:others]:
+        recordings[r] = [3 * sound(int(n), 40 + r) for n in rng.integers(2500, 8000, 1 + (r % 3 == 0))]
+        emotions[r] = {"angry": "sad", "happy": "angry", "sad": "happy"}[emotions[r]]
+        genders[r] = {"female": "male", "male": "", "": "female"}[genders[r]]
+    return data_of(config, recordings, emotions.tolist(), [gender or None for gender in genders]), split
+
+
 # Corpora, commands and what they leave
 
 
@@ -285,3 +327,35 @@ def assert_same_run(a: Path, b: Path) -> None:
     for name in ("model.safetensors", "last.safetensors", "metrics.jsonl", "config.toml", "report.md"):
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
     assert lines_of(a) == lines_of(b)
+
+
+def assert_same_training(a: Path, b: Path) -> None:
+    """Two run folders, byte for byte, but for scores of the test part and hashes of all the data."""
+    for name in ("model.safetensors", "last.safetensors"):
+        (tensors, about), (others, of_others) = (_trained_part(run / name) for run in (a, b))
+        assert about == of_others, name
+        assert {key: value.tobytes() for key, value in tensors.items()} == {
+            key: value.tobytes() for key, value in others.items()
+        }
+    for name in ("metrics.jsonl", "config.toml"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+
+
+def _bytes(tensors: dict[str, Array]) -> dict[str, bytes]:
+    return {name: value.tobytes() for name, value in tensors.items()}
+
+
+def _trained_part(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Tensors and metadata of a file, without what says something of the test part."""
+    tensors, about = checkpoint.read_tensors(path)
+    training = about.get("training", {})
+    scores = training.get("scores", {})
+    for place, names in (
+        (about, ("identity", "oracle")),
+        (scores, ("test",)),
+        (scores.get("calibration") or {}, ("ece_before", "ece_after")),
+        (training.get("split", {}), ("hash",)),
+    ):
+        for name in names:
+            place.pop(name, None)
+    return tensors, about

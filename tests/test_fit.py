@@ -1,5 +1,7 @@
-"""What a training step is given: the normaliser of its input, weights of classes and genders."""
+"""Training: what a step is given, the whole of it as a slow loop, and that the test part has no say in it."""
 
+import json
+import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -8,12 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import SMALL, sound
+import reference
+from helpers import SMALL, assert_same_training, sound, unbalanced
 
-from npser import corpora, dataset
+from npser import checkpoint, corpora, dataset, model
+from npser.config import Config, stream
+from npser.dataset import Dataset
 from npser.features import log_mel_kind
 from npser.inputs import with_deltas
 from npser.network import Network, Targets, normaliser
+from npser.networks import li2019
 from npser.split import Split
 from npser.store import Store, store_of
 from npser.train import Run, class_weights, fit
@@ -104,3 +110,150 @@ def test_the_emotions_weights_are_those_of_the_training_part_and_the_genders_are
     for y in met:
         np.testing.assert_allclose(y.emotion_weight, np.array(expected)[y.emotion] / len(y.emotion), rtol=1e-6)
         np.testing.assert_allclose(y.gender_weight, 1 / len(y.emotion), rtol=1e-6)
+
+
+# What nobody may learn from
+
+SHORT = {"max_seconds": 0.5, "pad": False, "epochs": 3, "batch": 5, "learning_rate": 3e-3, "class_weight": "balanced"}
+AUGMENTED = {"stretch": 0.2, "warp": 0.1, "splice": 0.7, "channel": 0.5}
+EVERY_NETWORK = [pytest.param(c, id=name) for module in model.NETWORKS.values() for name, c in module.SMALL.items()]
+
+
+def trained(config: Config, data: Dataset, split: Split, out: Path, **choices: Any) -> dict[str, Any]:
+    """What fit returns; its files lie in out."""
+    out.mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        return fit(data, split, config, Run(out, pool, lambda _: None), {}, **choices)
+
+
+@pytest.mark.parametrize("config", EVERY_NETWORK)
+def test_another_test_part_changes_nothing_that_is_trained(tmp_path: Path, config: Config) -> None:
+    c = replace(config, **SHORT, **AUGMENTED)
+    results = [trained(c, *unbalanced(c, others), tmp_path / str(others), oracle=others > 0) for others in (0, 6)]
+    assert results[0]["test"]["loss"] != results[1]["test"]["loss"]
+    for name in ("selected_epoch", "validation", "genders", "parameters"):
+        assert results[0][name] == results[1][name]
+    assert results[0]["calibration"]["temperature"] == results[1]["calibration"]["temperature"] != 1
+    assert_same_training(tmp_path / "0", tmp_path / "6")
+
+
+def test_a_gender_that_only_others_than_the_training_part_have_is_not_learnt(tmp_path: Path) -> None:
+    data, split = unbalanced(SMALL)
+    women = [replace(u, gender="female") if r in split.train else u for r, u in enumerate(data.utterances)]
+    found = trained(replace(SMALL, **SHORT), replace(data, utterances=women), split, tmp_path / "run")
+    assert (found["genders"], found["config"].beta, found["test"]["gender_accuracy"]) == ([], 0, None)
+    model_file = checkpoint.load(tmp_path / "run" / "model.safetensors")
+    assert model_file.labels["gender"] is None
+    assert not any(name.startswith("gender") for name in model_file.tensors)
+
+
+# The whole of it, as a slow loop
+
+
+class Slow:
+    """Section 5.1 in plain words: what a run is, epoch by epoch, without augmentation."""
+
+    def __init__(self, data: Dataset, split: Split, config: Config) -> None:
+        self.data, self.split, self.c = data, split, config
+        first = {r: self.features(int(data.store.recordings[r])) for r in split.train}
+        real = [X[: -(-int(data.store.samples[data.store.recordings[r]]) // 400)] for r, X in first.items()]
+        self.mean, self.std = np.concatenate(real).mean(axis=0), np.concatenate(real).std(axis=0)
+        self.shapes = model.shapes_of(config, len(data.labels), 2)
+        self.theta = model.init(self.shapes, config.seed)
+        self.m = self.v = np.zeros(self.theta.size)
+        self.updates = 0
+
+    def features(self, window: int) -> np.ndarray:
+        """The lowest bands of a window, their deltas and delta-deltas, (L, d_spec)."""
+        store = self.data.store
+        return reference.deltas(store.rows[store.bounds[window] : store.bounds[window + 1], : self.c.d_spec // 3])
+
+    def normalised(self, windows: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """X (N, d_spec) of some windows, and bounds."""
+        each = [((self.features(w) - self.mean) / self.std).astype(np.float32) for w in windows]
+        return np.concatenate(each), np.cumsum([0, *map(len, each)])
+
+    def epoch(self, number: int) -> float:
+        """Every utterance of the training part once; returns their mean loss."""
+        train, losses = self.split.train, 0.0
+        order = stream("shuffle", self.c.seed, number).permutation(train).tolist()
+        while order:
+            batch, order = order[:5], order[5:]
+            first = {r: int(self.data.store.recordings[r]) for r in batch}
+            batch.sort(
+                key=lambda r: self.data.store.bounds[first[r]] - self.data.store.bounds[first[r] + 1]
+            )  # the longest first
+            loss, gradient = 0.0, np.zeros(self.theta.size)
+            for k in range(0, len(batch), 4):
+                shard = batch[k : k + 4]
+                emotion, gender = self.data.emotion_y[shard], self.data.gender_y[shard]
+                weight = [17 / 3 / np.sum(self.data.emotion_y[train] == y) / len(batch) for y in emotion]
+                y = Targets(emotion, gender, np.array(weight, np.float32), np.full(len(shard), 1 / len(batch), np.float32))
+                views, drawn = model.views(self.theta, self.shapes), stream("dropout", self.c.seed, self.updates, k // 4)
+                part, grads = model.loss(views, self.c, self.normalised([first[r] for r in shard]), y, drawn)
+                loss, gradient = loss + part, gradient + model.flatten(grads, self.shapes)
+            self.update(gradient)
+            losses += loss * len(batch)
+        return losses / 17
+
+    def update(self, gradient: np.ndarray) -> None:
+        """Four updates an epoch: the rate rises over three, a quarter of all, under half a cosine over twelve."""
+        factor = min(1, (self.updates + 1) / 3) * (1 + math.cos(math.pi * self.updates / 12)) / 2
+        rate, decay, clip = factor * self.c.learning_rate, self.c.decay, self.c.clip
+        for name, value in model.named(self.theta, self.shapes).items():
+            if name not in ("cnn1.b", "cnn2.b", "emotion.b", "gender.b") and "b_" not in name:
+                value *= 1 - rate / (1 + decay * self.updates) * self.c.weight_decay
+        theta, m, v = reference.adam_step(self.theta, self.m, self.v, gradient, self.updates, rate, decay=decay, clip=clip)
+        self.theta, self.m, self.v = np.array(theta, np.float32), np.array(m), np.array(v)
+        self.updates += 1
+
+    def validation(self) -> dict[str, float]:
+        """Equation (10) over the validation part, and how often its emotions and genders are told."""
+        losses, right, genders = [], [], []
+        for r in self.split.validation:
+            windows = list(range(self.data.store.recordings[r], self.data.store.recordings[r + 1]))
+            (emotion, gender), _ = li2019.forward(model.views(self.theta, self.shapes), self.c, *self.normalised(windows))
+            y, gender_y = self.data.emotion_y[r], self.data.gender_y[r]
+            losses.append(-self.c.alpha * slow_log_p(emotion)[y])
+            right.append(slow_log_p(emotion).argmax() == y)
+            if gender_y >= 0:
+                losses[-1] -= self.c.beta * slow_log_p(gender)[gender_y]
+                genders.append(slow_log_p(gender).argmax() == gender_y)
+        classes = [
+            [hit for hit, r in zip(right, self.split.validation, strict=True) if self.data.emotion_y[r] == k] for k in range(3)
+        ]
+        ua = np.mean([np.mean(hits) for hits in classes])
+        return {"loss": np.mean(losses), "wa": np.mean(right), "ua": ua, "gender_accuracy": np.mean(genders)}
+
+
+def slow_log_p(logits: np.ndarray) -> np.ndarray:
+    """Of the windows of a recording, (W, classes): their mean log-probability, made to sum to one."""
+    mean = np.mean([np.log(np.exp(row) / np.exp(row).sum()) for row in logits.astype(np.float64)], axis=0)
+    return np.log(np.exp(mean) / np.exp(mean).sum())
+
+
+def test_fit_is_the_slow_loop(tmp_path: Path) -> None:
+    settings: Any = {**SHORT, "learning_rate": 0.01, "schedule": "cosine", "warmup": 1.0, "select": "loss", "weight_decay": 0.5}
+    c = replace(li2019.SMALL["loss"], **settings, alpha=0.8, beta=1.3, decay=0.01, clip=0.1)
+    data, split = unbalanced(c)
+    slow, thetas, rows = Slow(data, split, c), [], []
+    for epoch in (1, 2, 3):
+        rows.append({"train_loss": slow.epoch(epoch), "validation": slow.validation()})
+        thetas.append(slow.theta.copy())
+    best = min(range(3), key=lambda k: rows[k]["validation"]["loss"])
+    assert best < 2  # so the weights that are kept are not the last ones
+
+    found = trained(c, data, split, tmp_path / "run")
+    model_file = checkpoint.load(tmp_path / "run" / "model.safetensors")
+    np.testing.assert_allclose(model_file.tensors["norm.mean"], slow.mean, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(model_file.tensors["norm.std"], slow.std, rtol=1e-5)
+    np.testing.assert_allclose(Network.of(model_file).theta, thetas[best], atol=2e-6)
+    last, _ = checkpoint.read_tensors(tmp_path / "run" / "last.safetensors")
+    np.testing.assert_allclose(last["theta"], thetas[-1], atol=2e-6)
+    written = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for row, expected in zip(written, rows, strict=True):
+        assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-5)
+        for name, value in expected["validation"].items():
+            assert row["validation"][name] == pytest.approx(value, rel=1e-5)
+    assert found["selected_epoch"] == best + 1
+    assert found["validation"] == written[best]["validation"]

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from helpers import ROOT, Command, lines_of, one_sentence, report_of
+from helpers import ROOT, Command, assert_same_training, lines_of, one_sentence, report_of, unbalanced
 
 from npser import checkpoint, corpora, dataset, model
 from npser.calibration import log_softmax
@@ -101,6 +101,16 @@ def test_a_resumed_run_and_a_cross_validation_keep_its_state(command: Command, c
     first = json.loads((tmp_path / "crossval" / "jobs" / "full-seed0-fold3" / "report.json").read_text())
     command(*words, "again", "--epochs", "2")
     assert first["confusion"] == report_of(tmp_path / "again")["confusion"]
+
+
+def test_another_test_part_changes_nothing_that_it_learns(tmp_path: Path, toy: ModuleType) -> None:
+    c = toy.Config(epochs=3, batch=5, learning_rate=0.05, max_seconds=0.5)
+    for others in (0, 6):
+        out = tmp_path / str(others)
+        out.mkdir()
+        with ThreadPoolExecutor(1) as pool:
+            fit(*unbalanced(c, others), c, Run(out, pool, lambda _: None), {}, oracle=others > 0)
+    assert_same_training(tmp_path / "0", tmp_path / "6")
 
 
 def test_the_gradient_of_a_mini_batch_goes_through_its_statistics(toy: ModuleType) -> None:

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from npser import corpora, dataset
+from npser.corpora import Utterance
 from npser.experiment import baselines, statistics
 from npser.inputs import with_deltas
 from npser.metrics import confusion_matrix, scores, scores_of
 from npser.networks.li2019 import Config
 from npser.split import Split
+from npser.store import Store
 
 
 def test_scores_of_many_matrices_are_those_of_each() -> None:
@@ -235,3 +237,71 @@ def test_what_tells_the_class_is_found_by_its_control(data: dataset.Dataset) -> 
         for name, telling in given.items():
             predict = baselines.baselines(telling, pool, True)[name]
             assert predict(split, learn).tolist() == data.emotion_y[16:].tolist(), name
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+def hardly_told_apart(others: int = 0) -> tuple[dataset.Dataset, Split]:
+    """90 random recordings of three emotions; the last 30 are tested, of which so many are replaced, and their labels."""
+    rng = np.random.default_rng(1)
+    y, scenario, length = rng.integers(3, size=90), rng.integers(5, size=90), rng.integers(3, 20, 90)
+    if others:
+        y[-others:], scenario[-others:], length[-others:] = 2 - y[-others:], 4, 12 + y[-others:]
+    rows = [
+        rng.normal(-50 + 0.5 * k, 10, (n, 16)) + 20 * (r >= 90 - others) for r, (n, k) in enumerate(zip(length, y, strict=True))
+    ]
+    bounds, each = np.cumsum([0, *length]), np.arange(91)
+    store = Store(np.concatenate(rows).astype(np.float32), bounds, 400 * length, each, {}, 0, levels=-20.0 - length % 7)
+    labels = ["angry", "happy", "sad"]
+    utterances = [
+        Utterance(Path(f"{r}.wav"), labels[k], "c", scenario=str(s)) for r, (k, s) in enumerate(zip(y, scenario, strict=True))
+    ]
+    data = dataset.Dataset(utterances, [str(r) for r in each[:-1]], store, labels, {}, ["c"], {})
+    return data, Split(list(range(40)), list(range(40, 60)), list(range(60, 90)))
+
+
+def answers(data: dataset.Dataset, split: Split, pool: ThreadPoolExecutor) -> dict[tuple[str, bool], list[int]]:
+    """What every baseline says of the test part, by its name and whether it learns from the validation part too."""
+    found = baselines.baselines(data, pool, False).items()
+    return {
+        (name, refit): predict(split, baselines.learnt_from(split, refit)).tolist()
+        for name, predict in found
+        for refit in (False, True)
+    }
+
+
+def test_no_baseline_reads_the_labels_of_the_test_part(pool: ThreadPoolExecutor) -> None:
+    data, split = hardly_told_apart()
+    expected = answers(data, split, pool)
+    assert len(expected) == 10
+    for label in data.labels:
+        given = [replace(u, emotion=label, gender="male") if r in split.test else u for r, u in enumerate(data.utterances)]
+        assert answers(replace(data, utterances=given), split, pool) == expected
+
+
+def test_no_baseline_learns_from_the_other_recordings_of_the_test_part(pool: ThreadPoolExecutor) -> None:
+    found, again = (answers(*hardly_told_apart(others), pool) for others in (0, 15))
+    for name, predicted in found.items():
+        assert predicted[:15] == again[name][:15], name
+    assert found != again
+
+
+@pytest.mark.parametrize("best", range(len(baselines.PENALTIES)))
+def test_the_penalty_is_the_best_on_the_validation_part_and_the_strongest_of_equals(
+    monkeypatch: pytest.MonkeyPatch, best: int
+) -> None:
+    # What a classifier of each penalty says of an utterance stands in the utterance's features.
+    monkeypatch.setattr(
+        baselines, "_fit_linear", lambda F, y, penalty, K: lambda new: new[:, baselines.PENALTIES.index(penalty)]
+    )
+    y, split = np.array([0, 1] * 6), Split(list(range(4)), list(range(4, 8)), list(range(8, 12)))
+    F = np.tile(1 - y[:, None], (1, len(baselines.PENALTIES)))
+    F[split.validation, best] = y[split.validation]
+    F[split.test, best], F[split.train, best - 1], F[split.test, best - 1] = 7, y[split.train], y[split.test]
+    assert baselines.linear(F, y, split, np.arange(8), 2).tolist() == [7] * 4
+    F[split.validation, : best + 1] = y[split.validation, None]
+    assert baselines.linear(F, y, split, np.arange(8), 2).tolist() == [7] * 4
