@@ -196,7 +196,7 @@ def _check(checkpoint: Checkpoint) -> None:
     for name, classes in checkpoint.labels.items():
         if classes is None and name == "gender":
             continue
-        words = classes if isinstance(classes, list) and all(isinstance(c, str) and c for c in classes) else []
+        words = classes if isinstance(classes, list) and all(isinstance(c, str) for c in classes) else []
         if len(set(words)) < max(2, len(words)):
             raise ValueError(f"labels of {name} are {classes!r}")
     if not 0 < np.float32(checkpoint.temperature) < np.inf:

@@ -16,7 +16,8 @@ from npser import model, store
 from npser.config import Config
 from npser.corpora import Corpus, Utterance
 from npser.corpora.labels import GENDERS
-from npser.features import SAMPLE_RATE
+from npser.features import SAMPLE_RATE, window_samples
+from npser.silence import refusal_of_features
 from npser.store import Progress, Store
 
 MOST_LOST = 0.05  # of the utterances; beyond it a run stops, unless skip_bad
@@ -63,7 +64,8 @@ def prepare(
 ) -> Dataset:
     """Compute or find the features of a corpus.
 
-    A file that cannot be used is named in a warning and left out.
+    A file that cannot be used, or that prediction would not answer since it is silent or too short, is named in a warning and
+    left out.
 
     Raises
     ------
@@ -78,8 +80,11 @@ def prepare(
     )
     kept = [digest for digest, _ in usable]
     paths = [u.path for _, u in usable]
-    features = store.open_store(paths, kept, model.module_of(config).kind(config), cache, pool, progress)
-    bad |= {str(usable[r][1].path): text for r, text in features.errors.items()}
+    kind = model.module_of(config).kind(config)
+    features = store.open_store(paths, kept, kind, cache, pool, progress)
+    silent = silent_recordings(features)
+    errors = features.errors | silent
+    bad |= {str(usable[r][1].path): text for r, text in errors.items()}
     bad |= dict.fromkeys(corpus.missing, "does not exist")
     for path, reason in bad.items():
         warnings.warn(f"left out: {path}: {reason}", stacklevel=2)
@@ -90,7 +95,7 @@ def prepare(
             f"{len(bad)} of {total} files cannot be used, more than {MOST_LOST:.0%}; the first: "
             f"{path}: {reason}; mend them, or go on without them with --skip-bad"
         )
-    good = [r for r in range(len(usable)) if r not in features.errors]
+    good = [r for r in range(len(usable)) if r not in errors]
     twins = [(a, b) for a, b in itertools.pairwise(good) if kept[a] == kept[b]]
     if twins:
         a, b = (usable[r][1] for r in twins[0])
@@ -100,8 +105,14 @@ def prepare(
     lost = [label for label in corpus.labels if label not in emotions]
     if lost:
         raise ValueError(f"no usable file is left of class {lost[0]!r}; mend its files or leave it out with --labels")
-    starts = features.recordings  # a recording without windows takes no place: dropping it moves no other's windows
-    kept_store = dataclasses.replace(features, recordings=np.append(starts[good], starts[-1]))
+    if silent:  # they have windows, between those of others: a store without them
+        features = store.open_store([paths[r] for r in good], [kept[r] for r in good], kind, cache, pool, progress)
+        for r, text in features.errors.items():
+            raise ValueError(f"{paths[good[r]]}: {text}; it could be read a moment ago: run the same command again")
+        kept_store = features
+    else:
+        starts = features.recordings  # a recording without windows takes no place: dropping it moves no other's windows
+        kept_store = dataclasses.replace(features, recordings=np.append(starts[good], starts[-1]))
     return Dataset(
         [usable[r][1] for r in good],
         [kept[r] for r in good],
@@ -111,3 +122,15 @@ def prepare(
         corpus.names,
         bad,
     )
+
+
+def silent_recordings(features: Store) -> dict[int, str]:
+    """Recordings of a store that prediction would not answer, and why."""
+    found, size = {}, window_samples(features.seconds)
+    for r, (first, end) in enumerate(itertools.pairwise(features.recordings)):
+        windows = (features.rows[a:b] for a, b in itertools.pairwise(features.bounds[first : end + 1]))
+        reason = refusal_of_features(features.samples[first:end], windows, features.floor, size) if end > first else None
+        if reason:
+            found[r] = reason
+    features.release()
+    return found

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -23,8 +25,44 @@ _limits: threadpool_limits | None = None
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: no more than its container may keep busy."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, quota(Path("/")))))
+
+
+def quota(root: Path) -> float:
+    """The cores' worth of time that control groups allow this process, those above its own included; infinite without any.
+
+    root: where proc and sys lie. Of version 2, cpu.max is "QUOTA PERIOD" or "max PERIOD"; of version 1, two files say it, and a
+    quota of -1 is none.
+    """
+    least = math.inf
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return least
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        own = mount / path.lstrip("/")
+        for folder in (own, *own.parents):
+            least = min(least, _quota_of(folder))
+            if folder == mount:
+                break
+    return least
+
+
+def _quota_of(folder: Path) -> float:
+    """What one control group allows, in cores."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            allowed, period = " ".join((folder / name).read_text() for name in names).split()
+            return int(allowed) / int(period) if allowed != "max" and int(allowed) > 0 else math.inf
+        except (OSError, ValueError, ZeroDivisionError):  # not there, or of another kind
+            continue
+    return math.inf
 
 
 def keep_freed_memory() -> None:

@@ -1,6 +1,7 @@
 """Bad input: one clear sentence, exit status 1 or 2, nothing lost."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -82,12 +83,14 @@ def test_damaged_model_files(npser: Command, corpus: Path, trained: Path, tmp_pa
 
 def test_flags_and_settings_that_make_no_sense(npser: Command, corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("epochs = = 3")
+    (tmp_path / "deep.toml").write_text(f"epochs = {'[' * 5000}{']' * 5000}")
+    (tmp_path / "long.toml").write_text(f"seed = {'9' * 5000}")
+    os.mkfifo(tmp_path / "pipe.toml")
     for words, word in (
         (("--set", "epoch=3"), "epoch"),
         (("--set", "epochs"), "KEY=VALUE"),
         (("--set", "dropout=x"), "dropout"),
         (("--epochs", "0"), "epochs"),
-        (("--threads", "0"), "--threads"),
         (("--config", "none.toml"), "none.toml"),
         (("--config", "bad.toml"), "bad.toml"),
         (("--test-session", "9"), "--test-session 9"),
@@ -97,11 +100,29 @@ def test_flags_and_settings_that_make_no_sense(npser: Command, corpus: Path, tmp
         (("--labels", ""), "--labels"),
         (("--set", "d_spec=387"), "d_spec"),
         (("--cache", corpus / "manifest.csv"), "--cache"),
+        (("--set", "epochs=1\nseed=2"), "more than one setting"),
+        (("--set", f"seed={'9' * 5000}"), "--set seed"),
+        (("--set", "d_cnn=[[[" + "[" * 5000), "d_cnn"),
+        (("--set", "n_pw=99999999999"), "at most"),
+        (("--set", "d_lstm=1000000000"), "parameters"),
+        (("--config", "deep.toml"), "deep.toml: is nested too deeply"),
+        (("--config", "long.toml"), "long.toml: is not TOML"),
+        (("--config", "pipe.toml"), "pipe.toml: is a pipe"),
         (("--synthetic-utterances", "80"), "--synthetic-utterances"),
     ):
         one_sentence(npser("train", corpus, *words, status=1), word)
     one_sentence(npser("train", "--synthetic-utterances", "4", status=1), "--synthetic-utterances")
     npser("train", corpus, "--epochs", "many", status=2)
+    for words in (
+        ("train", corpus, "--threads", "0"),
+        ("crossval", corpus, "--seeds", "0"),
+        ("crossval", corpus, "--workers", "0"),
+    ):
+        one_sentence(npser(*words, status=2), words[-2], "at least 1")
+    for words in (("--out", ""), ("--cache", ""), ("--config", "")):  # as of a variable that is not set
+        assert f"argument {words[0]}: is empty" in npser("train", corpus, *words, status=2).stderr
+    assert "argument DATA: is empty" in npser("train", "", status=2).stderr
+    assert list(tmp_path.glob("*.safetensors")) == []
     npser("fly", status=2)
     npser(status=2)
 

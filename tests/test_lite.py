@@ -138,7 +138,8 @@ def test_attention_sums_to_one_over_the_times(tmp_path: Path, pad: bool, n: int,
     assert p.times is not None
     assert p.attention.shape == (2, steps)
     np.testing.assert_allclose(p.attention.sum(axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(p.times, 0.075 * np.arange(1, steps + 1))  # three frames of 25 ms each
+    ends = 0.075 * np.arange(1, steps + 1) - 0.0125  # of three frames of 25 ms, the first of which is centred at 0
+    np.testing.assert_allclose(p.times, ends)
 
 
 def test_without_attention_there_is_none(tmp_path: Path):

@@ -44,7 +44,7 @@ def test_silent_windows_are_marked_and_left_out_of_the_mean(tmp_path: Path, engi
     assert p.emotion is not None
     if engine == "lite":
         assert p.times is not None
-        assert p.times[0] == pytest.approx(0.5 + 0.075)  # in the second window, the first that is answered
+        assert p.times[0] == pytest.approx(0.5 + 0.0625)  # in the second window, the first that is answered
 
 
 def test_a_stream_in_memory_gives_what_its_file_gives(tmp_path: Path):

@@ -61,8 +61,8 @@ def test_a_folder_without_audio_and_a_pattern_without_match_are_one_sentence(nps
     one_sentence(npser("predict", "--from-file", "none", "--model", model, status=1), "none", "No such file")
     one_sentence(npser("predict", "--model", model, status=2), "--from-file")
     for p in ("1.5", "-1", "nan"):
-        one_sentence(npser("predict", calls, "--min-confidence", p, "--model", model, status=1), "--min-confidence")
-    one_sentence(npser("predict", calls, "--threads", "0", "--model", model, status=1), "threads")
+        one_sentence(npser("predict", calls, "--min-confidence", p, "--model", model, status=2), "--min-confidence")
+    one_sentence(npser("predict", calls, "--threads", "0", "--model", model, status=2), "threads")
 
 
 def test_a_word_that_names_nothing_does_not_stop_the_others(npser: Command, calls: Path, trained: Path):

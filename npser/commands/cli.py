@@ -10,7 +10,6 @@ import importlib
 import io
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     # Before NumPy: nothing can limit Accelerate's threads later, and idle ones of OpenBLAS would slow a single prediction
     for variable in ("VECLIB_MAXIMUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
-    warnings.showwarning = terminal.say_in_a_line
+    terminal.warn_in_a_line()
     sys.stdin, sys.stdout = sys.stdin or open(os.devnull), sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (closed by the caller)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be anything
         utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
@@ -71,19 +70,19 @@ def _parser() -> argparse.ArgumentParser:
     text = "Test every session in turn and report all of it, beside baselines; the same command goes on after a stop"
     _crossval(add("crossval", text))
     compare = add("compare", "Show how cross-validations over the same recordings differ, each from the first, with intervals")
-    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder of npser crossval; two or more")
+    compare.add_argument("runs", type=_path, nargs="+", metavar="RUN", help="run folder of npser crossval; two or more")
     text = "(default: text; --json is json)"
     compare.add_argument("--format", choices=("text", "markdown", "json"), default="text", help=text)
     evaluate = add("evaluate", "Score a trained model on labelled recordings")
-    evaluate.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
+    evaluate.add_argument("model", type=_path, metavar="MODEL", help="model.safetensors of a run")
     _add_data(evaluate, "+", "")
     _predict(add("predict", "Name the emotion of recordings"))
     text = "Show a recording, the attention of the network and its answers, as a page for a browser"
     explain = add("explain", text)
-    explain.add_argument("audio", metavar="AUDIO", help="audio file")
+    explain.add_argument("audio", type=lambda text: str(_path(text)), metavar="AUDIO", help="audio file")
     _add_model(explain)
     text = "page to write; or with matplotlib .png, .pdf or .svg"
-    explain.add_argument("--out", type=Path, required=True, metavar="PAGE.html", help=text)
+    explain.add_argument("--out", type=_path, required=True, metavar="PAGE.html", help=text)
 
     data = commands.add_parser("data", help="list, check and convert corpora", description="List, check and convert corpora.")
     kinds = data.add_subparsers(required=True, metavar="COMMAND")
@@ -93,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_place(add("check", text, kinds, "data"))
     convert = add("convert", "Write the manifest of a corpus, to train from instead", kinds, "data")
     _add_place(convert)
-    convert.add_argument("out", type=Path, metavar="OUT.csv", help="manifest to write; must not exist")
+    convert.add_argument("out", type=_path, metavar="OUT.csv", help="manifest to write; must not exist")
 
     cache = add("cache", "List what is kept of features, and remove it; a run computes anew what it needs")
     _add_cache(cache)
@@ -101,12 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     cache.add_argument("--unused", type=float, metavar="DAYS", help="remove what was not used for so long; 0: everything")
 
     export = add("export", "Write a network as an ONNX graph, for onnxruntime and other languages")
-    export.add_argument("model", type=Path, metavar="MODEL", help="model.safetensors of a run")
-    export.add_argument("out", type=Path, metavar="OUT.onnx", help="file to write")
+    export.add_argument("model", type=_path, metavar="MODEL", help="model.safetensors of a run")
+    export.add_argument("out", type=_path, metavar="OUT.onnx", help="file to write")
     export.add_argument("--with-features", action="store_true", help="take the waveform at 16 kHz in place of its features")
     text = "model.safetensors of a run (default: the one that comes with npser)"
     info = add("info", "Show what a model file holds")
-    info.add_argument("model", type=Path, nargs="?", default=Path(SHIPPED), metavar="MODEL", help=text)
+    info.add_argument("model", type=_path, nargs="?", default=Path(SHIPPED), metavar="MODEL", help=text)
     add("gradcheck", "Check every hand-written gradient against finite differences, on this machine")
     _add_threads(add("bench", "Time training, inference and features on this machine"))
     return parser
@@ -140,7 +139,7 @@ def _crossval(crossval: argparse.ArgumentParser) -> None:
 def _predict(predict: argparse.ArgumentParser) -> None:
     text = "audio file, folder, or pattern such as 'calls/*.wav'; - for one on standard input"
     predict.add_argument("audio", nargs="*", metavar="AUDIO", help=text)
-    predict.add_argument("--from-file", type=Path, metavar="LIST", help="text file that names more, one on each line")
+    predict.add_argument("--from-file", type=_path, metavar="LIST", help="text file that names more, one on each line")
     _add_model(predict)
     predict.add_argument("--format", choices=("text", "jsonl", "csv"), default="text", help="(default: text; --json is jsonl)")
     predict.add_argument("--timeline", action="store_true", help="add a row for every window, with its start and end")
@@ -150,9 +149,16 @@ def _predict(predict: argparse.ArgumentParser) -> None:
     _add_threads(predict)
 
 
+def _path(text: str) -> Path:
+    """A path of the command line. An empty one, as of a variable that is not set, would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty (a variable that is not set?); expected a path")
+    return Path(text)
+
+
 def _add_model(parser: argparse.ArgumentParser) -> None:
     text = "model.safetensors of a run (default: the one that comes with npser)"
-    parser.add_argument("--model", type=Path, default=Path(SHIPPED), metavar="FILE", help=text)
+    parser.add_argument("--model", type=_path, default=Path(SHIPPED), metavar="FILE", help=text)
 
 
 def _add_threads(parser: argparse.ArgumentParser) -> None:
@@ -167,13 +173,13 @@ def _add_layout(parser: argparse.ArgumentParser) -> None:
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     """What data check and data convert share."""
-    parser.add_argument("data", metavar="DATA", type=Path, help="corpus folder or manifest CSV")
+    parser.add_argument("data", metavar="DATA", type=_path, help="corpus folder or manifest CSV")
     _add_layout(parser)
 
 
 def _add_data(parser: argparse.ArgumentParser, nargs: str, otherwise: str) -> None:
     """What train and evaluate share."""
-    parser.add_argument("data", nargs=nargs, metavar="DATA", type=Path, help=f"corpus folder or manifest CSV{otherwise}")
+    parser.add_argument("data", nargs=nargs, metavar="DATA", type=_path, help=f"corpus folder or manifest CSV{otherwise}")
     _add_layout(parser)
     _add_threads(parser)
     parser.add_argument("--skip-bad", action="store_true", help="go on when more than 5 %% of the files cannot be used")
@@ -181,7 +187,7 @@ def _add_data(parser: argparse.ArgumentParser, nargs: str, otherwise: str) -> No
 
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: $XDG_CACHE_HOME/npser)")
+    parser.add_argument("--cache", type=_path, metavar="DIR", help="where features are kept (default: $XDG_CACHE_HOME/npser)")
 
 
 def _add_training(parser: argparse.ArgumentParser, out: str) -> None:
@@ -190,13 +196,13 @@ def _add_training(parser: argparse.ArgumentParser, out: str) -> None:
     text = "li2019 is the paper's, li2019_feedforward the same without recurrence (default: li2019)"
     parser.add_argument("--network", metavar="NAME", help=text)
     parser.add_argument("--preset", metavar="NAME", help="settings to start from, default or paper (default: default)")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings, over the preset's")
+    parser.add_argument("--config", type=_path, metavar="FILE", help="TOML file of settings, over the preset's")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, over --config; repeatable"
     )
     parser.add_argument("--epochs", type=int, metavar="N", help="epochs to train (default: the preset's)")
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, dropout, shuffling and augmentation (default: 0)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help=f"run folder (default: {out})")
+    parser.add_argument("--out", type=_path, metavar="DIR", help=f"run folder (default: {out})")
     parser.add_argument("--no-oracle", action="store_true", help="do not score the test session after every epoch")
     parser.add_argument("--allow-speaker-overlap", action="store_true", help="let a speaker be in two parts; brands the report")
 

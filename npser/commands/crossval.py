@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """Run `npser crossval`; returns its exit status."""
     for name in ("seeds", "workers"):
         if getattr(args, name) < 1:
-            raise ValueError(f"--{name} {getattr(args, name)}: expected at least 1")
+            raise terminal.UsageError(f"--{name} {getattr(args, name)}: expected at least 1")
     config = configured(args)
     if args.refit and (config.schedule != "constant" or config.warmup) and config.select != "last":
         why = f"schedule={config.schedule}" if config.schedule != "constant" else f"warmup={config.warmup:g}"
@@ -44,19 +44,19 @@ def run(args: argparse.Namespace) -> int:
                 warnings.warn(text, stacklevel=1)
             branded = [SPEAKER_DEPENDENT] if any(fold.split.speaker_dependent for fold in parts) else []
             folder = made(args.out or Path("runs", folder_name(args, data, config, f"crossval-{args.folds}")))
-            tested = ", ".join(fold.name for fold in parts)
+            tested = ", ".join(terminal.printable(fold.name) for fold in parts)
             say(f"folds     {len(parts)} by {args.folds}, tested in turn: {tested}")
-            say(f"run       {folder}, preset {args.preset}, {config.epochs} epochs")
+            say(f"run       {terminal.printable(str(folder))}, preset {args.preset}, {config.epochs} epochs")
             choices: Any = {name: getattr(args, name) for name in ("seeds", "ablate", "refit")}
             plan = Plan(parts, args.folds, config, args.preset, oracle=not args.no_oracle, **choices)
-            workers = crossval.Workers(args.workers, args.threads or available_cores(), args.dask)
+            workers = crossval.Workers(args.workers, args.threads or available_cores(), args.dask, terminal.warn_in_a_line)
             place, notices = Run(folder, pool, say, terminal.progress), [*synthetic.notices(data.names), *branded, *told]
             with lock(folder / ".lock", wait=False):
                 found = crossval.run(data, plan, place, args.cache or default_cache(), workers, notices)
     except KeyboardInterrupt:
         print(f"npser: interrupted; go on with: npser {shlex.join(sys.argv[1:])}", file=sys.stderr)
         return terminal.INTERRUPTED
-    say(f"\n{crossval_report.terminal(found)}\n\nreport    {folder / 'report.md'}")
+    say(f"\n{crossval_report.terminal(terminal.printable(found))}\n\nreport    {terminal.printable(str(folder / 'report.md'))}")
     if args.json:
         print(json.dumps(found, indent=2))
     return 0

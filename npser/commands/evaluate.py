@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from npser import checkpoint, corpora, dataset, network
 from npser.commands import terminal
 from npser.corpora import synthetic
@@ -74,11 +76,11 @@ def scored(
     data = dataset.prepare(corpus, trained.config, cache, pool, progress, skip_bad)
     choices = [trained.emotions.index(label) for label in data.labels]
     members = list(range(len(data.utterances)))
-    try:
+    with np.errstate(invalid="ignore"):  # told below
         scores = network.evaluate(network.Network.of(trained), data, members, pool, choices)
-    except network.Overflow as error:
-        raise ValueError(f"{model}: {error}: the model file is damaged, or its training failed; name another model") from None
-    del scores["loss"]  # of a choice among fewer labels it means little
+    if not np.isfinite(scores.pop("loss")):  # of a choice among fewer labels it means little else
+        problem = "the network's numbers overflow on these recordings: the model file is damaged, or its training failed"
+        raise ValueError(f"{model}: {problem}; name another model")
     speakers = set(trained.training.get("speakers", []))
     return {
         **scores,

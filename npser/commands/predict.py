@@ -214,7 +214,7 @@ def _text_writer(block: str) -> Callable[[list[Row]], None]:
         if "error" in first:
             print(f"npser: {' '.join(first['error'].split())}", file=sys.stderr)
             return
-        answer = first["emotion"] or f"no answer ({first['reason']})"
+        answer = f"no answer ({first['reason']})" if first["emotion"] is None else first["emotion"]
         gender = f", {first['gender']} {first['gender_probabilities'][first['gender']]:.2f}" if first["gender"] else ""
         lines = [f"{first['path']}: {answer}{gender}, {first['seconds']:.1f} s"]
         width = max([len(label) for row in rows for label in row["probabilities"]], default=0)
@@ -222,7 +222,7 @@ def _text_writer(block: str) -> Callable[[list[Row]], None]:
         for row in windows:
             span = f"    {row['start']:8.2f} to {row['end']:8.2f} s"
             p = max(row["probabilities"].values(), default=0.0)
-            answer = f"{row['emotion']:<{width}}  {bar(p)}" if row["emotion"] else f"no answer ({row['reason']})"
+            answer = f"no answer ({row['reason']})" if row["emotion"] is None else f"{row['emotion']:<{width}}  {bar(p)}"
             lines.append(f"{span}  {answer}")
         print("\n".join(lines), flush=True)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,10 @@ def printable(value: Any) -> Any:
     return [printable(one) for one in value] if isinstance(value, list) else value
 
 
-def say_in_a_line(message: Warning | str, *_: Any) -> None:
-    """A warning as npser shows it, for warnings.showwarning."""
+def warn_in_a_line() -> None:
+    """From now on, a warning in this process is one line."""
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
     sys.stderr.write(f"npser: warning: {printable(' '.join(str(message).split()))}\n")  # at once: threads warn too

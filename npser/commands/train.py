@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import soundfile
+
 from npser import corpora, dataset, model, split
 from npser.commands import terminal
 from npser.config import Config, parse_setting, read_toml
@@ -41,11 +43,12 @@ def run(args: argparse.Namespace) -> int:
             parts = split.make_split(
                 data.utterances, args.test_session, args.val_session, config.seed, args.allow_speaker_overlap, data.content
             )
-            say(f"split     {_split_text(data, parts)}")
+            say(f"split     {terminal.printable(_split_text(data, parts))}")
             for text in parts.warnings:
                 warnings.warn(text, stacklevel=1)
             folder = _run_folder(args, data, parts, config)
-            say(f"run       {folder}, preset {args.preset}, {config.epochs} epochs, seed {config.seed}")
+            about = f"preset {args.preset}, {config.epochs} epochs, seed {config.seed}"
+            say(f"run       {terminal.printable(str(folder))}, {about}")
             place, notices = Run(folder, pool, say, terminal.progress), synthetic.notices(data.names)
             choices: Any = {"resume": args.resume, "oracle": not args.no_oracle}
             with lock(folder / ".lock", wait=False):
@@ -55,8 +58,9 @@ def run(args: argparse.Namespace) -> int:
         out = ["--out", str(folder)] if folder is not None and args.out is None else []
         print(f"npser: interrupted; go on with: npser {shlex.join([*again, *out, '--resume'])}", file=sys.stderr)
         return terminal.INTERRUPTED
-    say(f"\n{report.terminal(found)}")
-    say(f"\nreport    {folder / 'report.md'}\nmodel     {folder / 'model.safetensors'}")
+    say(f"\n{report.terminal(terminal.printable(found))}")
+    shown = terminal.printable(str(folder))
+    say(f"\nreport    {shown}/report.md\nmodel     {shown}/model.safetensors")
     if args.json:
         print(json.dumps(found, indent=2))
     return 0
@@ -67,12 +71,14 @@ def prepared(args: argparse.Namespace, places: list[Path], config: Config, pool:
     labels = None if args.labels is None else args.labels.split(",")
     cache = args.cache or default_cache()
     corpus = corpora.load(places, args.corpus, labels, args.skip_bad, parse_map(args.map))
-    counts = ", ".join(f"{sum(u.emotion == label for u in corpus.utterances)} {label}" for label in corpus.labels)
+    counts = ", ".join(
+        f"{sum(u.emotion == label for u in corpus.utterances)} {terminal.printable(label)}" for label in corpus.labels
+    )
     what = "" if args.data else ", the synthetic corpus, since no DATA is named"
-    say(f"data      {', '.join(map(str, places))}{what}")
+    say(f"data      {terminal.printable(', '.join(map(str, places)))}{what}")
     say(f"          {len(corpus.utterances)} utterances: {counts}")
     if corpus.dropped:
-        dropped = ", ".join(f"{count} {emotion}" for emotion, count in corpus.dropped.items())
+        dropped = ", ".join(f"{count} {emotion}" for emotion, count in terminal.printable(corpus.dropped).items())
         say(f"          left out, being of other classes: {dropped}; --labels chooses the classes")
     with terminal.compiling(say):
         compile_kernels()
@@ -105,7 +111,12 @@ def _synthetic(args: argparse.Namespace) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with lock(folder.with_suffix(".lock")):
         if not (folder / "manifest.csv").exists():
-            synthetic.generate(folder, utterances, SYNTHETIC_SEED, progress)
+            try:
+                synthetic.generate(folder, utterances, SYNTHETIC_SEED, progress)
+            except (OSError, soundfile.SoundFileError) as error:  # libsndfile says "System error" of a full disk
+                reason = getattr(error, "strerror", None) or "is there room?"
+                problem = f"the synthetic corpus cannot be written ({reason})"
+                raise ValueError(f"{folder}: {problem}; make room, or name another place with --cache") from None
     return folder
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import struct
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from npser import checkpoint, model
 from npser.checkpoint import Checkpoint
@@ -269,6 +269,14 @@ def _speakers(groups: Any, count: int) -> list[str | None]:
     return [f"{CORPUS}/{group}" for group in groups.tolist()]
 
 
+def _wav(x: np.ndarray, rate: int) -> bytes:
+    """A file of x (n,). Unlike soundfile's, its header holds no time: the same samples, the same digest."""
+    samples = x.astype("<f4").tobytes()
+    size = min(len(samples), 0xFFFFFFFF - 36)  # of more, as of a stream whose length is not known
+    form = struct.pack("<IHHIIHH", 16, 3, 1, rate, 4 * rate, 4, 32)  # IEEE floats, one channel
+    return b"RIFF" + struct.pack("<I", size + 36) + b"WAVEfmt " + form + b"data" + struct.pack("<I", size) + samples
+
+
 def _features(
     recordings: list[Path | np.ndarray], rate: int | None, config: Config, folder: Path, pool: ThreadPoolExecutor
 ) -> tuple[list[str], Store]:
@@ -276,8 +284,8 @@ def _features(
     paths: list[Path] = []
     for r, recording in enumerate(recordings):
         if isinstance(recording, np.ndarray):
-            path = folder / f"X[{r}].au"  # unlike a wav's, its header holds no time: the same samples, the same digest
-            soundfile.write(path, recording.astype(np.float32), int(rate or 0), subtype="FLOAT")
+            path = folder / f"X[{r}].wav"
+            path.write_bytes(_wav(recording, int(rate or 0)))
             recording = path
         paths.append(recording)
     content = [digest or "" for digest in digests(paths, pool)]

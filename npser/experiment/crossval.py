@@ -38,6 +38,7 @@ class Workers:
     processes: int = 1
     threads: int = 1  # of all processes together
     dask: str | None = None
+    prepare: Callable[[], None] | None = None  # called first in each process
 
 
 def run(data: Dataset, plan: Plan, place: Run, cache: Path, workers: Workers, notices: list[str]) -> dict[str, Any]:
@@ -163,7 +164,7 @@ def _run_pending(pending: list[Job], epochs: int, workers: Workers, place: Run) 
 
     with contextlib.closing(bar), contextlib.ExitStack() as stack:
         if workers.dask is None:
-            made: Callable[[], Any] = lambda: executors.local_processes(min(workers.processes, len(pending)))  # noqa: E731
+            made: Callable[[], Any] = lambda: executors.local_processes(min(workers.processes, len(pending)), workers.prepare)  # noqa: E731
             watch = count
         else:
             made, look = stack.enter_context(executors.dask_cluster(workers.dask, tell))

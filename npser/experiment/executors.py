@@ -107,11 +107,11 @@ def _deaf_children() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def local_processes(workers: int) -> Iterator[Executor]:
-    """Processes of this machine, which end when this one does, however it ends."""
+def local_processes(workers: int, prepare: Callable[[], None] | None = None) -> Iterator[Executor]:
+    """Processes of this machine, which end when this one does, however it ends. prepare: is called first in each of them."""
     context = get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
-    executor = ProcessPoolExecutor(workers, context, initializer=_end_with_parent, initargs=(reader,))
+    executor = ProcessPoolExecutor(workers, context, initializer=_end_with_parent, initargs=(reader, prepare))
     try:
         yield executor
     except BaseException:
@@ -123,8 +123,10 @@ def local_processes(workers: int) -> Iterator[Executor]:
         reader.close()
 
 
-def _end_with_parent(reader: Any) -> None:
+def _end_with_parent(reader: Any, prepare: Callable[[], None] | None) -> None:
     """Leave as soon as the other end of the pipe is closed: every file is written whole or not at all."""
+    if prepare is not None:
+        prepare()
 
     def watch() -> None:
         with contextlib.suppress(EOFError, OSError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +171,7 @@ def draw(report: dict[str, Any], out: Path) -> None:
     losses.set(xlabel="epoch", ylabel="loss, equation (10)", ylim=(0, None))
     losses.legend()
     if report["notices"]:
-        figure.suptitle(report["notices"][0], fontsize=8)
+        figure.suptitle(report["notices"][0], fontsize=8, parse_math=False)
     save_picture(figure, out / "curves.png")
     if report["confusion"] is None:
         return
@@ -194,7 +193,7 @@ def confusion_figure(counts: list[list[int]], labels: list[str], title: str) -> 
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set(xticks=range(len(labels)), yticks=range(len(labels)), xlabel="prediction", ylabel="truth")
     look: Any = {"parse_math": False} if few else {"parse_math": False, "fontsize": 0.6 * 72 * size / len(labels)}
-    short = [textwrap.shorten(label, 24, placeholder="...") if len(label) > 24 else label for label in labels]
+    short = [label if len(label) <= 24 else f"{label[:21]}..." for label in labels]
     axes.set_xticklabels(short, rotation=30 if few else 90, ha="right" if few else "center", **look)
     axes.set_yticklabels(short, **look)
     axes.set_title(title)
