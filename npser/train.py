@@ -21,7 +21,7 @@ from npser.config import Config, stream, to_toml
 from npser.corpora.labels import GENDERS
 from npser.dataset import Dataset
 from npser.files import write
-from npser.network import Network, Overflow, Targets, evaluate, normaliser
+from npser.network import Network, Targets, evaluate, normaliser
 from npser.optim import Adam, rate_factor
 from npser.split import Split
 from npser.store import Progress
@@ -194,10 +194,11 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
 
 def _validated(data: Dataset, split: Split, network: Network, epoch: int, run: Run) -> dict[str, Any]:
     """Scores on the validation part."""
-    try:
-        return evaluate(network, data, split.validation, run.pool)
-    except Overflow:
-        raise _diverged(f"the validation loss is not finite after epoch {epoch}", network.config) from None
+    with np.errstate(invalid="ignore"):  # told below
+        scores = evaluate(network, data, split.validation, run.pool)
+    if not np.isfinite(scores["loss"]):
+        raise _diverged(f"the validation loss is not finite after epoch {epoch}", network.config)
+    return scores
 
 
 def _diverged(what: str, config: Config) -> ValueError:

@@ -12,7 +12,7 @@ from helpers import EMOTIONS, GENDERS, SMALL
 
 from npser import augment, corpora, dataset, model
 from npser.features import N_MELS
-from npser.network import Network, Targets
+from npser.network import Network, Targets, normaliser
 from npser.networks.li2019 import Config
 from npser.split import Split
 from npser.store import Store
@@ -122,6 +122,37 @@ def test_a_spliced_window_begins_as_itself_and_ends_as_another():
     assert len(lengths) > 8
 
 
+@pytest.mark.parametrize("settings", [{"stretch": 0.4}, {"warp": 0.3}, {"channel": 1.0}])
+def test_both_parts_of_a_spliced_window_are_augmented_and_each_has_draws_of_its_own(settings: dict[str, Any]):
+    # The first window rises from frame to frame and the second falls as fast; across the bands both rise.
+    given, bands = store((40, 40)), np.linspace(0, 30, N_MELS)
+    course = np.linspace(-80, -50, 40)[:, None]
+    given.rows[:] = np.concatenate([course + bands, course[::-1] + bands])
+    c, unchanged, alike = dataclasses.replace(SMALL, **settings), [0, 0], 0
+    for seed in range(20):
+        S = augment.augmented(given, np.array([0]), np.array([1]), c, np.random.default_rng(seed)).rows
+        for k, row in enumerate((S[1], S[-2])):
+            unchanged[k] += bool((np.abs(given.rows - row).max(axis=1) < 1e-3).any())
+        slopes = [np.abs([end[1, 64] - end[0, 64], end[0, 72] - end[0, 56]]) for end in (S[:2], S[-2:])]
+        alike += np.allclose(*slopes, rtol=1e-3)
+    assert max(*unchanged, alike) <= 2
+
+
+def test_noise_lies_10_to_50_dB_below_the_mean_power(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(augment, "TILT_DB", 0.0)
+    monkeypatch.setattr(augment, "NARROW", (0, N_MELS - 1))
+    monkeypatch.setattr(augment, "_with_echo", lambda P, *_: P)
+    S, levels = np.full((60, N_MELS), -30, np.float32), []
+    S[:, :8] = 10.0
+    mean = 10 * np.log10(np.mean(10 ** (S / 10)))
+    for seed in range(200):
+        noisy = augment.through_channel(S, 1.0, np.random.default_rng(seed))
+        added = 10 ** (noisy[:, 8:-1] / 10) - 10 ** (S[:, 8:-1] / 10)  # the last band is the narrow band's
+        levels.append(10 * np.log10(added.mean()) - mean)
+    assert -50.3 < min(levels) < -48
+    assert -12 < max(levels) < -9.7
+
+
 def test_partners_are_of_the_same_emotion_and_gender_and_of_the_training_part():
     rng = np.random.default_rng(0)
     y, gender = rng.integers(0, 3, 400), rng.integers(-1, 2, 400)
@@ -182,9 +213,9 @@ def test_training_splices_first_windows_of_the_same_emotion_and_gender(
     assert 0.2 < np.mean([window != end for window, end in met]) < 0.55
 
 
-@pytest.mark.parametrize("settings", [{"stretch": 0.3}, {"warp": 0.2}, {"splice": 1.0}, {"channel": 0.7}])
+@pytest.mark.parametrize("settings", [{"stretch": 0.3}, {"warp": 0.2}, {"splice": 1.0}, {"channel": 0.7}, {"dropout": 0.5}])
 @pytest.mark.parametrize("pad_frames", [0, 48])
-def test_training_is_augmented_and_depends_on_seed_and_step_only(settings: dict[str, Any], pad_frames: int):
+def test_what_is_drawn_in_training_depends_on_seed_and_step_only(settings: dict[str, Any], pad_frames: int):
     given = store((40, 33, 30, 25, 20, 12), pad_frames)
     plain = dataclasses.replace(SMALL, dropout=0.0, pad=pad_frames > 0, shard=2)
     c = dataclasses.replace(plain, **settings)
@@ -195,6 +226,18 @@ def test_training_is_augmented_and_depends_on_seed_and_step_only(settings: dict[
     assert not np.array_equal(once, gradient(dataclasses.replace(c, seed=1), given, 3, 1))
     assert not np.array_equal(once, gradient(plain, given, 3, 1))
     np.testing.assert_array_equal(given.rows, before)
+
+
+def test_neither_scores_nor_the_normaliser_are_augmented():
+    given, c = store((40, 33, 30)), dataclasses.replace(SMALL, stretch=0.3, warp=0.2, splice=1.0, channel=1.0)
+    shapes, window = model.shapes_of(SMALL, len(EMOTIONS), len(GENDERS)), np.arange(3)
+    found = []
+    with ThreadPoolExecutor(1) as pool:
+        for config in (SMALL, c):
+            norm = normaliser(given, window, pool, config)
+            found.append((*norm, *Network(model.init(shapes, 0), shapes, config, *norm).logits(given, window, pool)))
+    for plain, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(plain, other)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from helpers import EMOTIONS, GENDERS, ROOT, SMALL
 
 from npser import checkpoint, model
 from npser.checkpoint import Checkpoint
-from npser.files import lock
+from npser.files import lock, write
 from npser.networks.li2019 import Config
 
 TRIES = 200 if os.environ.get("NPSER_FUZZ") else 40
@@ -361,6 +362,24 @@ def test_an_interrupted_write_leaves_the_old_file_whole_and_no_other(path: Path,
         checkpoint.save(path, made())
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_safely_on_disk_before_it_has_its_name_and_then_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    done = []
+    fsync, rename = os.fsync, os.replace
+
+    def watched(descriptor: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    def renamed(source: Path, target: Path) -> None:
+        done.append(target.name)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    monkeypatch.setattr(os, "replace", renamed)
+    write(tmp_path / "a.bin", b"12345")
+    assert done == [5, "a.bin", "folder"]
 
 
 @pytest.mark.parametrize("name", ["nowhere/model.safetensors", "file/model.safetensors", "folder"])

@@ -77,7 +77,7 @@ def test_paths_and_waveforms_train_the_same_network_on_any_number_of_threads(pat
     assert weights(small(seed=1).fit(paths, y)) != weights(from_paths)
 
 
-def test_classes_may_be_any_words_or_numbers(waves: list[np.ndarray], y: np.ndarray) -> None:
+def test_classes_may_be_any_words_or_numbers(waves: list[np.ndarray], y: np.ndarray, tmp_path: Path) -> None:
     words, numbers, strange = (small(validation=False) for _ in range(3))
     words.fit(waves, y)
     for classifier, classes in ((numbers, [9, 10]), (strange, ["très fâché", "…"])):  # 9 before 10: by value, not as words
@@ -87,6 +87,11 @@ def test_classes_may_be_any_words_or_numbers(waves: list[np.ndarray], y: np.ndar
         np.testing.assert_array_equal(classifier.predict_proba(waves), words.predict_proba(waves))
         np.testing.assert_array_equal(classifier.predict(waves), np.where(words.predict(waves) == "angry", *classes))
         assert classifier.score(waves, renamed) == words.score(waves, y)
+        assert classifier.checkpoint_.emotions == [str(c) for c in classes]
+        classifier.save(tmp_path / "model.safetensors")
+        longer = [np.tile(x, 2) for x in waves[::3]]  # npser.load answers from 0.3 s on
+        answers = npser.load(tmp_path / "model.safetensors").predict_many(longer, RATE)
+        assert [p.emotion for p in answers] == [str(c) for c in classifier.predict(longer)]
 
 
 def test_whole_groups_are_held_out_and_without_groups_a_fifth_of_each_class(

@@ -18,9 +18,11 @@ from helpers import Command, manifest_of, one_sentence, report_of, write_manifes
 
 from npser import checkpoint, corpora, dataset
 from npser.calibration import calibration_error, log_softmax
+from npser.commands import cli
 from npser.corpora import Utterance
-from npser.experiment import crossval_report, executors, jobs
+from npser.experiment import crossval, crossval_report, executors, jobs
 from npser.experiment.folds import fold_warnings, make_folds
+from npser.experiment.run import SPEAKER_DEPENDENT
 from npser.metrics import confusion_matrix, scores
 from npser.networks.li2019 import Config
 
@@ -317,6 +319,7 @@ def test_the_report_is_whole(ablation: Path, report: dict[str, Any]) -> None:
         expected = report["variants"]["full"]["ua"] - others[name]["ua"]
         assert found["ua"]["difference"] == pytest.approx(expected)
         assert found["ua"]["by_seed"] == pytest.approx([expected])
+    assert (report["sampling"]["clusters"], report["sampling"]["of"]) == (6, "speakers")
     text = (ablation / "report.md").read_text()
     for words in ("Table 2", "Table 3", "oracle, not comparable", report["split"]["hash"], "| seed | 0 |", "buzz/1f", "numba"):
         assert words in text
@@ -415,6 +418,24 @@ def test_where_no_epoch_is_chosen_a_refit_is_the_only_training(
     assert "trained on the training and validation groups" in (tmp_path / "refit" / "report.md").read_text()
     npser(*words, "plain")
     assert "the validation group calibrates it" in (tmp_path / "plain" / "report.md").read_text()
+
+
+def test_folds_that_share_speakers_are_branded(
+    corpus: Path,
+    small: Path,
+    report: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [{**row, "speaker": row["speaker"][1]} for row in manifest_of(corpus)]
+    words = ["crossval", write_manifest(tmp_path / "two.csv", rows), "--config", small, "--allow-speaker-overlap"]
+    words += ["--cache", tmp_path / "cache", "--out", tmp_path / "out"]
+    monkeypatch.setattr(crossval, "run", lambda *given: {**report, "run": {}, "notices": given[-1]})
+    with pytest.warns(UserWarning, match="scores say little about new speakers"):
+        assert cli._run(cli._parser().parse_args(list(map(str, words)))) == 0
+    assert SPEAKER_DEPENDENT in capsys.readouterr().out
+    assert f"> **{SPEAKER_DEPENDENT}**" in crossval_report.markdown({**report, "run": {}, "notices": [SPEAKER_DEPENDENT]})
 
 
 def test_wrong_words_get_one_sentence(npser: Command, corpus: Path, small: Path) -> None:

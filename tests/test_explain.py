@@ -110,15 +110,16 @@ def test_a_long_recording_takes_no_more_columns_and_its_levels_stay(tmp_path: Pa
     assert COLUMNS == 3000
 
 
-def test_a_padded_network_tells_how_much_it_looks_at_the_padding(tmp_path: Path):
-    x = sound(8000)
+@pytest.mark.parametrize(("frames", "steps"), [(20, 7), (21, 7), (22, 8)])
+def test_a_padded_network_tells_how_much_it_looks_at_the_padding(tmp_path: Path, frames: int, steps: int):
+    x = sound(400 * (frames - 1))
     padded = dataclasses.replace(SMALL, pad=True)
     found, model = look_at(tmp_path, x, padded), network(tmp_path, padded).lite
     _, _, a = model.forward(model.network_input(x))
     assert a is not None
     assert a.shape[1] == 13
-    assert found.padding == pytest.approx(a[:, 7:].sum() / 2)
-    assert len(found.bands) == 21
+    assert found.padding == pytest.approx(a[:, steps:].sum() / 2)
+    assert len(found.bands) == frames
     assert f"{found.padding:.0%} of the attention" in page(found)
 
 

@@ -14,15 +14,16 @@ import reference
 from helpers import SMALL, assert_same_training, sound, unbalanced
 
 from npser import checkpoint, corpora, dataset, model
+from npser.calibration import calibration_error
 from npser.config import Config, stream
 from npser.dataset import Dataset
 from npser.features import log_mel_kind
 from npser.inputs import with_deltas
-from npser.network import Network, Targets, normaliser
+from npser.network import Network, Targets, evaluate, normaliser
 from npser.networks import li2019
 from npser.split import Split
 from npser.store import Store, store_of
-from npser.train import Run, class_weights, fit
+from npser.train import Run, _identity, _is_better, class_weights, fit
 
 
 @pytest.fixture
@@ -153,7 +154,7 @@ def test_a_gender_that_only_others_than_the_training_part_have_is_not_learnt(tmp
 class Slow:
     """Section 5.1 in plain words: what a run is, epoch by epoch, without augmentation."""
 
-    def __init__(self, data: Dataset, split: Split, config: Config) -> None:
+    def __init__(self, data: Dataset, split: Split, config: li2019.Config) -> None:
         self.data, self.split, self.c = data, split, config
         first = {r: self.features(int(data.store.recordings[r])) for r in split.train}
         real = [X[: -(-int(data.store.samples[data.store.recordings[r]]) // 400)] for r, X in first.items()]
@@ -213,6 +214,7 @@ class Slow:
         for r in self.split.validation:
             windows = list(range(self.data.store.recordings[r], self.data.store.recordings[r + 1]))
             (emotion, gender), _ = li2019.forward(model.views(self.theta, self.shapes), self.c, *self.normalised(windows))
+            assert gender is not None
             y, gender_y = self.data.emotion_y[r], self.data.gender_y[r]
             losses.append(-self.c.alpha * slow_log_p(emotion)[y])
             right.append(slow_log_p(emotion).argmax() == y)
@@ -223,7 +225,8 @@ class Slow:
             [hit for hit, r in zip(right, self.split.validation, strict=True) if self.data.emotion_y[r] == k] for k in range(3)
         ]
         ua = np.mean([np.mean(hits) for hits in classes])
-        return {"loss": np.mean(losses), "wa": np.mean(right), "ua": ua, "gender_accuracy": np.mean(genders)}
+        found = {"loss": np.mean(losses), "wa": np.mean(right), "ua": ua, "gender_accuracy": np.mean(genders)}
+        return {name: float(value) for name, value in found.items()}
 
 
 def slow_log_p(logits: np.ndarray) -> np.ndarray:
@@ -257,3 +260,89 @@ def test_fit_is_the_slow_loop(tmp_path: Path) -> None:
             assert row["validation"][name] == pytest.approx(value, rel=1e-5)
     assert found["selected_epoch"] == best + 1
     assert found["validation"] == written[best]["validation"]
+
+
+# Which epoch is kept, and what a run goes on with
+
+
+A = {"ua": 0.6, "wa": 0.5, "loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "select", "better"),
+    [
+        ({"ua": 0.7, "wa": 0.4, "loss": 2.0}, "ua", True),
+        ({"ua": 0.5, "wa": 0.9, "loss": 0.1}, "ua", False),
+        ({"loss": 0.9}, "ua", True),
+        ({"loss": 1.1}, "ua", False),
+        ({"ua": 0.6 + 1e-12, "loss": 1.1}, "ua", False),  # another order of adding up
+        ({}, "ua", False),
+        ({"ua": 0.1, "loss": 0.9}, "loss", True),
+        ({"ua": 0.9, "loss": 1.1}, "loss", False),
+        ({}, "loss", False),
+        ({"ua": 0.1, "loss": 9.0}, "last", True),
+    ],
+)
+def test_the_better_epoch_has_the_higher_UA_then_the_lower_loss_then_comes_first(
+    changes: dict[str, float], select: str, better: bool
+) -> None:
+    assert _is_better({**A, **changes}, A, select) is better
+    assert _is_better(A, None, select)
+    assert _is_better(None, {"epoch": 1}, select)
+
+
+STILL: Any = {**SHORT, "learning_rate": 1e-30, "select": "loss"}  # all epochs are the same
+
+
+def test_of_equal_epochs_the_first_is_kept_and_is_the_oracles(tmp_path: Path) -> None:
+    found = trained(replace(SMALL, **STILL), *unbalanced(SMALL), tmp_path / "run")
+    assert found["selected_epoch"] == found["oracle"]["epoch"] == 1
+
+
+def test_a_resumed_run_knows_the_best_epoch_of_before(tmp_path: Path) -> None:
+    data, split = unbalanced(SMALL)
+    c = replace(SMALL, **STILL)
+    trained(replace(c, epochs=2), data, split, tmp_path / "parts")
+    with ThreadPoolExecutor(1) as pool:
+        found = fit(data, split, c, Run(tmp_path / "parts", pool, lambda _: None), {}, resume=True)
+    assert found == trained(c, data, split, tmp_path / "whole")
+    assert found["selected_epoch"] == found["oracle"]["epoch"] == 1
+    assert_same_training(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_is_not_resumed_with_other_data_parts_labels_or_scores() -> None:
+    data, split = unbalanced(SMALL)
+    members = [*split.validation, split.train[0]]
+    first = data.utterances[0]
+
+    def with_first(**fields: Any) -> Dataset:
+        return replace(data, utterances=[replace(first, **fields), *data.utterances[1:]])
+
+    emotion, gender = ("sad" if first.emotion == "happy" else "happy"), ("male" if first.gender == "female" else "female")
+    found = [
+        _identity(data, split, SMALL, True),
+        _identity(with_first(emotion=emotion), split, SMALL, True),
+        _identity(with_first(gender=gender), split, SMALL, True),
+        _identity(replace(data, content=["0" * 64, *data.content[1:]]), split, SMALL, True),
+        _identity(replace(data, labels=[*data.labels, "surprised"]), split, SMALL, True),
+        _identity(data, replace(split, train=split.train[1:], validation=members), SMALL, True),
+        _identity(data, replace(split, train=[*split.train, split.test[0]], test=split.test[1:]), SMALL, True),
+        _identity(data, split, replace(SMALL, seed=1), True),
+        _identity(data, split, SMALL, False),
+    ]
+    assert len(set(found)) == len(found)
+    assert _identity(with_first(path=Path("elsewhere/0.wav")), split, replace(SMALL, epochs=7), True) == found[0]
+
+
+def test_scores_among_fewer_labels_are_of_probabilities_that_sum_to_one() -> None:
+    data, split = unbalanced(SMALL)
+    shapes, one = model.shapes_of(SMALL, 4, 0), np.ones(384, np.float32)
+    network = Network(model.init(shapes, 3), shapes, SMALL, -50 * one, 20 * one, temperature=0.1)
+    with ThreadPoolExecutor(1) as pool:
+        logits, _ = network.logits(data.store, np.array(split.train), pool)
+        found = evaluate(network, data, split.train, pool, choices=[3, 0, 2])
+    y, few = data.emotion_y[split.train], np.exp(logits[:, [3, 0, 2]] / 0.1)
+    p = few / few.sum(axis=1, keepdims=True)
+    assert found["ece"] == pytest.approx(calibration_error(np.log(p), y))
+    assert found["loss"] == pytest.approx(-np.log(p[np.arange(17), y]).mean())
+    assert found["wa"] == np.mean(p.argmax(axis=1) == y)

@@ -1,15 +1,18 @@
 """The jobs of a cross-validation: what each trains on, with which settings, and what makes it another job."""
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from helpers import SMALL, assert_same_training, manifest_of, tone, write_manifest
+from helpers import SMALL, assert_same_training, manifest_of, tone, unbalanced, write_manifest
 
 from npser import corpora, dataset
+from npser.dataset import Dataset
 from npser.experiment import jobs
 from npser.experiment.folds import make_folds
 
@@ -59,3 +62,87 @@ def test_another_test_part_changes_nothing_that_a_job_trains(
     assert_same_training(*folders)
     if refit and select != "last":
         assert_same_training(*(folder / "refit" for folder in folders))
+
+
+def test_the_seeds_of_a_cross_validation_are_networks_of_their_own(corpus: Path, tmp_path: Path) -> None:
+    some = planned(corpus, tmp_path / "out", replace(C, epochs=1, seed=3), seeds=2)
+    assert [job["seed"] for job in some] == [3, 4]
+    results = [jobs.run_job(job) for job in some]
+    assert [result["config"]["seed"] for result in results] == [3, 4]
+    first, second = (Path(job["folder"], "predictions.jsonl").read_text() for job in some)
+    assert first != second
+
+
+def test_a_refit_trains_for_as_many_epochs_as_were_chosen_and_its_answers_count(corpus: Path, tmp_path: Path) -> None:
+    (job,) = planned(corpus, tmp_path / "out", replace(C, learning_rate=0.1, dropout=0.0, seed=2), refit=True)
+    result = jobs.run_job(job)
+    folder = Path(job["folder"])
+    first, refit = (json.loads((run / "report.json").read_text()) for run in (folder, folder / "refit"))
+    assert first["selected_epoch"] < 3 == first["config"]["epochs"]
+    assert refit["config"]["epochs"] == refit["selected_epoch"] == result["selected_epoch"] == first["selected_epoch"]
+    assert (refit["split"]["train"]["utterances"], refit["split"]["validation"]["utterances"]) == (16, 0)
+    assert (result["validation"], result["calibration"]) == (first["validation"], None)
+    rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    confusion = np.zeros((2, 2), int)
+    for row in rows:
+        confusion[["angry", "sad"].index(row["emotion"]), ["angry", "sad"].index(row["predicted"])] += 1
+    assert confusion.tolist() == refit["confusion"] == result["confusion"] != first["confusion"]
+
+
+def test_a_job_is_another_one_with_any_other_label_part_or_setting() -> None:
+    data, split = unbalanced(C)
+    plan = jobs.Plan([], "session", C, "default")
+    first = data.utterances[0]
+
+    def with_first(**fields: Any) -> Dataset:
+        return replace(data, utterances=[replace(first, **fields), *data.utterances[1:]])
+
+    emotion, gender = ("sad" if first.emotion == "happy" else "happy"), ("male" if first.gender == "female" else "female")
+    moved = replace(split, train=split.train[1:], validation=sorted([*split.validation, split.train[0]]))
+    found = [
+        jobs.identity(data, split, C, plan, "full"),
+        jobs.identity(with_first(emotion=emotion), split, C, plan, "full"),
+        jobs.identity(with_first(gender=gender), split, C, plan, "full"),
+        jobs.identity(with_first(speaker="c/another"), split, C, plan, "full"),
+        jobs.identity(replace(data, content=["0" * 64, *data.content[1:]]), split, C, plan, "full"),
+        jobs.identity(replace(data, labels=[*data.labels, "surprised"]), split, C, plan, "full"),
+        jobs.identity(data, moved, C, plan, "full"),
+        jobs.identity(data, replace(split, test=split.test[1:]), C, plan, "full"),
+        jobs.identity(data, split, replace(C, seed=1), plan, "full"),
+        jobs.identity(data, split, C, plan, "shuffled-gender"),
+        jobs.identity(data, split, C, replace(plan, preset="paper"), "full"),
+        jobs.identity(data, split, C, replace(plan, refit=True), "full"),
+        jobs.identity(data, split, C, replace(plan, oracle=False), "full"),
+    ]
+    assert len(set(found)) == len(found)
+    elsewhere = with_first(path=Path("elsewhere") / first.path)
+    assert jobs.identity(elsewhere, split, C, replace(plan, seeds=5, ablate=True), "full") == found[0]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_genders_are_dealt_out_within_a_part_and_unknown_ones_stay_unknown(seed: int) -> None:
+    data, split = unbalanced(C)
+    shuffled = jobs.shuffled_gender(data, split, seed)
+    for part in (split.train, split.validation, split.test):
+        np.testing.assert_array_equal(np.sort(shuffled.gender_y[part]), np.sort(data.gender_y[part]))
+    np.testing.assert_array_equal(shuffled.gender_y < 0, data.gender_y < 0)
+    np.testing.assert_array_equal(shuffled.gender_y[split.test], data.gender_y[split.test])
+
+
+@pytest.mark.parametrize("variant", ["full", "shuffled-gender"])
+def test_the_control_of_shuffled_genders_says_what_it_is_and_each_seed_deals_anew(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    met = []
+
+    def watched(data: Dataset, *rest: Any, notices: list[str], **choices: Any) -> None:
+        met.append((data.gender_y.tolist(), notices))
+        raise ValueError("that is enough")
+
+    monkeypatch.setattr(jobs.run, "run", watched)
+    for job in planned(corpus, tmp_path / "out", variant=variant, seeds=3):
+        with pytest.raises(ValueError, match="enough"):
+            jobs.run_job(job)
+    of_control = variant == "shuffled-gender"
+    assert [notices for _, notices in met] == [[jobs.SHUFFLED] if of_control else []] * 3
+    assert len({tuple(genders) for genders, _ in met}) == (3 if of_control else 1)

@@ -142,6 +142,17 @@ def test_attention_sums_to_one_over_the_times(tmp_path: Path, pad: bool, n: int,
     np.testing.assert_allclose(p.times, ends)
 
 
+def test_the_attention_of_a_first_window_that_is_not_answered_is_that_of_the_next(tmp_path: Path):
+    trained, x = network(tmp_path), np.concatenate([np.zeros(16_000, np.float32), sound(20_000)])
+    p = trained.lite.predict(x, 16_000)
+    assert [window.reason for window in p.timeline] == ["silence", None, None, None]
+    assert p.times is not None
+    assert p.attention is not None
+    np.testing.assert_allclose(p.times, 0.5 + 0.075 * np.arange(1, 14))  # windows of a second, half overlapping
+    second = trained.lite.output(x[8000:24_000])
+    np.testing.assert_array_equal(p.attention, second.attention)
+
+
 def test_without_attention_there_is_none(tmp_path: Path):
     p = network(tmp_path, dataclasses.replace(SMALL, attention=False)).lite.predict(sound(9000), 16_000)
     assert p.attention is p.times is None

@@ -168,6 +168,9 @@ def test_the_timeline_is_a_row_a_window_in_each_format(npser: Command, trained: 
     assert set(bad) == {"path", "error"}
     assert whole == rows_of(npser(*words, "--json", status=1))[0]
     assert "start" not in whole
+    answer = ["path", "emotion", "probabilities", "gender", "gender_probabilities", "reason"]
+    assert set(whole) == {*answer, "seconds"}
+    assert all(set(row) == {*answer, "start", "end"} for row in windows)
     assert [row["start"] for row in windows] == [0, 3.75, 7.5, 11.25, 15, 18.75]
     assert [row["end"] for row in windows] == [7.5, 11.25, 15, 18.75, 22.5, 24]
     assert [row["reason"] for row in windows] == ["silence", "silence", None, None, None, None]
@@ -180,6 +183,7 @@ def test_the_timeline_is_a_row_a_window_in_each_format(npser: Command, trained: 
     assert [row["emotion"] for row in table] == [row.get("emotion") or "" for row in (whole, *windows, bad)]
     assert [row["reason"] for row in table] == ["", "silence", "silence", "", "", "", "", ""]
     assert [row["p_sad"] for row in table][1:3] == ["", ""]
+    assert [row["seconds"] for row in table] == ["24.000", *[""] * 7]
     assert float(table[4]["p_sad"]) == pytest.approx(windows[3]["probabilities"]["sad"], abs=1e-6)
     assert float(table[4]["p_male"]) == pytest.approx(windows[3]["gender_probabilities"]["male"], abs=1e-6)
     assert table[7]["error"]

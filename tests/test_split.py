@@ -161,6 +161,18 @@ def test_a_recording_in_two_parts_under_different_names_is_refused():
     assert make_split(utterances, digests=digests) == split
 
 
+@pytest.mark.parametrize("pair", [("train", "validation"), ("train", "test"), ("validation", "test")])
+def test_any_two_parts_are_searched_for_the_same_recording(pair: tuple[str, str]):
+    utterances = corpus("c", 3, 6)
+    split = make_split(utterances)
+    a, b = (getattr(split, part)[3] for part in pair)
+    digests = [str(i) for i in range(len(utterances))]
+    digests[b] = digests[a]
+    words = f"{utterances[b].path} is in {pair[1]} and, byte for byte, in {pair[0]} as {utterances[a].path}"
+    assert words in refusal(utterances, digests=digests)
+    assert make_split(utterances, digests=digests, allow_speaker_overlap=True).speaker_dependent
+
+
 def test_speaker_groups_are_held_out_like_sessions():
     utterances = corpus("c", speakers=10)
     split = make_split(utterances)

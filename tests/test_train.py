@@ -11,6 +11,8 @@ import safetensors.numpy
 import soundfile
 from helpers import UNCOMPILED, Command, assert_same_run, manifest_of, report_of, tone, write_manifest
 
+from npser import checkpoint
+
 
 def test_a_run_folder_holds_what_a_run_found(trained: Path) -> None:
     files = {path.name for path in trained.iterdir()}
@@ -151,6 +153,11 @@ def test_without_sessions_groups_of_speakers_serve(npser: Command, corpus: Path,
     assert "no speaker is known" in shown.stderr
     assert "SPEAKER-DEPENDENT" in shown.stdout
     assert "SPEAKER-DEPENDENT" in (tmp_path / "random" / "report.md").read_text()
+    notices = report_of(tmp_path / "random")["notices"]
+    assert any("the parts are random" in notice for notice in notices)  # what the split has to say
+    assert checkpoint.load(tmp_path / "random" / "model.safetensors").training["notices"] == notices
+    npser("train", tmp_path / "nobody.csv", "--config", small, "--epochs", "1", "--seed", "1", "--out", "another")
+    assert report_of(tmp_path / "another")["split"]["hash"] != report_of(tmp_path / "random")["split"]["hash"]
 
 
 def test_speakers_in_two_parts_are_refused_or_branded(npser: Command, corpus: Path, small: Path, tmp_path: Path) -> None:
