@@ -76,7 +76,7 @@ def test_what_differs_beside_is_said(tmp_path: Path) -> None:
     b = made(tmp_path / "b", [0], folds="abc", preset="default", config={"seed": 0, "batch": 16}, versions={"npser": "2"})
     found = compare([read(a), read(b)])
     assert found["unlike"][0]["splits"] == ["hash: ab | abc"]
-    assert found["unlike"][0]["seeds"] == ["seeds: [0, 1, 2] | [0]"]
+    assert found["unlike"][0]["seeds"] == ["[0, 1, 2] | [0]"]
     assert found["unlike"][0]["settings"] == ["preset: paper | default", "batch: 40 | 16"]
     assert found["unlike"][0]["versions"] == ["npser: 1 | 2"]
     for shown in (text(found), markdown(found)):

@@ -157,7 +157,7 @@ def _unlike(a: Run, b: Run) -> dict[str, list[str]]:
     folds = pairs("folds_by") + pairs("split", "hash")
     return {
         "splits": folds if a.report["split"]["hash"] != b.report["split"]["hash"] else [],
-        "seeds": pairs("seeds"),
+        "seeds": [row.removeprefix("seeds: ") for row in pairs("seeds")],
         "settings": pairs("preset") + pairs("refit") + [row for row in pairs("config") if not row.startswith("seed:")],
         "versions": pairs("versions"),
     }
