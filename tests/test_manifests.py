@@ -123,6 +123,11 @@ def test_a_recording_is_the_same_however_its_path_is_written(tmp_path: Path, mon
         assert "lines 2 and 3 list" in refusal(written(tmp_path, f"path,emotion\nwav/a.wav,sad\n{way},joy\n"))
 
 
+def test_the_name_of_a_missing_file_is_told_to_its_end(tmp_path: Path):
+    name = f"{'deep/' * 30}gone.wav"
+    assert f"names {tmp_path}/{name}, which is not a file" in refusal(written(tmp_path, f"path,emotion\n{name},sad\n"))
+
+
 def test_a_pipe_is_no_manifest(tmp_path: Path):
     os.mkfifo(tmp_path / "m.csv")
     assert "is a pipe or a device" in refusal(tmp_path / "m.csv")

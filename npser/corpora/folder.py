@@ -172,8 +172,9 @@ def _warn_of_classes(folder: Path, emotions: dict[str, str]) -> None:
 
 def brief(words: list[str], most: int = 8) -> str:
     """Some words for a sentence, which may be many, long, or of several lines."""
+    half = 200 if len(words) == 1 else 20  # a path should not lose its end
     shown = [" ".join(word.split()) for word in words[:most]]
-    shown = [word if len(word) <= 80 else f"{word[:77]}..." for word in shown]
+    shown = [word if len(word) <= 2 * half else f"{word[:half]}...{word[-half:]}" for word in shown]
     return ", ".join(shown) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 

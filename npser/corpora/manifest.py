@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from sys import intern
 
@@ -177,7 +178,7 @@ def _utterances(table: Path, content: bytes, name: str, named: Callable[[str], s
     rows = _cells(table, content)
     _, header = next(rows, (0, [""]))
     columns = _columns(table, header)
-    at = [columns.get(column, len(header)) for column in COLUMNS]
+    pick = itemgetter(*(columns.get(column, len(header)) for column in COLUMNS))
     parts = [(columns[column], whole) for column, whole in _SEGMENT.items() if column in columns]
     emotion = lru_cache(1024)(named)
     folder, absolute = table.parent, os.path.join(os.path.abspath(table.parent), "")
@@ -192,7 +193,7 @@ def _utterances(table: Path, content: bytes, name: str, named: Callable[[str], s
         cells += [""] * (len(header) + 1 - len(cells))
         if parts and any(cells[place].lower() not in whole for place, whole in parts):
             raise ValueError(f"{table}: line {line} is a part of its file (start, end); parts are not read, so cut the file")
-        text, label, speaker, gender, session, split, corpus, dialogue, scenario, style = (cells[place] for place in at)
+        text, label, speaker, gender, session, split, corpus, dialogue, scenario, style = pick(cells)
         if not text or not label:
             raise ValueError(f"{table}: line {line} has no {'emotion' if text else 'path'}; fill it in or remove the row")
         if "\\" in text and not os.path.isfile(os.path.join(folder, text)):
