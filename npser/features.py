@@ -84,22 +84,15 @@ def whole_rate(rate: float | None) -> int:
     return int(rate)
 
 
-def read_blocks(path: str | os.PathLike[str] | BinaryIO) -> tuple[int, Iterator[np.ndarray]]:
-    """Open an audio file, or read one that is open; it must be seekable.
-
-    Returns
-    -------
-    (int, iterator)
-        The sample rate in Hz, and the samples as blocks of (n,) float32, channels averaged. The header's length is not trusted:
-        what can be read is read, with a warning where it is less.
+def open_audio(path: str | os.PathLike[str] | BinaryIO) -> soundfile.SoundFile:
+    """Open an audio file, or one that is open as bytes and seekable: wav, flac, ogg or mp3, whatever it is called.
 
     Raises
     ------
     ValueError
-        For a file that is missing, empty, undecodable, or holds samples that are not finite: one sentence that names it.
+        For a file that is missing, empty or undecodable: one sentence that begins with its name.
     """
-    stream = None if isinstance(path, (str, os.PathLike)) else path
-    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else str(getattr(path, "name", "the stream"))
+    stream, name = _stream_and_name(path)
     try:
         if stream is None:
             refuse_special(name, "expected an audio file", ", or - with the sound on standard input")
@@ -123,7 +116,32 @@ def read_blocks(path: str | os.PathLike[str] | BinaryIO) -> tuple[int, Iterator[
     if problem:
         audio.close()
         raise ValueError(f"{name}: {problem}")
-    return audio.samplerate, _mono_blocks(name, audio)
+    return audio
+
+
+def _stream_and_name(path: str | os.PathLike[str] | BinaryIO) -> tuple[BinaryIO | None, str]:
+    """The open file, where there is one, and what to call it."""
+    if isinstance(path, (str, os.PathLike)):
+        return None, os.fspath(path)
+    return path, str(getattr(path, "name", "the stream"))
+
+
+def read_blocks(path: str | os.PathLike[str] | BinaryIO) -> tuple[int, Iterator[np.ndarray]]:
+    """Open an audio file and read it.
+
+    Returns
+    -------
+    (int, iterator)
+        The sample rate in Hz, and the samples as blocks of (n,) float32, channels averaged. The header's length is not trusted:
+        what can be read is read, with a warning where it is less.
+
+    Raises
+    ------
+    ValueError
+        As open_audio, and for samples that are not finite.
+    """
+    audio = open_audio(path)
+    return audio.samplerate, _mono_blocks(_stream_and_name(path)[1], audio)
 
 
 def _check_kind(name: str, file: BinaryIO) -> None:

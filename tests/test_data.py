@@ -27,7 +27,7 @@ def emodb(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for letter in "WTL"
     ]
     for seed, name in enumerate(names):
-        tone(folder / name, {"W": 260.0, "T": 120.0, "L": 150.0}[name[5]] + seed, 0.25, seed)
+        tone(folder / name, {"W": 260.0, "T": 120.0, "L": 150.0}[name[5]] + seed, 0.35, seed)
     return folder.parent
 
 
@@ -67,7 +67,7 @@ def test_check_counts_classes_sessions_speakers_and_durations(npser: Command, em
     assert result["emotions"] == {"angry": 12, "bored": 12, "sad": 12}
     assert result["sessions"]["emodb/1"] == {"angry": 4, "bored": 4, "sad": 4}
     assert result["speakers"]["emodb/03"] == {"gender": "male", "utterances": 6}
-    assert result["seconds"] == pytest.approx({"total": 9, "mean": 0.25, "min": 0.25, "max": 0.25})
+    assert result["seconds"] == pytest.approx({"total": 12.6, "mean": 0.35, "min": 0.35, "max": 0.35})
     assert result["sample_rates"] == {"16000": 36}
     assert "rates      36 of 16000 Hz" in shown.stdout
     nothing: dict[str, list[str]] = {"unmatched": [], "duplicates": [], "two_genders": []}

@@ -16,9 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import soundfile
-
-from npser import corpora, files
+from npser import corpora, features, files
 from npser.commands import terminal
 from npser.corpora import Utterance, folder, manifest
 from npser.corpora.labels import NO_AGREEMENT, parse_map
@@ -187,11 +185,10 @@ def _duplicates(found: Sequence[Utterance], progress: Progress) -> list[list[str
 def _length(path: Path) -> tuple[float | None, int]:
     """Length of a recording by its header, None where that does not tell, and its sample rate."""
     try:
-        audio: Any = soundfile.info(os.fsencode(path))  # pyright: ignore[reportArgumentType] (bytes do)
-    except (soundfile.SoundFileError, TypeError, OSError) as error:  # TypeError: headerless, by the name's ending
-        reason = getattr(error, "error_string", str(error)).rstrip(". ")
-        raise ValueError(reason if os.path.exists(path) else "does not exist") from None
-    return audio.frames / audio.samplerate if audio.frames < UNKNOWN_LENGTH else None, audio.samplerate
+        with features.open_audio(path) as audio:
+            return audio.frames / audio.samplerate if audio.frames < UNKNOWN_LENGTH else None, audio.samplerate
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix(f"{path}: ")) from None
 
 
 def _lengths(lengths: list[float]) -> dict[str, float] | None:
