@@ -11,7 +11,7 @@ import pytest
 from helpers import EMOTIONS, GENDERS, SMALL
 
 from npser import augment, corpora, dataset, model
-from npser.features import N_MELS
+from npser.features import FLOOR_DB, N_MELS
 from npser.network import Network, Targets, normaliser
 from npser.networks.li2019 import Config
 from npser.split import Split
@@ -153,6 +153,26 @@ def test_noise_lies_10_to_50_dB_below_the_mean_power(monkeypatch: pytest.MonkeyP
     assert -12 < max(levels) < -9.7
 
 
+def test_echoes_last_a_fifth_of_a_second_to_one_and_are_at_most_as_loud_as_the_sound(monkeypatch: pytest.MonkeyPatch):
+    met = []
+    monkeypatch.setattr(augment, "_with_echo", lambda P, *drawn: met.append(drawn) or P)
+    for seed in range(200):
+        augment.through_channel(np.full((2, N_MELS), -30, np.float32), 1.0, np.random.default_rng(seed))
+    seconds, gain = np.array(met).T
+    assert 0.2 <= min(seconds) < 0.22
+    assert 0.95 < max(seconds) <= 1
+    assert 0.01 <= min(gain) < 0.012
+    assert 0.9 < max(gain) <= 1
+
+
+def test_a_narrow_band_makes_nothing_louder(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(augment, "TILT_DB", 0.0)
+    monkeypatch.setattr(augment, "_with_echo", lambda P, *_: P)
+    S = np.full((50, N_MELS), FLOOR_DB, np.float32)
+    loudest = [augment.through_channel(S, 1.0, np.random.default_rng(seed)).max() for seed in range(50)]
+    assert max(loudest) < FLOOR_DB + 5
+
+
 def test_partners_are_of_the_same_emotion_and_gender_and_of_the_training_part():
     rng = np.random.default_rng(0)
     y, gender = rng.integers(0, 3, 400), rng.integers(-1, 2, 400)
@@ -164,6 +184,8 @@ def test_partners_are_of_the_same_emotion_and_gender_and_of_the_training_part():
     rest = np.setdiff1d(np.arange(400), train)
     np.testing.assert_array_equal(found[rest], rest)
     assert 0.4 < np.mean(found[train] != train) < 0.55
+    ends = found[found != np.arange(400)]
+    assert 0.35 < np.mean(found[ends] == ends) < 0.65  # whether one is spliced itself does not matter
     np.testing.assert_array_equal(augment.splice_partners(train, y, gender, 0.0, rng), np.arange(400))
     alone = augment.splice_partners(np.array([1, 3]), np.arange(4), np.zeros(4, int), 1.0, rng)  # nobody else has that emotion
     np.testing.assert_array_equal(alone, np.arange(4))
@@ -211,6 +233,8 @@ def test_training_splices_first_windows_of_the_same_emotion_and_gender(
         a, b = (data.utterances[first[w]] for w in (window, end))
         assert (a.emotion, a.gender) == (b.emotion, b.gender)
     assert 0.2 < np.mean([window != end for window, end in met]) < 0.55
+    epochs = np.split(np.array(met), 3)
+    assert len({tuple(map(tuple, sorted(pairs.tolist()))) for pairs in epochs}) == 3  # other ends each time
 
 
 @pytest.mark.parametrize("settings", [{"stretch": 0.3}, {"warp": 0.2}, {"splice": 1.0}, {"channel": 0.7}, {"dropout": 0.5}])

@@ -56,6 +56,12 @@ def test_the_next_group_validates(utterances: list[Utterance]) -> None:
     assert pairs == [("1", "buzz/2"), ("2", "buzz/3"), ("3", "buzz/1")]
 
 
+def test_with_two_groups_the_seed_draws_the_fifth_that_validates(utterances: list[Utterance]) -> None:
+    few = [u for u in utterances if u.session != "buzz/3"]
+    drawn = [[fold.split.validation for fold in make_folds(few, seed=seed)] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
 def test_groups_of_speakers_are_balanced_by_label() -> None:
     sizes = {"a": (40, 2), "b": (2, 40), "c": (20, 20), "d": (20, 20), "e": (30, 10), "f": (12, 32)}
     many = [

@@ -10,6 +10,7 @@ from helpers import SMALL, data_of, sound
 from npser.dataset import Dataset
 from npser.experiment import crossval
 from npser.experiment.folds import Fold
+from npser.experiment.jobs import Plan
 from npser.metrics import confusion_matrix, scores
 from npser.split import Split
 
@@ -80,3 +81,43 @@ def test_parts_of_the_test_utterances_are_scored_over_all_runs(twelve: Dataset) 
 @pytest.mark.parametrize("dependent", [False, True])
 def test_one_fold_that_shares_a_speaker_makes_the_whole_dependent(twelve: Dataset, dependent: bool) -> None:
     assert crossval._split(twelve, two_folds(speaker_dependent=dependent))["speaker_dependent"] is dependent
+
+
+def test_the_calibration_of_each_seed_is_of_its_own_answers() -> None:
+    def job(temperature: float, *confidence: float) -> dict[str, Any]:
+        return {"calibration": {"temperature": temperature}, "confidence": {"before": [0.5, 0.5], "after": list(confidence)}}
+
+    seeds = [[job(1.0, 1.0, 1.0), job(2.0, 1.0, 1.0)], [job(3.0, 0.75, 0.75), job(4.0, 0.75, 0.75)]]
+    right = np.array([[True, True, True, True], [True, True, True, False]])
+    found = crossval._calibration(right, seeds)
+    assert found is not None
+    assert found["temperatures"] == [[1.0, 2.0], [3.0, 4.0]]
+    assert found["ece_after"]["values"] == [0, 0]
+    assert found["ece_before"]["values"] == [0.5, 0.25]
+    seeds[1][1]["calibration"] = None
+    assert crossval._calibration(right, seeds) is None
+
+
+def test_the_oracle_is_of_all_folds_together_and_the_mean_over_seeds() -> None:
+    def job(confusion: list[list[int]]) -> dict[str, Any]:
+        return {"oracle": {"confusion": confusion}}
+
+    seeds = [[job([[2, 0], [0, 0]]), job([[0, 2], [0, 4]])], [job([[0, 2], [0, 0]]), job([[0, 2], [4, 0]])]]
+    found = crossval._oracle(seeds)
+    assert found is not None
+    assert (found["wa"], found["ua"]) == ((6 / 8 + 0) / 2, (0.75 + 0) / 2)
+    assert crossval._oracle([[job([[1]])], [{"oracle": None}]]) is None
+
+
+def test_the_report_names_its_seeds_mixed_versions_and_folds_that_lack_a_gender(twelve: Dataset) -> None:
+    men = [r for r in range(12) if twelve.utterances[r].gender == "male"]
+    women = [r for r in range(12) if twelve.utterances[r].gender == "female"]
+    folds = [Fold("x", Split(men, [], women)), Fold("y", Split([*men[:2], *women[:2]], [], men[2:]))]
+    plan = Plan(folds, "session", replace(SMALL, seed=3), "default", seeds=2)
+    results = [{"versions": {"numpy": version}} for version in ("1", "2", "1")]
+    found = crossval._about(twelve, plan, ["first"], results)
+    assert (found["seeds"], found["notices"][0], len(found["notices"])) == ([3, 4], "first", 2)
+    assert "different versions" in found["notices"][1]
+    assert crossval._about(twelve, plan, [], results[:1])["notices"] == []
+    (notice,) = crossval._variants(twelve, plan)[1]
+    assert notice.startswith("fold x: the training part lacks one of the genders")

@@ -21,7 +21,7 @@ import soundfile
 from helpers import GENDERS, SMALL, Command, network, one_sentence, recording, sound
 
 from npser import features
-from npser.explain.look import COLOURS, COLUMNS, Look, clock, frequencies, look, ticks
+from npser.explain.look import COLOURS, COLUMNS, Look, clock, frequencies, look, ticks, top_weight
 from npser.explain.page import page, png
 from npser.networks.li2019 import Config
 
@@ -248,6 +248,45 @@ def test_the_picture_of_the_bands_is_upright(tmp_path: Path):
     assert shades.shape == (128, 41)
     row = shades[:, 20].argmax()
     assert 1 - (row + 0.5) / 128 == pytest.approx(frequencies(128)["2"], abs=0.02)
+
+
+def test_a_frequency_lies_in_the_middle_of_the_band_that_hears_it():
+    for name, hertz in (("0.5 kHz", 500), ("1", 1000), ("4", 4000)):
+        loudest = features.log_mel(np.sin(2 * np.pi * hertz * np.arange(16_000) / 16_000).astype(np.float32))[20].argmax()
+        assert frequencies(128)[name] == pytest.approx((loudest + 0.5) / 128, abs=0.5 / 128 / 2)
+
+
+def test_the_likeliest_label_comes_first(tmp_path: Path):
+    found = look_at(tmp_path, sound(15_000))
+    names = re.findall(r'<div class="bar"><span class="name">(\w+)</span>', page(found))
+    p = found.prediction
+    assert p.gender_probabilities is not None
+    assert names == [
+        name for given in (p.probabilities, p.gender_probabilities) for name in sorted(given, key=lambda name: -given[name])
+    ]
+
+
+def test_even_attention_is_no_dark_shade(tmp_path: Path):
+    found = look_at(tmp_path, sound(15_000))
+    assert top_weight(dataclasses.replace(found, weights=np.ones((38, 2)))) == 2
+    assert top_weight(dataclasses.replace(found, weights=np.full((38, 2), 7.0))) == 7
+
+
+def test_in_the_picture_the_answers_of_a_window_are_stacked_to_one(tmp_path: Path):
+    from matplotlib.figure import Figure
+
+    from npser.explain.picture import _answers
+
+    axis = Figure().subplots()
+    found = look_at(tmp_path, np.concatenate([np.zeros(16_000, np.float32), sound(37_000)]))
+    _answers(axis, found)
+    bars = sorted((bar.get_x(), bar.get_y(), bar.get_y() + bar.get_height(), bar.get_width()) for bar in axis.patches)
+    for k, (start, end) in enumerate(found.segments):
+        of_window = bars[4 * k : 4 * k + 4]
+        assert all(bar[0] == pytest.approx(start) and bar[3] == pytest.approx(end - start) for bar in of_window)
+        answered = found.prediction.timeline[k].emotion is not None
+        assert max(top for _, _, top, _ in of_window) == pytest.approx(1 if answered else 0)
+        assert sum(top - low for _, low, top, _ in of_window) == pytest.approx(1 if answered else 0)
 
 
 def test_a_png_holds_the_values():

@@ -11,7 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from helpers import CORPORA, EMOTIONS, GENDERS, ROOT, SIZES, SMALL, Command, Trained, network, one_sentence, recording, sound
+from helpers import (
+    CORPORA,
+    EMOTIONS,
+    GENDERS,
+    ROOT,
+    SIZES,
+    SMALL,
+    SMALL_FORWARD,
+    Command,
+    Trained,
+    network,
+    one_sentence,
+    recording,
+    sound,
+)
 
 from npser import features, lite
 from npser.commands.export import _model, export
@@ -75,6 +89,13 @@ def test_the_graph_gives_what_npser_gives(
         assert_same(outputs(graph, x if with_features else trained.lite.network_input(x)), wanted)
         answers.append(wanted["emotion"])
     assert np.ptp(answers, axis=0).max() > 0.01  # the sounds are told apart
+
+
+@pytest.mark.parametrize("config", [SMALL, SMALL_FORWARD], ids=["recurrence", "no recurrence"])
+def test_less_than_a_pooling_window_is_answered_whatever_the_memory_held(tmp_path: Path, config: Config):
+    trained = network(tmp_path, config)
+    for n in [1, 2, 399] * 10:
+        assert_same(outputs(session(trained, with_features=True), sound(n)), expected(trained.lite, sound(n)))
 
 
 def test_the_padded_graph_cuts_as_npser_does(tmp_path: Path):

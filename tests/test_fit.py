@@ -310,6 +310,49 @@ def test_a_resumed_run_knows_the_best_epoch_of_before(tmp_path: Path) -> None:
     assert_same_training(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_the_model_file_of_an_unfinished_run_says_how_it_does_so_far(tmp_path: Path) -> None:
+    data, split = unbalanced(SMALL)
+    found = []
+
+    def say(_: str) -> None:
+        row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+        found.append((checkpoint.load(tmp_path / "model.safetensors").training["scores"], row))
+
+    with ThreadPoolExecutor(1) as pool:
+        fit(data, split, replace(SMALL, **SHORT, select="last"), Run(tmp_path, pool, say), {})
+    assert [scores["epoch"] for scores, _ in found] == [1, 2, 3]
+    for scores, row in found:
+        assert scores == {"epoch": row["epoch"], "validation": row["validation"], "test": None}
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    names = [".model.safetensors-0123456789abcdef", ".mine"]
+    for name in names:
+        (tmp_path / "run" / name).touch()
+    data, split = unbalanced(SMALL)
+    with ThreadPoolExecutor(1) as pool:
+        fit(data, split, replace(SMALL, **STILL), Run(tmp_path / "run", pool, lambda _: None), {})
+    assert [(tmp_path / "run" / name).exists() for name in names] == [False, True]
+
+
+@pytest.mark.parametrize(("loss", "slope"), [(1.0, math.nan), (math.inf, 0.0)])
+def test_a_loss_or_a_gradient_that_is_not_finite_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float, slope: float
+) -> None:
+    gradient, met = Network.gradient, []
+
+    def broken(self: Network, *given: Any) -> tuple[float, np.ndarray]:
+        met.append(gradient(self, *given))
+        return met[-1] if len(met) < 6 else (loss, np.full_like(met[-1][1], slope))
+
+    monkeypatch.setattr(Network, "gradient", broken)
+    with pytest.raises(ValueError, match=r"not finite in epoch 2, batch 2; try .* learning_rate=0\.001"):
+        trained(replace(SMALL, **SHORT), *unbalanced(SMALL), tmp_path / "run")
+    theta = Network.of(checkpoint.load(tmp_path / "run" / "model.safetensors")).theta
+    assert np.isfinite(theta).all()
+
+
 def test_a_run_is_not_resumed_with_other_data_parts_labels_or_scores() -> None:
     data, split = unbalanced(SMALL)
     members = [*split.validation, split.train[0]]

@@ -15,6 +15,7 @@ from npser import corpora, dataset
 from npser.dataset import Dataset
 from npser.experiment import jobs
 from npser.experiment.folds import make_folds
+from npser.experiment.run import describe
 
 C = replace(SMALL, epochs=3, batch=8, learning_rate=1e-2, select="ua")
 
@@ -60,6 +61,10 @@ def test_another_test_part_changes_nothing_that_a_job_trains(
         assert result[name] == another[name]
     folders = [Path(job["folder"]), Path(other["folder"])]
     assert_same_training(*folders)
+    last = folders[0] / "refit" if refit and select != "last" else folders[0]
+    parts = json.loads((last / "report.json").read_text())["split"]
+    sizes = [parts[part]["utterances"] for part in ("train", "validation", "test")]
+    assert sizes == ([16, 0, 8] if refit else [8, 8, 8])
     if refit and select != "last":
         assert_same_training(*(folder / "refit" for folder in folders))
 
@@ -69,8 +74,14 @@ def test_the_seeds_of_a_cross_validation_are_networks_of_their_own(corpus: Path,
     assert [job["seed"] for job in some] == [3, 4]
     results = [jobs.run_job(job) for job in some]
     assert [result["config"]["seed"] for result in results] == [3, 4]
-    first, second = (Path(job["folder"], "predictions.jsonl").read_text() for job in some)
+    first, second = (Path(job["folder"], "predictions.jsonl").read_text().splitlines() for job in some)
     assert first != second
+    p = np.array([list(json.loads(line)["probabilities"].values()) for line in first])
+    np.testing.assert_allclose(results[0]["confidence"]["after"], p.max(axis=1))
+    cold = p ** results[0]["calibration"]["temperature"]
+    np.testing.assert_allclose(
+        results[0]["confidence"]["before"], (cold / cold.sum(axis=1, keepdims=True)).max(axis=1), rtol=1e-6
+    )
 
 
 def test_a_refit_trains_for_as_many_epochs_as_were_chosen_and_its_answers_count(corpus: Path, tmp_path: Path) -> None:
@@ -87,6 +98,18 @@ def test_a_refit_trains_for_as_many_epochs_as_were_chosen_and_its_answers_count(
     for row in rows:
         confusion[["angry", "sad"].index(row["emotion"]), ["angry", "sad"].index(row["predicted"])] += 1
     assert confusion.tolist() == refit["confusion"] == result["confusion"] != first["confusion"]
+
+
+def test_a_model_file_names_whom_it_was_trained_on_and_nobody_else() -> None:
+    data, split = unbalanced(C)
+
+    def about(changed: list[int]) -> dict[str, Any]:
+        content = ["0" * 64 if r in changed else digest for r, digest in enumerate(data.content)]
+        return describe(replace(data, content=content), split, C, "default", [])
+
+    assert about([])["speakers"] == sorted(f"c/{r}" for r in split.train)
+    assert about([*split.validation, *split.test])["audio"] == about([])["audio"]
+    assert about(split.train[-1:])["audio"] != about([])["audio"]
 
 
 def test_a_job_is_another_one_with_any_other_label_part_or_setting() -> None:

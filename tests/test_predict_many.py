@@ -14,6 +14,7 @@ from helpers import GENDERS, RATE, SMALL, network, recording, sound
 
 from npser import lite, predict_many
 from npser.networks.li2019 import PRESETS, Config
+from npser.prediction import unreadable
 from npser.threads import single_threaded_blas
 
 
@@ -115,3 +116,7 @@ def test_one_model_serves_sixteen_threads(tmp_path: Path, config: Config, predic
     for i, p in enumerate(together):
         assert p.timeline == alone[i % 20].timeline  # to the last bit
         assert p.probabilities == alone[i % 20].probabilities
+
+
+def test_an_error_without_words_has_the_name_of_its_kind() -> None:
+    assert (unreadable(MemoryError()).error, unreadable(ValueError("no sound")).error) == ("MemoryError", "no sound")

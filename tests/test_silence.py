@@ -51,6 +51,13 @@ def test_faint_steady_noise_is_no_speech(colour: str, seconds: float, decibels: 
     assert refusal(x.astype(np.float32)) == NOISE
 
 
+@pytest.mark.parametrize(("frames", "reason"), [(1, NOISE), (3, NOISE), (4, None)])
+def test_a_tenth_of_a_second_that_is_loud_may_be_speech_and_less_is_a_click(frames: int, reason: str | None):
+    x = noise(2) * 10 ** (-60 / 20)
+    x[8000 : 8000 + 400 * frames] *= 30
+    assert refusal(x.astype(np.float32)) == reason
+
+
 @pytest.mark.parametrize("decibels", [0, -20, -40, -60])
 def test_what_comes_and_goes_is_answered_however_faint(decibels: float):
     assert refusal(sound(3 * RATE) * np.float32(10 ** (decibels / 20))) is None

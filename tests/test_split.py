@@ -266,6 +266,10 @@ def test_one_speaker_trains_without_a_test_part():
     assert [len(part) for part in (split.train, split.validation, split.test)] == [16, 4, 0]
 
 
+def test_nobody_needs_to_be_known_where_all_is_training():
+    assert make_split(corpus("c"), "none", "none").warnings == []
+
+
 def test_without_speakers_the_split_is_random_stratified_and_branded():
     utterances = corpus("c", each=100)
     split = make_split(utterances)
@@ -338,6 +342,7 @@ def test_a_column_without_validation_holds_out_a_fifth_of_the_speakers():
     held = speakers(utterances, split.validation)
     assert (len(held), len(split.validation), split.warnings) == (2, 40, [])
     assert held.isdisjoint(speakers(utterances, split.train))
+    assert len(speakers(column(8, 0, 2), make_split(column(8, 0, 2)).validation)) == 2  # the nearest number to a fifth
     assert_partition(utterances, split)
     assert any(speakers(utterances, make_split(utterances, seed=s).validation) != held for s in range(1, 9))
     backwards = utterances[::-1]

@@ -1,6 +1,8 @@
 """The house stays as it is drawn: who imports whom, what lies at the top, and how long a function may be."""
 
 import ast
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,3 +91,17 @@ def test_a_function_fits_on_a_screen_and_has_few_parameters(name: str) -> None:
             given = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
             count = len([argument for argument in given if argument.arg not in ("self", "cls")])
             assert count <= PARAMETERS, f"{where} has {count} parameters"
+
+
+def test_the_oldest_versions_that_are_proved_are_the_oldest_that_are_allowed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    floors: dict[str, set[str]] = {}
+    for part in ("", "plot", "cluster", "onnx", "test"):
+        for wanted in project["optional-dependencies"][part] if part else project["dependencies"]:
+            name, version = re.sub(r"\[.*\]", "", wanted).split(">=")
+            floors.setdefault(name, set()).add(version)
+    proved = [line.split("==") for line in (ROOT / "tests" / "oldest.txt").read_text().splitlines() if not line.startswith("#")]
+    assert {name for name, _ in proved} == floors.keys() | {"distributed"}  # of dask
+    for name, version in proved:
+        for floor in floors.get(name, set()):
+            assert [int(n) for n in version.split(".")] == [int(n) for n in f"{floor}.0.0".split(".")][:3], name

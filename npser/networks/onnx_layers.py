@@ -170,7 +170,9 @@ def attention(g: Graph, t: Tensors, layer: str, H: str) -> tuple[str, str]:
     """Equations (5)-(9). H (T, D) -> z (1, n_attn D), a (n_attn, T)."""
     E = g.op("MatMul", g.op("Tanh", g.op("MatMul", H, t[f"{layer}.W_s1"])), t[f"{layer}.w_s2"])
     a = g.op("Softmax", g.op("Transpose", E, perm=[1, 0]), axis=1)  # (5), (7)
-    return g.op("Reshape", g.op("MatMul", a, H), [1, -1]), a  # (6), (8), (9)
+    some = g.op("Greater", g.op("Shape", H, end=1), 0)  # onnxruntime 1.19 gives whatever memory held
+    z = g.op("Where", some, g.op("MatMul", a, H), np.float32(0))  # (6), (8)
+    return g.op("Reshape", z, [1, -1]), a  # (9)
 
 
 def mean_over_time(g: Graph, H: str) -> str:
