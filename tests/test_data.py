@@ -61,7 +61,7 @@ def test_check_counts_classes_sessions_speakers_and_durations(npser: Command, em
     assert "emodb/2      4      4    4     12" in shown.stdout
     assert "6: 3 female, 3 male" in shown.stdout
     assert "emodb/09  female  6" in shown.stdout
-    assert "mean 0.25 s" in shown.stdout
+    assert "mean 0.35 s" in shown.stdout
     assert "emodb: 12 utterances are angry; a whole copy has 127" in shown.stdout
     result = json.loads(npser("data", "check", emodb, "--json", status=1).stdout)
     assert result["emotions"] == {"angry": 12, "bored": 12, "sad": 12}
