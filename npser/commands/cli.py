@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1 if isinstance(error, BrokenPipeError) else _fail(f"standard output: cannot be written ({error.strerror})")
+        return 1 if isinstance(error, BrokenPipeError) else _fail(error)
     return status
 
 
@@ -197,5 +197,10 @@ def _fail(error: Exception | str, status: int = 1) -> int:
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, UnicodeEncodeError):
+        around = error.object[max(0, error.start - 20) : error.end + 20]
+        text = f"{around!a}: a name or a label that is not UTF-8 cannot be written to a file; rename it"
+    elif isinstance(error, OSError) and error.errno is not None:  # other files are named where they are written
+        text = f"standard output: cannot be written ({error.strerror}), so it ends early; make room, and run the command again"
     print(f"npser: {terminal.printable(' '.join(text.split()))}", file=sys.stderr)
     return status

@@ -188,7 +188,8 @@ def confusion_figure(counts: list[list[int]], labels: list[str], title: str) -> 
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set(xticks=range(len(labels)), yticks=range(len(labels)), xlabel="prediction", ylabel="truth")
     look: Any = {"parse_math": False} if few else {"parse_math": False, "fontsize": 0.6 * 72 * size / len(labels)}
-    short = [label if len(label) <= 24 else f"{label[:21]}..." for label in labels]
+    shown = ["".join(c if c.isprintable() else "?" for c in label) for label in labels]
+    short = [label if len(label) <= 24 else f"{label[:21]}..." for label in shown]
     axes.set_xticklabels(short, rotation=30 if few else 90, ha="right" if few else "center", **look)
     axes.set_yticklabels(short, **look)
     axes.set_title(title)
