@@ -183,7 +183,7 @@ def _check(checkpoint: Checkpoint) -> None:
         words = classes if isinstance(classes, list) and all(isinstance(c, str) for c in classes) else []
         if len(set(words)) < max(2, len(words)):
             raise ValueError(f"labels of {name} are {classes!r}")
-    if not 0 < np.float32(checkpoint.temperature) < np.inf:
+    if not 1e-6 < checkpoint.temperature < 1e6:  # what is fitted lies between calibration's COLDEST and HOTTEST
         raise ValueError(f"temperature is {checkpoint.temperature}")
     _check_form("training", checkpoint.training, _TRAINING)
     for part in ("validation", "test"):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import safetensors
 import safetensors.numpy
 from helpers import EMOTIONS, GENDERS, ROOT, SMALL
 
-from npser import checkpoint, model
+from npser import checkpoint, features, model
 from npser.checkpoint import Checkpoint
 from npser.networks.li2019 import Config
 
@@ -195,6 +196,7 @@ def test_metadata_that_lack_something_are_refused(path: Path, key: str):
 
 
 CONFIG = dataclasses.asdict(SMALL)
+SCORES = {"wa": 0.5, "ua": 0.5, "macro_f1": 0.5, "gender_accuracy": None, "confusion": [[1] * 4] * 4}
 
 
 @pytest.mark.parametrize(
@@ -233,12 +235,89 @@ CONFIG = dataclasses.asdict(SMALL)
         ("temperature", -1.0),
         ("temperature", float("nan")),
         ("temperature", float("inf")),
+        ("temperature", 1e-300),
+        ("temperature", 10**400),
+        ("temperature", True),
+        ("config", CONFIG | {"seed": 10**400}),
+        ("config", CONFIG | {"alpha": 10**400}),
+        ("config", CONFIG | {"max_seconds": 1e300}),
+        ("config", CONFIG | {"n_pw": 10**12}),
+        ("labels", {"emotion": ["a", "b", "c", "half \ud800"], "gender": GENDERS}),
+        ("training", None),
+        ("training", []),
+        ("training", "text"),
+        ("training", {"notices": None}),
+        ("training", {"notices": "one letter a note"}),
+        ("training", {"notices": 3}),
+        ("training", {"notices": [7]}),
+        ("training", {"speakers": {"a": 1}}),
+        ("training", {"speakers": [None]}),
+        ("training", {"corpora": "emodb"}),
+        ("training", {"preset": ["default"]}),
+        ("training", {"seed": "0"}),
+        ("training", {"licence": 1}),
+        ("training", {"versions": ["numpy"]}),
+        ("training", {"versions": {"numpy": 2}}),
+        ("training", {"split": None}),
+        ("training", {"split": {"method": "session", "hash": 5, "test_session": None, "validation_session": None}}),
+        ("training", {"split": {"method": "session", "hash": ""}}),
+        ("training", {"scores": []}),
+        ("training", {"scores": {"epoch": "last"}}),
+        ("training", {"scores": {"epoch": 1, "test": {"wa": 1}}}),
+        ("training", {"scores": {"epoch": 1, "test": SCORES | {"wa": None}}}),
+        ("training", {"scores": {"epoch": 1, "test": SCORES | {"confusion": [[1]]}}}),
+        ("training", {"scores": {"epoch": 1, "test": SCORES | {"confusion": [["1"] * 4] * 4}}}),
+        ("training", {"scores": {"epoch": 1, "test": SCORES | {"ua": float("nan")}}}),
+        ("training", {"scores": {"epoch": 1, "calibration": {"temperature": 1}}}),
+        ("training", {"own": float("-inf")}),
+        ("training", {"own": 2**63}),
+        ("training", {"own": json.loads("[" * 21 + "]" * 21)}),
     ],
 )
 def test_metadata_that_make_no_sense_are_refused(path: Path, key: str, value: Any):
     _, about = checkpoint.read_tensors(path)
     rewrite(path, about | {key: value})
     refusal(path)
+
+
+def test_what_is_not_read_of_the_training_may_have_any_form(path: Path):
+    _, about = checkpoint.read_tensors(path)
+    split = {"method": "session", "hash": "", "test_session": None, "validation_session": "a/1", "own": [{}]}
+    scores = {"epoch": 1, "test": SCORES, "validation": None, "calibration": None, "own": {"ä": [None]}}
+    training = {"split": split, "scores": scores, "notices": [], "own": json.loads("[" * 15 + "]" * 15)}
+    rewrite(path, about | {"training": training})
+    assert checkpoint.load(path).training == training
+
+
+DEEP, MAPS, DIGITS, LARGE = "[" * 100_000 + "]" * 100_000, '{"a":' * 100_000, f'{{"seed": {"9" * 5000}}}', " " * (17 << 20)
+
+
+@pytest.mark.parametrize("text", [DEEP, MAPS, DIGITS, LARGE], ids=["deep", "maps", "digits", "large"])
+def test_json_that_is_too_deep_or_too_large_is_refused(path: Path, text: str):
+    tensors, _ = checkpoint.read_tensors(path)
+    path.write_bytes(safetensors.numpy.save(tensors, {"npser": text}))
+    assert len(refusal(path)) < 500
+
+
+def test_a_sentence_about_a_huge_value_is_short(path: Path):
+    _, about = checkpoint.read_tensors(path)
+    many = ["x"] * 10**5
+    for changed in ({"format": "x" * 10**6}, {"features": many}, {"labels": {"emotion": many, "gender": None}}):
+        rewrite(path, about | changed)
+        assert len(refusal(path)) < 700
+
+
+def test_a_model_file_says_its_level_and_an_older_one_has_todays(tmp_path: Path):
+    path = tmp_path / "model"
+    checkpoint.save(path, made(dataclasses.replace(SMALL, level=True)))
+    _, about = checkpoint.read_tensors(path)
+    assert about["features"].pop("level_db") == features.LEVEL_DB
+    rewrite(path, about)
+    assert checkpoint.load(path).config.level
+    rewrite(path, about | {"features": about["features"] | {"level_db": -20.0}})
+    assert "'level_db': -20.0" in refusal(path)
+    checkpoint.save(path, made(SMALL))
+    assert "level_db" not in checkpoint.read_tensors(path)[1]["features"]
 
 
 @pytest.mark.parametrize("emotions", [[], ["sad"]])
@@ -267,7 +346,7 @@ def test_a_network_of_more_bands_than_there_are_is_refused(path: Path):
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from npser import checkpoint, model
+from npser import checkpoint, features, model
 
 path = Path(sys.argv[1])
 saved = checkpoint.load(path)
@@ -290,6 +369,22 @@ def test_a_full_disk_leaves_the_old_file_whole_and_no_other(path: Path):
     assert done.stdout.count("\n") == 1
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_flushed_does_not_undo_a_file(path: Path, monkeypatch: pytest.MonkeyPatch):
+    flush, flushed = os.fsync, []
+
+    def refused(descriptor: int) -> None:
+        flushed.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+        if flushed[-1]:
+            raise OSError(22, "Invalid argument")  # as some network file systems say
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    saved = made(genders=GENDERS, emotions=["a", "b", "c", "d"])
+    checkpoint.save(path, saved)
+    assert flushed == [False, True]
+    assert checkpoint.load(path).emotions == saved.emotions
 
 
 def test_an_interrupted_write_leaves_the_old_file_whole_and_no_other(path: Path, monkeypatch: pytest.MonkeyPatch):

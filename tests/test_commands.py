@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import Command, manifest_of, one_sentence, report_of, write_manifest
+from helpers import WATCH, Command, manifest_of, one_sentence, report_of, write_manifest
 
 from npser import checkpoint, model
 from npser import layers as layers_of_the_engine
@@ -169,3 +169,44 @@ def test_the_network_without_recurrence_is_served_by_every_command(npser: Comman
     npser("export", path, "a.onnx")
     one_sentence(npser("train", corpus, "--network", "li2019_feedforward", "--set", "d_lstm=4", status=1), "d_lstm")
     one_sentence(npser("train", corpus, "--network", "lstm", status=2), "network is 'lstm'", "li2019_feedforward")
+
+
+PICTURE = """
+import sys
+from pathlib import Path
+import numpy as np
+from npser.experiment import report
+
+assert report.can_draw()
+classes, path = int(sys.argv[1]), Path(sys.argv[2])
+labels = [f"$class$ {k} \\x1b {'and so on' * 20}" for k in range(classes)]
+report.save_picture(report.confusion_figure(np.eye(classes, dtype=int).tolist(), labels, "WA 1.000"), path)
+"""
+
+
+@pytest.mark.parametrize("classes", [2, 15, 100])
+def test_a_picture_of_many_classes_takes_little_memory(environment: dict[str, str], tmp_path: Path, classes: int) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra plot")
+    command = [sys.executable, "-c", WATCH, sys.executable, "-W", "error", "-c", PICTURE, str(classes), str(tmp_path / "a.png")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    status, megabytes = done.stderr.split()
+    assert status == "0", done.stderr
+    assert float(megabytes) < 200
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+FULL_DISK = """
+import resource, signal, sys
+from npser.commands.cli import main
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write then fails with EFBIG instead of ending the process
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+sys.exit(main())
+"""
+
+
+def test_a_full_disk_under_the_synthetic_corpus_is_one_sentence(environment: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL_DISK, "train", "--synthetic-utterances", "40", "--cache", "cache"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    one_sentence(done, "cache/synthetic-0-40: the synthetic corpus cannot be written", "--cache")

@@ -14,8 +14,10 @@ import soundfile
 from helpers import CORPORA, EMOTIONS, GENDERS, ROOT, SIZES, SMALL, Command, Trained, network, one_sentence, recording, sound
 
 from npser import features, lite
-from npser.commands.export import export
+from npser.commands.export import _model, export
+from npser.networks import onnx_layers
 from npser.networks.li2019 import PRESETS, Config
+from npser.networks.onnx_layers import Graph
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
@@ -80,6 +82,17 @@ def test_the_padded_graph_cuts_as_npser_does(tmp_path: Path):
     graph, x = session(trained, with_features=True), sound(40_000)
     assert_same(outputs(graph, x), expected(trained.lite, x[:16_000]))
     assert np.abs(outputs(graph, x)["emotion"] - expected(trained.lite, x[8000:24_000])["emotion"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-5, 0.009, 0.02])
+def test_what_is_silent_but_for_rounding_has_no_level_in_the_graph_either(rounding: float):
+    g, c = Graph(), dataclasses.replace(SMALL, level=True, d_spec=297)
+    g.output(onnx_layers._heard_bands(g, c, "S"), "out")
+    proto = _model(g, {"S": ["frames", 128]}, {"out": ["frames", 99]}, {})
+    S = np.full((5, 128), features.FLOOR_DB + rounding, np.float32)
+    (found,) = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"S": S})
+    np.testing.assert_allclose(found, features.heard_bands(S, 99, level=True), atol=1e-4)
+    assert found.max() == pytest.approx(0 if rounding > 0.01 else features.FLOOR_DB, abs=0.01)
 
 
 @pytest.mark.parametrize(("level", "d_spec"), [(False, 384), (True, 384), (True, 297)])

@@ -16,6 +16,7 @@ import soundfile
 from helpers import CORPORA, UNCOMPILED
 
 from npser.features import (
+    BLOCK,
     FLOOR_DB,
     LEVEL_DB,
     SAMPLE_RATE,
@@ -316,6 +317,30 @@ def test_a_wav_that_was_written_to_a_pipe_is_read(tmp_path: Path, size: int):
     np.testing.assert_allclose(y, voice(16_000), atol=2.0**-15)
 
 
+# Chained oggs: libsndfile would hear the first recording of them only
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("between", [b"", bytes(777)])
+def test_several_recordings_in_an_ogg_are_refused(tmp_path: Path, subtype: str, between: bytes):
+    one = written(tmp_path / "one.ogg", voice(40_000), subtype=subtype)
+    assert len(read(one)) == 1
+    damaged = one.read_bytes()[:-1500]  # its last page swallows the start of what follows
+    for name, content in (("two.ogg", one.read_bytes()), ("damaged.ogg", damaged)):
+        path = tmp_path / name
+        path.write_bytes(content + between + one.read_bytes())
+        with pytest.raises(ValueError, match=rf"{name}: holds several recordings one after another .*ffmpeg -i [^\n]+$"):
+            read(path)
+        with path.open("rb") as file, pytest.raises(ValueError, match="holds several recordings"):
+            read_windows(file, 7.5, cut=False)
+
+
+def test_a_long_ogg_of_many_blocks_is_one_recording(tmp_path: Path):
+    path = written(tmp_path / "a.ogg", np.random.default_rng(0).normal(0, 0.1, 50 * SAMPLE_RATE), subtype="VORBIS")
+    assert path.stat().st_size > 3 * BLOCK
+    assert sum(len(x) for x in read(path, 60.0)) == 50 * SAMPLE_RATE
+
+
 # Files that are refused, in one sentence that names them
 
 
@@ -350,6 +375,11 @@ def mpeg4(path: Path) -> None:
         ("header.wav", lambda path: written(path, np.zeros(0)), "holds no samples"),
         ("text.wav", lambda path: path.write_text("a letter\n" * 50), "not an audio file"),
         ("text.raw", lambda path: path.write_text("a letter\n" * 50), "not an audio file"),
+        ("riff.wav", lambda path: path.write_bytes(b"RIFF\0\0\0\0AVI LIST" + bytes(99)), "not an audio file"),
+        ("damaged.wav", lambda path: path.write_bytes(b"RIFF\0\0\0\0WAVE" + bytes(99)), "is damaged, or of a kind"),
+        ("damaged.flac", lambda path: path.write_bytes(b"fLaC" + bytes(9)), "is damaged, or of a kind"),
+        ("tag.mp3", lambda path: path.write_bytes(b"ID3\3\0\0\0\0\0\2xx"), "not an audio file"),
+        ("null\0.wav", lambda path: None, "null byte"),
         ("sound.m4a", mpeg4, "ffmpeg -i "),
         ("SOUND.MP4", mpeg4, "ffmpeg -i "),
         ("nan.wav", wav_with(np.nan), "not finite"),
@@ -370,8 +400,21 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path, name: st
     make(tmp_path / name)
     with pytest.raises(ValueError, match=r"^[^\n]+$") as caught:
         read(tmp_path / name)
-    assert str(caught.value).startswith(f"{tmp_path / name}: ")
+    assert str(caught.value).startswith((f"{tmp_path / name}: ", f"{str(tmp_path / name)!r}: "))
     assert words in str(caught.value)
+    assert "pipe" not in str(caught.value)  # as libsndfile has it of files that are there
+
+
+def test_a_file_that_is_open_as_text_is_refused(tmp_path: Path):
+    path = written(tmp_path / "a.wav", voice(3000))
+    with path.open(encoding="latin-1") as file, pytest.raises(ValueError, match="mode 'rb'"):
+        read_windows(file, 7.5, cut=False)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-5, 0.009])
+def test_what_is_silent_but_for_rounding_has_no_level(rounding: float):
+    S = np.full((5, 128), FLOOR_DB + rounding, np.float32)
+    np.testing.assert_array_equal(heard_bands(S, 99, level=True), S[:, :99])
 
 
 @pytest.mark.parametrize("rate", [4000, 192_000])

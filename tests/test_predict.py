@@ -1,12 +1,14 @@
 """`npser predict` as a user runs it: what it takes, what it prints."""
 
 import csv
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 import soundfile
 from helpers import RATE, Command, one_sentence, without
 
+from npser.commands.cli import main
 from npser.commands.predict import recordings
 
 
@@ -89,7 +92,9 @@ def test_a_pipe_is_named_as_what_it_is(npser: Command, calls: Path, trained: Pat
     )
 
 
-@pytest.mark.parametrize("words", [("predict", "calls/a.wav", "--model"), ("info",)])
+@pytest.mark.parametrize(
+    "words", [("predict", "calls/a.wav", "--model"), ("predict", "calls/a.wav", "--format", "csv", "--model"), ("info",)]
+)
 def test_output_that_cannot_be_written_is_one_sentence(
     npser: Command, calls: Path, trained: Path, environment: dict[str, str], words: tuple[str, ...]
 ):
@@ -233,3 +238,16 @@ def test_one_file_needs_neither_numba_nor_the_kernels(calls: Path, trained: Path
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 12
+
+
+def test_a_name_with_a_carriage_return_stays_one_row_of_a_csv(
+    calls: Path, trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(calls.parent)
+    os.rename(calls / "a.wav", calls / 'a\r\n,b".wav')
+    with warnings.catch_warnings():  # main shows them in its own way
+        assert main(["predict", "calls", "--model", str(trained / "model.safetensors"), "--format", "csv"]) == 0
+    shown = capsys.readouterr().out
+    rows = list(csv.DictReader(io.StringIO(shown, newline="")))
+    assert [row["path"] for row in rows] == ['calls/a\r\n,b".wav', "calls/b.wav", "calls/old/c.wav"]
+    assert shown.splitlines()[-1].startswith("calls/old/c.wav,")  # quoted only where it must be

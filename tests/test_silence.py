@@ -1,6 +1,7 @@
 """What is not answered, and that real speech is, however faint its recording."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 import soundfile
 from helpers import CORPORA, RATE, SMALL, network, recording, sound
 
+from npser.corpora import Corpus, Utterance
+from npser.dataset import Dataset, prepare
+from npser.features import log_mel_kind, read_windows
 from npser.silence import refusal
 
 NOISE = "noise below the level of speech"
@@ -62,6 +66,40 @@ def test_real_speech_is_answered_even_40_decibels_fainter():
         stored = np.round(x * np.float32(327.68 / np.abs(x).max())) / np.float32(32768)  # 16 bits, peak at -40 dB
         for version in (x, x * np.float32(0.01), stored):
             assert refusal(version) is None, path
+
+
+@pytest.mark.parametrize("pad", [False, True])
+@pytest.mark.parametrize("level", [False, True])
+def test_what_prediction_would_not_answer_is_not_trained_on_or_scored(tmp_path: Path, pad: bool, level: bool):
+    late = np.concatenate([np.zeros(16_000), sound(9000, 4)])
+    sounds = {"a": sound(9000, 1), "b": sound(4800, 2), "c": sound(37_000, 3), "late": late, "zeros": np.zeros(40_000)}
+    sounds |= {"short": sound(4799, 5), "one": sound(1, 6), "short zeros": np.zeros(3000), "e": sound(7000, 7)}
+    paths = {name: recording(tmp_path / f"{name}.wav", x) for name, x in sounds.items()}
+    utterances = [Utterance(path, ("angry", "sad")[k % 2], "test") for k, path in enumerate(paths.values())]
+    config, corpus = dataclasses.replace(SMALL, pad=pad, level=level), Corpus(utterances, ["angry", "sad"], {}, ["test"])
+    with ThreadPoolExecutor(1) as pool:
+
+        def prepared(skip_bad: bool) -> Dataset:
+            return prepare(corpus, config, tmp_path / "cache", pool, lambda items, **_: items, skip_bad)
+
+        with pytest.warns(UserWarning, match="left out") as told:
+            data = prepared(skip_bad=True)
+        with (
+            pytest.warns(UserWarning, match="left out"),
+            pytest.raises(ValueError, match=r"of 9 files cannot be used.*--skip-bad$"),
+        ):
+            prepared(skip_bad=False)
+    silent = {"zeros", "short", "one", "short zeros"} | ({"late"} if pad else set())  # which is cut before its sound begins
+    reasons = {name: "silence" if name in ("zeros", "late") else "shorter than 0.3 s" for name in silent}
+    assert data.bad == {str(paths[name]): reason for name, reason in reasons.items()}
+    assert sorted(str(w.message) for w in told) == sorted(f"left out: {path}: {reason}" for path, reason in data.bad.items())
+    assert {u.path.stem for u in data.utterances} == set(sounds) - silent
+    for r, utterance in enumerate(data.utterances):  # each has its own windows
+        waves = list(read_windows(utterance.path, config.max_seconds, cut=pad))
+        first, end = data.store.recordings[r : r + 2]
+        assert data.store.samples[first:end].tolist() == [len(x) for x in waves]
+        rows = data.store.rows[data.store.bounds[first] : data.store.bounds[end]]
+        np.testing.assert_array_equal(rows, np.concatenate([log_mel_kind(1.0, pad, level).rows(x) for x in waves]))
 
 
 @pytest.mark.parametrize("pad", [False, True])

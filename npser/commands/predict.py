@@ -183,14 +183,19 @@ def _csv_writer(model: Model, timeline: bool) -> Callable[[list[Row]], None]:
     span = ["start", "end"] if timeline else []
     probabilities = [f"p_{label}" for label in (*model.emotions, *model.genders)]
     columns = ["path", *span, "emotion", "gender", "seconds", *probabilities, "reason", "error"]
-    writer = csv.DictWriter(sys.stdout, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
+
+    def write(row: Row) -> None:
+        quoting = csv.QUOTE_ALL if any("\r" in str(value) for value in row.values()) else csv.QUOTE_MINIMAL  # which forgets it
+        options: Any = {"restval": "", "extrasaction": "ignore", "lineterminator": "\n", "quoting": quoting}
+        csv.DictWriter(sys.stdout, columns, **options).writerow(row)
+
+    write(dict(zip(columns, columns, strict=True)))
 
     def show(rows: list[Row]) -> None:
         for row in rows:
             p = {**row.get("probabilities", {}), **(row.get("gender_probabilities") or {})}
             times = {name: f"{row[name]:.3f}" for name in ("start", "end", "seconds") if name in row}
-            writer.writerow(row | times | {f"p_{label}": f"{value:.6f}" for label, value in p.items()})
+            write(row | times | {f"p_{label}": f"{value:.6f}" for label, value in p.items()})
         sys.stdout.flush()
 
     return show
