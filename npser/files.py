@@ -22,7 +22,7 @@ def write(path: Path, content: bytes) -> None:
         os.replace(partial, path)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        way_out = "make room and run again (train with --resume)" if full else "name another folder"
+        way_out = "make room and run the same command again" if full else "name another folder"
         raise ValueError(
             f"{path}: cannot be written ({error.strerror}); what was there before is untouched: {way_out}"
         ) from None

@@ -186,7 +186,8 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
         if not (np.isfinite(loss) and np.isfinite(grad).all()):
             raise ValueError(
                 f"the loss is not finite in epoch {epoch}, batch {start // config.batch + 1}; "
-                f"try a lower rate, such as learning_rate={config.learning_rate / 3:.1g}"
+                f"try a lower rate, such as learning_rate={config.learning_rate / 3:.1g}, "
+                "or a lower alpha, beta or weight_decay where these are large"
             )
         adam.step(network.theta, grad, rate_factor(config, adam.updates, len(starts)))
         losses.append(loss * len(batch))
