@@ -418,7 +418,7 @@ def test_where_no_epoch_is_chosen_a_refit_is_the_only_training(
 def test_wrong_words_get_one_sentence(npser: Command, corpus: Path, small: Path) -> None:
     words = ("crossval", corpus, "--config", small)
     one_sentence(npser(*words, "--folds", "weeks", status=1), "--folds weeks")
-    one_sentence(npser(*words, "--seeds", "0", status=1), "--seeds 0")
+    one_sentence(npser(*words, "--seeds", "0", status=2), "--seeds 0")
     one_sentence(npser(*words, "--refit", "--set", "schedule=cosine", status=1), "--refit", "select=last")
-    one_sentence(npser(*words, "--workers", "0", status=1), "--workers 0")
+    one_sentence(npser(*words, "--workers", "0", status=2), "--workers 0")
     one_sentence(npser(*words, "--out", "/dev/null/x", status=1), "--out /dev/null/x")
