@@ -47,14 +47,13 @@ class Kind:
 
     rows: a window (n,) at 16 kHz -> (L, width), where row t is centred at sample hop t. pad: windows are zero-padded to their
     whole length, and only the rows that touch sound are stored; those after it are floor. settings: goes into model files,
-    which a later version refuses where it makes others. details: what else the rows depend on.
+    which a later version refuses where it makes others.
     """
 
     rows: Callable[[np.ndarray], np.ndarray]
     settings: dict[str, Any]
     seconds: float
     pad: bool
-    details: tuple[Any, ...] = ()
     width: int = N_MELS
     hop: int = HOP
     floor: float = FLOOR_DB

@@ -102,7 +102,7 @@ def _key(what: Any) -> str:
 
 def _prefix(kind: Kind) -> str:
     """How the names of all stores of a kind begin."""
-    return f"features-{_key([FORMAT, kind.settings, kind.seconds, kind.pad, *kind.details])}-"
+    return f"features-{_key([FORMAT, kind.settings, kind.seconds, kind.pad])}-"
 
 
 def folder_of(cache: Path, content: Sequence[str], kind: Kind) -> Path:
