@@ -281,7 +281,11 @@ def test_in_the_picture_the_answers_of_a_window_are_stacked_to_one(tmp_path: Pat
     axis = Figure().subplots()
     found = look_at(tmp_path, np.concatenate([np.zeros(16_000, np.float32), sound(37_000)]))
     _answers(axis, found)
-    bars = sorted((bar.get_x(), bar.get_y(), bar.get_y() + bar.get_height(), bar.get_width()) for bar in axis.patches if isinstance(bar, Rectangle))
+    bars = sorted(
+        (bar.get_x(), bar.get_y(), bar.get_y() + bar.get_height(), bar.get_width())
+        for bar in axis.patches
+        if isinstance(bar, Rectangle)
+    )
     for k, (start, end) in enumerate(found.segments):
         of_window = bars[4 * k : 4 * k + 4]
         assert all(bar[0] == pytest.approx(start) and bar[3] == pytest.approx(end - start) for bar in of_window)
