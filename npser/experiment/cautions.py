@@ -34,7 +34,7 @@ def beaten_by(network: float, scores: dict[str, float], lowest: dict[str, float 
     network, scores: UA; lowest: the lower end of the interval of network minus control, where there is one.
     """
     found = []
-    for name, question in {"majority": "nothing that it has learnt shows", **CONTROLS}.items():
+    for name, question in {"majority": "what it has learnt does not show", **CONTROLS}.items():
         if name not in scores or (name != "majority" and scores[name] <= scores["majority"]):
             continue
         alone = "The majority class" if name == "majority" else f"{name.capitalize()} alone"
