@@ -17,6 +17,7 @@ from helpers import GENDERS, Command, manifest_of, network, one_sentence, report
 
 from npser import checkpoint, model
 from npser import layers as layers_of_the_engine
+from npser.calibration import calibration_error, log_softmax
 from npser.commands.evaluate import scored
 from npser.metrics import confusion_matrix
 
@@ -64,7 +65,9 @@ def test_a_model_chooses_among_the_labels_of_the_data_only(corpus: Path, tmp_pat
         logits, _ = trained.engine.logits(trained.store([Path(row["path"]) for row in rows]), np.arange(24), pool)
     assert (found["labels"], found["absent"]) == (["excited", "sad"], ["calm", "happy"])
     truth = np.array([["excited", "sad"].index(row["emotion"]) for row in rows])
-    assert found["confusion"] == confusion_matrix(truth, logits[:, [1, 3]].argmax(axis=1), 2).tolist()
+    log_p = log_softmax(logits[:, [1, 3]])
+    assert found["confusion"] == confusion_matrix(truth, log_p.argmax(axis=1), 2).tolist()
+    assert found["ece"] == pytest.approx(calibration_error(log_p, truth), rel=1e-4)
 
 
 def test_predict_answers_in_the_form_that_is_asked_for(npser: Command, corpus: Path, trained: Path, tmp_path: Path) -> None:

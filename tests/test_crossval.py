@@ -160,6 +160,8 @@ class Mortal(Executor):
             future.set_exception(BrokenExecutor())
         elif job["fold"] == "bad":
             future.set_exception(ValueError("the loss is not finite"))
+        elif job["fold"] == "odd":
+            future.set_exception(KeyError("sad"))
         else:
             result = {"ua": 0.5, "selected_epoch": 1, "run": {"seconds": 0.0}}
             folder = Path(job["folder"])
@@ -206,6 +208,8 @@ def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 of 3 jobs failed; bad: the loss is not finite"):
         executors.run_jobs(some, mortal, said.append, lambda: None)
     assert [bool(jobs.finished(job)) for job in some] == [False, True, True]
+    with pytest.raises(ValueError, match="1 of 1 jobs failed; odd: KeyError: 'sad'"):  # what nobody foresaw has its kind's name
+        executors.run_jobs(make_jobs(tmp_path, "odd"), mortal, said.append, lambda: None)
 
 
 def test_a_job_of_other_settings_is_not_taken(tmp_path: Path) -> None:
