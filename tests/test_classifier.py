@@ -94,6 +94,11 @@ def test_classes_may_be_any_words_or_numbers(waves: list[np.ndarray], y: np.ndar
         assert [p.emotion for p in answers] == [str(c) for c in classifier.predict(longer)]
 
 
+def test_parameters_win_over_settings_and_settings_over_the_preset() -> None:
+    config, preset = EmotionClassifier(preset="paper", epochs=2, settings={"epochs": 9, "batch": 7, "seed": 1})._config()
+    assert (preset, config.epochs, config.batch, config.seed, config.learning_rate) == ("paper", 2, 7, 0, 1e-4)
+
+
 def test_whole_groups_are_held_out_and_without_groups_a_fifth_of_each_class(
     fitted: EmotionClassifier, paths: list[str], y: np.ndarray, speakers: np.ndarray
 ) -> None:

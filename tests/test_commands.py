@@ -7,14 +7,19 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import WATCH, Command, manifest_of, one_sentence, report_of, write_manifest
+from helpers import GENDERS, WATCH, Command, manifest_of, network, one_sentence, report_of, write_manifest
 
 from npser import checkpoint, model
 from npser import layers as layers_of_the_engine
+from npser.calibration import calibration_error, log_softmax
+from npser.commands.evaluate import scored
+from npser.metrics import confusion_matrix
 
 
 def test_evaluate_counts_what_it_scores(npser: Command, corpus: Path, trained: Path, tmp_path: Path) -> None:
@@ -27,10 +32,10 @@ def test_evaluate_counts_what_it_scores(npser: Command, corpus: Path, trained: P
 
     test = [row for row in manifest_of(corpus, corpus="buzz") if row["session"] == "3"]
     write_manifest(tmp_path / "test.csv", test)
-    scored = json.loads(npser("evaluate", model, "test.csv", "--json").stdout)
+    tested = json.loads(npser("evaluate", model, "test.csv", "--json").stdout)
     report = report_of(trained)
-    assert (scored["wa"], scored["confusion"]) == (report["wa"], report["confusion"])
-    assert scored["training_speakers"] == 0
+    assert (tested["wa"], tested["confusion"]) == (report["wa"], report["confusion"])
+    assert tested["training_speakers"] == 0
 
 
 def test_evaluate_scores_labels_that_differ_on_their_intersection(
@@ -47,6 +52,22 @@ def test_evaluate_scores_labels_that_differ_on_their_intersection(
     assert (result["labels"], result["absent"], np.shape(result["confusion"])) == (["angry", "sad"], ["happy"], (2, 2))
     write_manifest(tmp_path / "one.csv", manifest_of(corpus, emotion="happy"))
     one_sentence(npser("evaluate", "run/model.safetensors", "one.csv", status=1), "happy")
+
+
+def test_a_model_chooses_among_the_labels_of_the_data_only(corpus: Path, tmp_path: Path) -> None:
+    trained = network(tmp_path)
+    labels = {"emotion": ["calm", "excited", "happy", "sad"], "gender": GENDERS}
+    checkpoint.save(trained.path, replace(checkpoint.load(trained.path), labels=labels))
+    rows = [{**row, "emotion": {"angry": "excited"}.get(row["emotion"], row["emotion"])} for row in manifest_of(corpus)]
+    place = write_manifest(tmp_path / "excited.csv", rows)
+    with ThreadPoolExecutor(1) as pool:
+        found = scored(trained.path, [place], None, tmp_path / "cache", pool, lambda items, **_: items)
+        logits, _ = trained.engine.logits(trained.store([Path(row["path"]) for row in rows]), np.arange(24), pool)
+    assert (found["labels"], found["absent"]) == (["excited", "sad"], ["calm", "happy"])
+    truth = np.array([["excited", "sad"].index(row["emotion"]) for row in rows])
+    log_p = log_softmax(logits[:, [1, 3]])
+    assert found["confusion"] == confusion_matrix(truth, log_p.argmax(axis=1), 2).tolist()
+    assert found["ece"] == pytest.approx(calibration_error(log_p, truth), rel=1e-4)
 
 
 def test_predict_answers_in_the_form_that_is_asked_for(npser: Command, corpus: Path, trained: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from npser import checkpoint, corpora, dataset
 from npser.calibration import calibration_error, log_softmax
 from npser.commands import cli
 from npser.corpora import Utterance
-from npser.experiment import crossval, crossval_report, executors, jobs
+from npser.experiment import crossval, crossval_report, executors, folds, jobs
 from npser.experiment.folds import fold_warnings, make_folds
 from npser.experiment.run import SPEAKER_DEPENDENT
 from npser.metrics import confusion_matrix, scores
@@ -160,6 +160,8 @@ class Mortal(Executor):
             future.set_exception(BrokenExecutor())
         elif job["fold"] == "bad":
             future.set_exception(ValueError("the loss is not finite"))
+        elif job["fold"] == "odd":
+            future.set_exception(KeyError("sad"))
         else:
             result = {"ua": 0.5, "selected_epoch": 1, "run": {"seconds": 0.0}}
             folder = Path(job["folder"])
@@ -206,6 +208,8 @@ def test_a_job_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 of 3 jobs failed; bad: the loss is not finite"):
         executors.run_jobs(some, mortal, said.append, lambda: None)
     assert [bool(jobs.finished(job)) for job in some] == [False, True, True]
+    with pytest.raises(ValueError, match="1 of 1 jobs failed; odd: KeyError: 'sad'"):  # what nobody foresaw has its kind's name
+        executors.run_jobs(make_jobs(tmp_path, "odd"), mortal, said.append, lambda: None)
 
 
 def test_a_job_of_other_settings_is_not_taken(tmp_path: Path) -> None:
@@ -436,10 +440,13 @@ def test_folds_that_share_speakers_are_branded(
 ) -> None:
     rows = [{**row, "speaker": row["speaker"][1]} for row in manifest_of(corpus)]
     words = ["crossval", write_manifest(tmp_path / "two.csv", rows), "--config", small, "--allow-speaker-overlap"]
-    words += ["--cache", tmp_path / "cache", "--out", tmp_path / "out"]
+    words += ["--seed", "5", "--cache", tmp_path / "cache", "--out", tmp_path / "out"]
+    seeds, make = [], folds.make_folds
+    monkeypatch.setattr(folds, "make_folds", lambda *given: seeds.append(given[2]) or make(*given))
     monkeypatch.setattr(crossval, "run", lambda *given: {**report, "run": {}, "notices": given[-1]})
     with pytest.warns(UserWarning, match="scores say little about new speakers"):
         assert cli._run(cli._parser().parse_args(list(map(str, words)))) == 0
+    assert seeds == [5]  # what draws the folds where chance does
     assert SPEAKER_DEPENDENT in capsys.readouterr().out
     assert f"> **{SPEAKER_DEPENDENT}**" in crossval_report.markdown({**report, "run": {}, "notices": [SPEAKER_DEPENDENT]})
 

@@ -278,7 +278,7 @@ def test_in_the_picture_the_answers_of_a_window_are_stacked_to_one(tmp_path: Pat
 
     from npser.explain.picture import _answers
 
-    axis = Figure().subplots()
+    axis: Any = Figure().subplots()
     found = look_at(tmp_path, np.concatenate([np.zeros(16_000, np.float32), sound(37_000)]))
     _answers(axis, found)
     bars = sorted(

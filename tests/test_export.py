@@ -166,6 +166,14 @@ def test_the_file_says_what_a_program_needs_to_know(tmp_path: Path):
     assert about["training"] == trained.lite.checkpoint.training
 
 
+@pytest.mark.parametrize(("level", "d_spec"), [(False, 297), (True, 297), (True, 384), (False, 384)])
+def test_the_file_says_to_what_level_the_bands_are_brought(tmp_path: Path, level: bool, d_spec: int):
+    trained = network(tmp_path, dataclasses.replace(SMALL, level=level, d_spec=d_spec))
+    about = json.loads(session(trained, False).get_modelmeta().custom_metadata_map["features"])
+    assert about["level_db"] == (features.LEVEL_DB if level else None)
+    assert about["mean_power_db_of_bands"] == (0 if level and d_spec < 384 else None)
+
+
 def test_the_number_of_frames_is_free(tmp_path: Path):
     graph = session(network(tmp_path), with_features=False)
     assert [(entry.name, entry.shape) for entry in graph.get_inputs()] == [("features", [1, "frames", 384])]

@@ -17,7 +17,8 @@ import soundfile
 from helpers import RATE, Command, one_sentence, without
 
 from npser.commands.cli import main
-from npser.commands.predict import recordings
+from npser.commands.predict import recordings, withhold
+from npser.prediction import Prediction
 
 
 @pytest.fixture
@@ -209,6 +210,12 @@ def test_min_confidence_withholds_answers_and_keeps_probabilities(npser: Command
         assert row["reason"] == f"confidence {p:.3f} is below {p + 1e-3:g}"
         assert row["probabilities"] == before["probabilities"]
     assert "no answer (confidence" in npser(*words[:2], *words[-2:], "--min-confidence", 1).stdout
+
+
+def test_a_confidence_that_is_just_enough_is_answered():
+    sure = Prediction("sad", {"angry": 0.25, "sad": 0.75}, None, None, 1.0)
+    assert withhold(sure, 0.75) == sure
+    assert withhold(sure, 0.76).emotion is None
 
 
 def test_what_is_not_answered_is_a_row_and_no_failure(npser: Command, trained: Path, tmp_path: Path):

@@ -102,6 +102,8 @@ def test_the_last_epoch_may_be_the_one_that_counts(npser: Command, corpus: Path,
         npser(*words, "--set", f"select={select}", "--out", select)
     assert report_of(tmp_path / "last")["selected_epoch"] == 6
     assert report_of(tmp_path / "loss")["selected_epoch"] == 1  # with so low a rate all epochs are the same
+    for select, words in (("last", "chose nothing"), ("loss", "chose the epoch")):
+        assert f"Validation (buzz/1), which {words}: " in (tmp_path / select / "report.md").read_text()
 
 
 def test_weight_decay_makes_weights_smaller_and_spares_biases(
