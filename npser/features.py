@@ -152,7 +152,7 @@ def _check_kind(name: str, file: BinaryIO) -> None:
     if not isinstance(head, bytes):
         raise ValueError(f"{name}: is open as text; expected an audio file that is open as bytes, mode 'rb'")
     while head.startswith(b"ID3"):  # a tag, after which libsndfile looks for any kind
-        at += 10 + functools.reduce(lambda size, byte: size << 7 | byte & 0x7F, head[6:10], 0)
+        at += 10 + functools.reduce(lambda size, byte: size << 7 | byte & 0x7F, head[6:10], 0) + (10 if head[5] & 0x10 else 0)
         file.seek(at)
         head = file.read(12)
     way_out = shlex.join([name, f"{os.path.splitext(name)[0]}.wav"])
@@ -160,6 +160,10 @@ def _check_kind(name: str, file: BinaryIO) -> None:
         raise ValueError(f"{name}: the file is empty (0 bytes)")
     wav = head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:] == b"WAVE"
     mp3 = len(head) > 1 and head[0] == 0xFF and head[1] >= 0xE0
+    if head.startswith(b"\0"):  # mp3s may begin with padding
+        file.seek(at)
+        start = file.read(BLOCK).lstrip(b"\0")
+        mp3 = len(start) > 1 and start[0] == 0xFF and start[1] >= 0xE0
     if not wav and not mp3 and head[:4] not in (b"fLaC", b"OggS"):
         if name.lower().endswith(CONVERTED):
             raise ValueError(f"{name}: cannot be decoded here; convert it with: ffmpeg -i {way_out}")

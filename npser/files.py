@@ -17,14 +17,15 @@ def write(path: Path, content: bytes) -> None:
 
     What a process that was killed left of it is removed: nobody holds the lock of such a file.
     """
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}-{'?' * 16}"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}-{'[0-9a-f]' * 16}"):
         with contextlib.suppress(OSError), leftover.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             leftover.unlink()
     partial = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
         with partial.open("xb") as file:  # unlike mkstemp's, its mode follows the umask
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # where there are no locks, nothing of others is removed either
+                fcntl.flock(file, fcntl.LOCK_EX)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -158,7 +158,8 @@ def _built(
     """Compute every recording, move the finished folder into place, and open it."""
     for leftover in folder.parent.glob(f"{folder.name}-*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
+    partial, at_once = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent)), 2 * available_cores()
+    partial.chmod(folder.parent.stat().st_mode)  # who may read the cache may read its stores
     try:
         known = _held_elsewhere(folder, content, kind)
 
@@ -167,21 +168,37 @@ def _built(
             aside = partial / str(r)
             return _part_of(*held, aside) if held else _computed(paths[r], content[r], kind, aside)
 
-        parts = ahead(pool, compute, range(len(paths)), 2 * available_cores())
+        new = [r for r, digest in enumerate(content) if digest not in known]
+        if 20 * len(new) <= len(content):  # where these few are bad, as they were the last time, all others are there already
+            errors = {r: part for r, part in zip(new, ahead(pool, compute, new, at_once), strict=True) if isinstance(part, str)}
+            found = _open(_without(folder, content, errors, kind), kind) if errors.keys() == set(new) else None
+            if found is not None:
+                return _with_gaps(found, errors)
+        parts = ahead(pool, compute, range(len(paths)), at_once)
         errors = _write(partial, progress(parts, total=len(paths), desc="features", unit="file"), paths, content)
-        good = [digest for r, digest in enumerate(content) if r not in errors]
-        target = folder_of(folder.parent, good, kind)
+        target = _without(folder, content, errors, kind)
         with lock(target.with_suffix(".lock")) if errors else contextlib.nullcontext():
-            if not errors or _open(target, kind) is None:
+            found = _open(target, kind) if errors else None
+            if found is None:
                 shutil.rmtree(target, ignore_errors=True)
                 partial.rename(target)
-            found = _open(target, kind)
+                found = _open(target, kind)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     if found is None:
         raise OSError(errno.EIO, "what was written there reads otherwise")
-    windows = np.zeros(len(content), np.int64)
-    windows[[r for r in range(len(content)) if r not in errors]] = np.diff(found.recordings)
+    return _with_gaps(found, errors)
+
+
+def _without(folder: Path, content: Sequence[str], errors: dict[int, str], kind: Kind) -> Path:
+    """Where the good recordings lie."""
+    return folder_of(folder.parent, [digest for r, digest in enumerate(content) if r not in errors], kind)
+
+
+def _with_gaps(found: Store, errors: dict[int, str]) -> Store:
+    """The store of the good recordings as one of all of them: bad ones have no windows."""
+    windows = np.zeros(len(found.recordings) - 1 + len(errors), np.int64)
+    windows[[r for r in range(len(windows)) if r not in errors]] = np.diff(found.recordings)
     return dataclasses.replace(found, recordings=np.concatenate([[0], np.cumsum(windows)]), errors=errors)
 
 
@@ -189,7 +206,7 @@ def _built(
 class _Part:
     """A recording on its way into a store: rows, and of each window their number, samples and level.
 
-    aside: a file with the rows before these, where they are many.
+    aside: a file with the rows before these, where they are many. source: the store that they come from.
     """
 
     aside: Path
@@ -197,6 +214,7 @@ class _Part:
     frames: list[int]
     samples: list[int]
     levels: list[float]
+    source: Store | None = None
 
     def blocks(self) -> Iterator[Any]:
         """The rows as bytes, not all of them at once."""
@@ -205,17 +223,20 @@ class _Part:
                 yield from iter(lambda: file.read(HELD), b"")
             self.aside.unlink()
         yield from (rows.tobytes() for rows in self.rows)
+        if self.source is not None:
+            self.source.release()
 
 
 def _held_elsewhere(folder: Path, content: Sequence[str], kind: Kind) -> dict[str, tuple[Store, int]]:
     """The recordings that other stores of this kind hold, by their content: the store, and their number in it."""
-    wanted, found = set(content), dict[str, tuple[Store, int]]()
+    missing, found = set(content), dict[str, tuple[Store, int]]()
     for other in sorted(folder.parent.glob(_prefix(kind) + "?" * 24)):
         index = index_of(other) if other != folder else None
-        shared = [(r, digest) for r, digest in enumerate(index["content"]) if digest in wanted - found.keys()] if index else []
-        store = _open(other, kind) if shared else None
+        shared = [(r, digest) for r, digest in enumerate(index["content"]) if digest in missing] if index else []
+        store = _open(other, kind, told=False) if shared else None
         if store is not None:
             found |= {digest: (store, r) for r, digest in shared}
+            missing -= found.keys()
     return found
 
 
@@ -224,12 +245,13 @@ def _part_of(store: Store, r: int, aside: Path) -> _Part:
     first, end = store.recordings[r : r + 2]
     bounds = store.bounds[first : end + 1]
     each = (np.diff(bounds), store.samples[first:end], store.levels[first:end])
-    return _Part(aside, [store.rows[bounds[0] : bounds[-1]]], *(values.tolist() for values in each))
+    return _Part(aside, [store.rows[bounds[0] : bounds[-1]]], *(values.tolist() for values in each), source=store)
 
 
 def _computed(path: Path, digest: str, kind: Kind, aside: Path) -> _Part | str:
     """A recording from its file, window by window; or why it has none, in words."""
     part, held = _Part(aside, [], [], [], []), 0
+    aside.unlink(missing_ok=True)
     try:
         for x in features.read_windows(path, kind.seconds, cut=kind.pad):
             part.rows.append(kind.rows(x))
@@ -243,8 +265,10 @@ def _computed(path: Path, digest: str, kind: Kind, aside: Path) -> _Part | str:
                 part.rows.clear()
                 held = 0
     except ValueError as error:
+        aside.unlink(missing_ok=True)
         return str(error).removeprefix(f"{path}: ")  # the file may be called differently when this is told
     if digest_of(path) != digest:
+        aside.unlink(missing_ok=True)
         return "changed while it was read; run again when it is complete"
     return part
 
@@ -289,25 +313,27 @@ def index_of(folder: Path) -> dict[str, Any] | None:
     try:
         whole = json.loads((folder / "index.json").read_bytes())
         return whole["index"] if whole["checksum"] == _checksum(whole["index"]) else None
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def _open(folder: Path, kind: Kind) -> Store | None:
+def _open(folder: Path, kind: Kind, told: bool = True) -> Store | None:
     """The store in folder, its rows mapped copy-on-write; None where it is not there, or damaged, which is told."""
     if not folder.is_dir():
         return None
     index = index_of(folder)
-    if index is None or not _whole(folder / "rows.f32", index["rows"]):
-        warnings.warn(f"{folder}: is damaged; its features are computed anew", stacklevel=2)
+    if index is None or digest_of(folder / "rows.f32") != index["rows"]:
+        if told:
+            warnings.warn(f"{folder}: is damaged; its features are computed anew", stacklevel=2)
         return None
     shape = (index["bounds"][-1], kind.width)
     rows, mapping = np.empty(shape, np.float32), None
     if shape[0]:
-        with (folder / "rows.f32").open("rb") as file:
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        try:
+            with (folder / "rows.f32").open("rb") as file:
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except FileNotFoundError:  # removed at this moment
+            return None
         rows = np.frombuffer(mapping, np.float32).reshape(shape)
     with contextlib.suppress(OSError):
         os.utime(folder)  # when it was used last, for `npser cache`
@@ -316,11 +342,6 @@ def _open(folder: Path, kind: Kind) -> Store | None:
     return Store(
         rows, bounds, samples, recordings, {}, pad_frames_of(kind), kind.seconds, mapping, kind.hop, kind.floor, levels
     )
-
-
-def _whole(path: Path, checksum: str) -> bool:
-    """Whether a file has this SHA-256."""
-    return digest_of(path) == checksum
 
 
 def store_of(waves: Sequence[np.ndarray], kind: Kind) -> Store:

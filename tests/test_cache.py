@@ -3,11 +3,15 @@
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import Command, one_sentence
+
+from npser.commands.cache import remove
+from npser.files import lock
 
 
 def listed(npser: Command, cache: Path, *words: str) -> dict[str, Any]:
@@ -68,3 +72,14 @@ def test_what_is_not_there_is_named(npser: Command, tmp_path: Path) -> None:
     one_sentence(
         npser("cache", "--cache", tmp_path, "--remove", "features-x", "--unused", "1", status=2), "--remove and --unused"
     )
+
+
+def test_a_store_that_is_being_made_is_waited_for_and_left(tmp_path: Path) -> None:
+    making, made = tmp_path / "features-a-b-0123", tmp_path / "features-a-b"
+    making.mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        with lock(tmp_path / "features-a-b.lock"):
+            waiting = pool.submit(remove, making)
+            making.rename(made)
+        waiting.result()
+    assert made.is_dir()

@@ -24,12 +24,12 @@ def report() -> dict[str, Any]:
         "labels": ["angry", "sad"],
         "seeds": [0, 1, 2],
         "variants": {"full": {"ua": 0.8, "calibration": {"temperatures": [[1.2, 0.8], [1.0, 1.1]]}}},
-        "baselines": {"majority": {"ua": 0.5}, "duration": {"ua": 0.55}, "level": {"ua": 0.5}, "linear": {"ua": 0.85}},
+        "baselines": {"majority": {"ua": 0.5}, "duration": {"ua": 0.55}, "level": {"ua": 0.5}, "linear": {"ua": 0.7}},
         "differences": {
             "majority": difference(0.3, [0.2, 0.4]),
             "duration": difference(0.25, [0.1, 0.4]),
             "level": difference(0.3, [0.2, 0.4]),
-            "linear": difference(-0.05, [-0.1, 0.0]),
+            "linear": difference(0.1, [0.02, 0.18]),
         },
         "split": {"folds": [fold("1", 10, 10), fold("2", 12, 9)]},
         "sampling": {"clusters": 10, "of": "speakers", "speaker_unknown": 0},
@@ -66,6 +66,7 @@ def test_a_control_that_the_network_does_not_beat(
 
 def test_a_network_that_has_learnt_nothing(report: dict[str, Any]) -> None:
     report["variants"]["full"]["ua"] = 0.5
+    report["baselines"]["linear"]["ua"] = 0.45
     report["differences"]["majority"] = difference(0.0, None)
     report["differences"]["level"] = difference(0.0, [-0.1, 0.1])  # no better than the majority: it says nothing
     assert [said.split(" (")[0] for said in cautions(report)] == [
@@ -86,6 +87,18 @@ def test_speakers_of_one_class(report: dict[str, Any]) -> None:
     assert cautions(report) == ["2 of 3 speakers speak one class only: the network may tell voices apart, not emotions."]
 
 
+def test_a_class_of_one_speaker(report: dict[str, Any]) -> None:
+    report["classes_of_speakers"] = {"c/a": [5, 5], "c/b": [0, 4], "c/c": [0, 4]}
+    (first, second) = cautions(report)
+    assert first.startswith("2 of 3 speakers")
+    assert second == "Only one speaker speaks angry: nothing shows how speakers differ in it."
+
+
+def test_a_linear_classifier_that_does_better(report: dict[str, Any]) -> None:
+    report["baselines"]["linear"]["ua"] = 0.85
+    assert cautions(report)[0].startswith("Logistic regression on utterance statistics does better than the network (UA 0.850 ")
+
+
 def test_folds_with_unlike_classes(report: dict[str, Any]) -> None:
     report["split"]["folds"] = [fold("1", 18, 2), fold("2", 10, 10), fold("3", 10, 10)]
     (said,) = cautions(report)
@@ -94,7 +107,7 @@ def test_folds_with_unlike_classes(report: dict[str, Any]) -> None:
 
 def test_temperatures_at_their_bound(report: dict[str, Any]) -> None:
     report["variants"]["full"]["calibration"]["temperatures"] = [[20.0, 1.0], [0.05, 1.0]]
-    assert cautions(report)[0].startswith("2 temperatures of full are at their bound")
+    assert cautions(report)[0].startswith("2 of 4 temperatures are at their bound")
     report["variants"]["full"]["calibration"] = None
     assert cautions(report) == []
 
@@ -103,3 +116,5 @@ def test_intervals_say_what_they_count(report: dict[str, Any]) -> None:
     assert sampling_line(report) == "95 % intervals over 10 speakers and 3 seeds (Student's t)."
     one = copy.deepcopy(report) | {"seeds": [4]}
     assert "what another seed would change is not in them, and --seeds 3 adds it" in sampling_line(one)
+    one["sampling"] = {"clusters": 1, "of": "speakers"}
+    assert sampling_line(one) == "No intervals: there is one speaker."

@@ -1,6 +1,7 @@
 """npser compare: paired by content, with the intervals of a report; and what cannot be compared is refused."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def made(folder: Path, seeds: list[int], shift: int = 0, folds: str = "ab", **ab
     report = {
         "labels": LABELS, "seeds": seeds, "folds_by": "session", "preset": "paper", "refit": False,
         "split": {"hash": folds, "folds": [{"fold": fold} for fold in folds]}, "config": {"seed": seeds[0], "batch": 40},
-        "versions": {"npser": "1"}, "sampling": {"of": "speakers"},
+        "versions": {"npser": "1"}, "utterances": 24,
     }  # fmt: skip
     folder.mkdir()
     (folder / "report.json").write_text(json.dumps(report | about))
@@ -80,7 +81,7 @@ def test_what_differs_beside_is_said(tmp_path: Path) -> None:
     assert found["unlike"][0]["settings"] == ["preset: paper | default", "batch: 40 | 16"]
     assert found["unlike"][0]["versions"] == ["npser: 1 | 2"]
     for shown in (text(found), markdown(found)):
-        for words in ("hash: ab | abc", "batch: 40 | 16", "npser: 1 | 2", "seeds 0. ", "what another seed would change is not"):
+        for words in ("hash: ab | abc", "batch: 40 | 16", "npser: 1 | 2", "seed 0. ", "what another seed would change is not"):
             assert words in shown
     assert "| difference | WA | UA | macro-F1 | UA by seed |" in markdown(found)
 
@@ -96,6 +97,9 @@ def test_three_runs_are_compared_with_the_first(tmp_path: Path) -> None:
 
 def edited(folder: Path, change: Any) -> Path:
     """The first recording of each file changed, or taken out."""
+    if not change:
+        report = json.loads((folder / "report.json").read_text())
+        (folder / "report.json").write_text(json.dumps(report | {"utterances": 22}))
     for file in folder.glob("jobs/*/predictions.jsonl"):
         first, *rest = [json.loads(line) for line in file.read_text().splitlines()]
         file.write_text("".join(json.dumps(row) + "\n" for row in [*([first | change] if change else []), *rest]))
@@ -116,10 +120,16 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="cannot be compared") as caught:
             compare([a, read(b)])
         assert words in str(caught.value), name
+    unknown = [made(tmp_path / f"unknown {folds}", [0], folds=folds) for folds in ("ab", "abc")]
+    for file in [*unknown[0].glob("jobs/*/*.jsonl"), *unknown[1].glob("jobs/*/*.jsonl")]:
+        file.write_text(re.sub(r'"speaker": "c/."', '"speaker": null', file.read_text()))
+    with pytest.raises(ValueError, match="of unknown speakers lie in other folds of the second"):
+        compare([read(unknown[0]), read(unknown[1])])
+    assert "unknown" in compare([read(unknown[0])] * 2)["sampling"]["of"]
     with pytest.raises(ValueError, match="no seed in common"):
         compare([a, read(made(tmp_path / "seed", [7]))])
-    with pytest.raises(ValueError, match="angry, sad and of calm, sad"):
-        compare([a, read(made(tmp_path / "labels", [0], labels=["calm", "sad"]))])
+    with pytest.raises(ValueError, match="angry, sad and of angry, calm, sad"):
+        compare([a, read(made(tmp_path / "labels", [0], labels=["angry", "calm", "sad"]))])
 
 
 def test_what_is_no_cross_validation_is_refused(tmp_path: Path, npser: Command) -> None:
@@ -130,7 +140,16 @@ def test_what_is_no_cross_validation_is_refused(tmp_path: Path, npser: Command) 
     (tmp_path / "list" / "report.json").write_text("[1]")
     made(tmp_path / "cut", [0])
     shutil.rmtree(tmp_path / "cut" / "jobs" / "full-seed0-folda")
-    for other, words in (("none", "is missing"), ("run", "no whole"), ("list", "no whole"), ("cut", "is missing")):
+    made(tmp_path / "words", [0], labels=["angry", "calm"])
+    made(tmp_path / "few", [0], utterances=25)
+    for other, words in (
+        ("none", "is missing"),
+        ("run", "no whole"),
+        ("list", "no whole"),
+        ("cut", "is missing"),
+        ("words", "sad"),
+        ("few", "missing"),
+    ):
         done = npser("compare", a, tmp_path / other, status=1)
         one_sentence(done, str(tmp_path / other), words)
     npser("compare", a, status=2)

@@ -169,3 +169,13 @@ def test_the_control_of_shuffled_genders_says_what_it_is_and_each_seed_deals_ane
     of_control = variant == "shuffled-gender"
     assert [notices for _, notices in met] == [[jobs.SHUFFLED] if of_control else []] * 3
     assert len({tuple(genders) for genders, _ in met}) == (3 if of_control else 1)
+
+
+def test_a_recording_that_a_worker_cannot_read_stops_its_job(corpus: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus, tmp_path / "corpus")
+    (job,) = planned(tmp_path / "corpus", tmp_path / "out")
+    (rows,) = (tmp_path / "out" / "cache").glob("*/rows.f32")
+    rows.write_bytes(bytes(rows.stat().st_size))
+    (tmp_path / "corpus" / "2f_sad_0.wav").unlink()
+    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(ValueError, match=r"2f_sad_0\.wav: .*, on this worker"):
+        jobs.run_job(job)

@@ -494,3 +494,36 @@ def test_the_index_in_the_cache_is_plain_json(tmp_path: Path, pool: ThreadPoolEx
     (folder,) = folders(tmp_path / "cache")
     assert sorted(path.name for path in folder.iterdir()) == ["index.json", "rows.f32"]
     assert json.loads((folder / "index.json").read_text())["index"]["samples"] == [900]
+
+
+def test_a_bad_recording_costs_no_second_copy_and_leaves_nothing_behind(
+    tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+):
+    paths = recordings(tmp_path / "wav", *([900] * 39), 60_000)
+    content, read = known(paths, pool), features.read_windows
+    monkeypatch.setattr("npser.store.HELD", 3 * 21 * 512)  # three windows
+
+    def failing(path: Path, seconds: float, cut: bool):
+        for k, x in enumerate(read(path, seconds, cut)):
+            if k == 10:
+                raise ValueError(f"{path}: cannot be decoded")
+            yield x
+
+    monkeypatch.setattr(features, "read_windows", failing)
+    first = open_store(paths, content, KIND, tmp_path / "cache", pool)
+    assert first.errors == {39: "cannot be decoded"}
+    (folder,) = folders(tmp_path / "cache")
+    assert sorted(path.name for path in folder.iterdir()) == ["index.json", "rows.f32"]
+    before = (folder / "rows.f32").stat()
+    monkeypatch.setattr("npser.store._write", None)  # nothing is written again
+    again = open_store(paths, content, KIND, tmp_path / "cache", pool)
+    assert again.errors == first.errors
+    assert (folder / "rows.f32").stat().st_ino == before.st_ino
+    np.testing.assert_array_equal(again.recordings, first.recordings)
+
+
+def test_a_store_may_be_read_by_whoever_may_read_the_cache(tmp_path: Path, pool: ThreadPoolExecutor):
+    (tmp_path / "cache").mkdir(mode=0o755)
+    opened(recordings(tmp_path / "wav", 900), tmp_path / "cache", pool)
+    (folder,) = folders(tmp_path / "cache")
+    assert folder.stat().st_mode & 0o777 == (tmp_path / "cache").stat().st_mode & 0o777

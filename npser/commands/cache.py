@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from npser.commands.terminal import UsageError
+from npser.commands.terminal import UsageError, printable
 from npser.files import lock
 from npser.store import default_cache, index_of
 
@@ -58,15 +58,20 @@ def _described(folder: Path) -> dict[str, Any]:
         return {"what": "the synthetic corpus", "recordings": len(list(folder.glob("*.flac"))) or None}
     index = index_of(folder)
     if index is None:
-        return {"what": "features of another version of npser, or left by a run that was killed", "recordings": None}
+        return {
+            "what": "of another version of npser, of a run that was killed or is at work, or damaged",
+            "recordings": None,
+        }
     return {"what": f"features of {index['place']}", "recordings": len(index["content"])}
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder of the cache; whoever uses it at this moment goes on with what is open."""
+    """Remove a folder of the cache; whoever writes it is waited for, and whoever reads it goes on with what is open."""
+    held = "-".join(folder.name.split("-")[:3])  # the name of a store, of one that is being made as well
     try:
-        with lock(folder.with_suffix(".lock")):
-            shutil.rmtree(folder)
+        with lock(folder.with_name(f"{held}.lock")):
+            if folder.exists():  # one that was being made has got another name
+                shutil.rmtree(folder)
     except OSError as error:
         raise ValueError(f"{folder}: cannot be removed ({error.strerror}); check its permissions") from None
 
@@ -74,7 +79,7 @@ def remove(folder: Path) -> None:
 def text(result: dict[str, Any]) -> str:
     """What the terminal shows."""
     rows = []
-    for row in result["entries"]:
+    for row in printable(result["entries"]):
         count = f"{row['recordings']} files" if row["recordings"] is not None else ""
         used = datetime.fromtimestamp(row["used"]).strftime("%Y-%m-%d")
         gone = "removed  " if row["name"] in result["removed"] else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from npser.commands.terminal import UsageError
+from npser.commands.terminal import UsageError, printable
 from npser.experiment import compare
 
 
@@ -14,6 +14,9 @@ def run(args: argparse.Namespace) -> int:
     if len(args.runs) < 2:
         raise UsageError(f"{args.runs[0]} alone cannot be compared; name two run folders of npser crossval, or more")
     found = compare.compare([compare.read(folder) for folder in args.runs])
-    shown = {"text": compare.text, "markdown": compare.markdown, "json": lambda found: json.dumps(found, indent=2)}
-    print(shown["json" if args.json else args.format](found))
+    if args.json or args.format == "json":
+        print(json.dumps(found, indent=2))
+    else:
+        shown = compare.text if args.format == "text" else compare.markdown
+        print(shown(printable(found)))
     return 0

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         result, shown = known(), known_text(known())
     elif args.name == "check":
         result = check(args.data, args.corpus, terminal.progress, parse_map(args.map))
-        shown, status = text(result), 0 if passed(result) else 1
+        shown, status = text(terminal.printable(result)), 0 if passed(result) else 1
     else:
         result = convert(args.data, args.out, args.corpus, parse_map(args.map))
         shown = f"{args.out}: {result['utterances']} utterances"

@@ -28,7 +28,7 @@ COLUMNS = {
     **{name: (name,) for name in ("session", "split", "corpus", "dialogue", "scenario", "style")},
 }
 # Where a row is only a part of its file; these values mean the whole of it.
-_SEGMENT = {"start": {"", "0", "0.0", "0 days", "0 days 00:00:00"}, "end": {"", "nat", "nan"}}
+_SEGMENT = {"start": {"", "0", "0.0", "0.00", "0.000", "0 days", "0 days 00:00:00"}, "end": {"", "nat", "nan"}}
 
 ODD = "odd"  # a gender that is not known
 _DEVIOUS = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")  # a path that is not simply appended to that of its folder

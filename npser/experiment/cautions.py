@@ -6,11 +6,13 @@ from typing import Any
 
 from npser.calibration import at_bound
 
-CONTROLS = {  # baselines that hear no voice, and what it may mean where they do well
-    "duration": "are the files cut by class?",
-    "level": "were the classes recorded, or normalised, apart?",
-    "scenario": "the score may reflect what is said, not how",
-    "speaker": "do speakers differ in the classes that they speak?",
+CONTROLS = {  # baselines, what they are called, and what it may mean where they do well
+    "majority": ("The majority class", "what it has learnt does not show"),
+    "linear": ("Logistic regression on utterance statistics", "no more than the mean and deviation of the features shows"),
+    "duration": ("Duration alone", "are the files cut by class?"),
+    "level": ("Level alone", "were the classes recorded, or normalised, apart?"),
+    "scenario": ("Scenario alone", "the score may reflect what is said, not how"),
+    "speaker": ("Speaker alone", "do speakers differ in the classes that they speak?"),
 }
 UNLIKE = 0.2  # difference of a class's share in a fold from that in all of them
 FEW_SPEAKERS = 5
@@ -34,10 +36,9 @@ def beaten_by(network: float, scores: dict[str, float], lowest: dict[str, float 
     network, scores: UA; lowest: the lower end of the interval of network minus control, where there is one.
     """
     found = []
-    for name, question in {"majority": "what it has learnt does not show", **CONTROLS}.items():
+    for name, (alone, question) in CONTROLS.items():
         if name not in scores or (name != "majority" and scores[name] <= scores["majority"]):
             continue
-        alone = "The majority class" if name == "majority" else f"{name.capitalize()} alone"
         low = lowest.get(name)
         if scores[name] >= network:
             does = f"does {'better than' if scores[name] > network else 'as well as'} the network"
@@ -62,6 +63,10 @@ def _speakers(report: dict[str, Any]) -> list[str]:
         found.append(
             f"{single} of {len(known)} speakers speak one class only: the network may tell voices apart, not emotions."
         )
+    classes = zip(report["labels"], zip(*report["classes_of_speakers"].values(), strict=True), strict=True)
+    lone = [label for label, counts in classes if sum(n > 0 for n in counts) == 1 and clusters > 1]
+    if lone:
+        found.append(f"Only one speaker speaks {', and only one '.join(lone)}: nothing shows how speakers differ in it.")
     return found
 
 
@@ -81,12 +86,9 @@ def _classes(report: dict[str, Any]) -> list[str]:
 
 def _temperatures(report: dict[str, Any]) -> list[str]:
     """Temperatures that no validation part bears out."""
-    found = []
-    for variant, row in report["variants"].items():
-        temperatures = row["calibration"]["temperatures"] if row["calibration"] else []
-        stuck = sum(at_bound(temperature) for seed in temperatures for temperature in seed)
-        if stuck:
-            found.append(
-                f"{stuck} temperatures of {variant} are at their bound: the confidence of these networks means nothing."
-            )
-    return found
+    rows = [row["calibration"]["temperatures"] for row in report["variants"].values() if row["calibration"]]
+    temperatures = [temperature for seeds in rows for seed in seeds for temperature in seed]
+    stuck = sum(map(at_bound, temperatures))
+    if not stuck:
+        return []
+    return [f"{stuck} of {len(temperatures)} temperatures are at their bound: the confidence of these networks means nothing."]

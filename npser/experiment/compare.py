@@ -46,8 +46,13 @@ def read(folder: Path) -> Run:
                     key = row["content"], copies[row["content"]]
                     truth[key] = row["emotion"], row["speaker"], fold
                     predicted[seed][key] = row["predicted"]
-        if any(of.keys() != truth.keys() for of in predicted.values()):
-            raise ValueError("seeds of other recordings")
+        if any(of.keys() != truth.keys() for of in predicted.values()) or len(truth) != report["utterances"]:
+            raise ValueError("predictions are missing")
+        words = {emotion for emotion, _, _ in truth.values()}.union(*(of.values() for of in predicted.values()))
+        if not words <= set(report["labels"]):
+            raise ValueError(f"labels are {report['labels']} and predictions hold {sorted(words)}")
+        for name in ("folds_by", "preset", "refit", "config", "versions"):
+            report[name]
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
             f"{folder}: is not a finished cross-validation ({error.filename} is missing); name a run folder of npser crossval"
@@ -88,6 +93,7 @@ def compare(runs: list[Run]) -> dict[str, Any]:
             "the runs have no seed in common, so nothing pairs their networks; run one again with --seed and --seeds"
         )
     keys = sorted(first.truth)
+    unknown = any(speaker is None for _, speaker, _ in first.truth.values())
     of = [speaker or f"fold {fold}" for _, speaker, fold in map(first.truth.__getitem__, keys)]
     names = sorted(set(of))
     cluster = np.array([names.index(name) for name in of])
@@ -109,7 +115,7 @@ def compare(runs: list[Run]) -> dict[str, Any]:
         "seeds": seeds,
         "labels": labels,
         "utterances": len(keys),
-        "sampling": {"clusters": len(names), "of": first.report["sampling"]["of"]},
+        "sampling": {"clusters": len(names), "of": "speakers (those of unknown speakers: folds)" if unknown else "speakers"},
     }
 
 
@@ -137,6 +143,12 @@ def _comparable(a: Run, b: Run) -> None:
                 f"{a.folder} and {b.folder} cannot be compared: {other} recordings have another {what} in the second; "
                 "run both over the same data"
             )
+    moved = sum(a.truth[key][2] != b.truth[key][2] for key, (_, speaker, _) in a.truth.items() if speaker is None)
+    if moved:
+        raise ValueError(
+            f"{a.folder} and {b.folder} cannot be compared: {moved} recordings of unknown speakers lie in other folds of "
+            "the second, so nothing says what varies together; run both over the same folds"
+        )
 
 
 def _unlike(a: Run, b: Run) -> dict[str, list[str]]:
@@ -180,7 +192,8 @@ def _rows(found: dict[str, Any]) -> tuple[list[list[Any]], list[list[Any]]]:
 def _closing(found: dict[str, Any]) -> list[str]:
     """What the intervals count, and what differs beside the scores."""
     lines = [
-        f"{found['utterances']} utterances, seeds {', '.join(map(str, found['seeds']))}. {sampling_line(found)}",
+        f"{found['utterances']} utterances, seed{'s' * (len(found['seeds']) > 1)} {', '.join(map(str, found['seeds']))}. "
+        f"{sampling_line(found)}",
         "Where the interval of a difference holds 0, no difference has been shown.",
     ]
     for row in found["unlike"]:

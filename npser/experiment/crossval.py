@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from npser import model, store
+from npser import model
 from npser.calibration import calibration_error_of
 from npser.corpora.labels import GENDERS
 from npser.dataset import Dataset
@@ -68,9 +68,6 @@ def run(data: Dataset, plan: Plan, place: Run, cache: Path, workers: Workers, no
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     variants, left_out = _variants(data, plan)
-    if data.bad:  # jobs open a store of the good recordings only: made here once, not by all of them at once
-        paths, kind = [u.path for u in data.utterances], model.module_of(plan.config).kind(plan.config)
-        store.open_store(paths, data.content, kind, cache, place.pool, place.progress)
     written = jobs.write_plan(place.out, data, plan, cache)
     threads = None if workers.dask else max(1, workers.threads // workers.processes)
     by_variant = {variant: jobs.jobs_of(plan, variant, data, written, threads) for variant in variants}

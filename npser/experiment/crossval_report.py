@@ -94,6 +94,8 @@ def terminal(report: dict[str, Any]) -> str:
 def sampling_line(report: dict[str, Any]) -> str:
     """What the intervals count."""
     sampling, seeds = report["sampling"], len(report["seeds"])
+    if sampling["clusters"] < 2:
+        return "No intervals: there is one speaker."
     of = f"{sampling['clusters']} {sampling['of']}"
     if seeds > 1:
         return f"95 % intervals over {of} and {seeds} seeds (Student's t)."
@@ -109,9 +111,10 @@ def markdown(report: dict[str, Any]) -> str:
     """The report for people."""
     split = report["split"]
     lines = ["# npser cross-validation report", "", *(f"> **{notice}**\n" for notice in report["notices"])]
+    once = "once" if len(report["seeds"]) == 1 else "once a seed"
     lines += [
-        f"Corpora: {', '.join(report['corpora'])}; {report['utterances']} utterances, each scored once by a network that never "
-        f"saw {_unseen(report)}. {len(split['folds'])} folds by {_by(report)}, "
+        f"Corpora: {', '.join(report['corpora'])}; {report['utterances']} utterances, each scored {once} by a network that "
+        f"never saw {_unseen(report)}. {len(split['folds'])} folds by {_by(report)}, "
         f"{_seeds(report)}. Preset: {report['preset']}. Parameters: {report['variants']['full']['parameters']:,}.",
         "",
         _protocol(report),

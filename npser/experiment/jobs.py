@@ -255,6 +255,8 @@ def _dataset(plan: dict[str, Any], config: Config, pool: ThreadPoolExecutor) -> 
             if digest != planned:
                 raise ValueError(f"{path}: is missing or has other content on this worker; share the corpus or the cache")
     features = store.open_store(paths, content, kind, cache, pool)
+    for r, reason in features.errors.items():
+        raise ValueError(f"{paths[r]}: {reason}, on this worker; it was read when the job was planned")
     return Dataset(utterances, content, features, plan["labels"], plan["dropped"], plan["names"], {})
 
 
