@@ -12,12 +12,14 @@ import dataclasses
 import numpy as np
 
 from npser.config import Config
-from npser.features import FLOOR_DB, HOP, N_MELS, SAMPLE_RATE
+from npser.features import FLOOR_DB, HOP, N_MELS, SAMPLE_RATE, db_to_power, power_to_db
 from npser.store import Store
+from npser_kernels.augment import add_echo, resample_bands
 
 NARROW = 12, 93  # bands whose centres lie near 300 and 3,400 Hz, the limits of a telephone line
 TILT_DB = 6.0  # at most, of the lowest and of the highest band, in opposite directions
 REVERBERATION = 0.2, 1.0  # seconds in which an echo falls by 60 dB
+SLOPE = np.linspace(-1, 1, N_MELS, dtype=np.float32)  # of a tilted spectrum, by band
 SPLICE = 0.2, 0.8  # part of an utterance that stays before another one's end
 
 
@@ -43,11 +45,11 @@ def augmented(store: Store, window: np.ndarray, ends: np.ndarray, c: Config, rng
 
 def _stretched(store: Store, w: int, c: Config, rng: np.random.Generator) -> np.ndarray:
     """Bands (L, 128) of a window, stretched, warped and through a channel."""
-    longer, wider = 1 + rng.uniform(-1, 1, 2) * (c.stretch, c.warp)
-    S = store.rows[store.bounds[w] : store.bounds[w + 1]]
-    frames = max(1, round(len(S) * longer))
-    S = _interpolate(S, np.linspace(0, len(S) - 1, min(frames, store.pad_frames or frames)))
-    S = _interpolate(S.T, np.minimum(np.arange(N_MELS) / wider, N_MELS - 1)).T
+    first, end = store.bounds[w : w + 2].tolist()
+    longer, wider = rng.random(2).tolist()
+    frames = max(1, round((end - first) * _between(1 - c.stretch, 1 + c.stretch, longer)))
+    S = np.empty((min(frames, store.pad_frames or frames), N_MELS), np.float32)
+    resample_bands(S, store.rows, first, end - first, _between(1 - c.warp, 1 + c.warp, wider))
     return through_channel(S, c.channel, rng) if c.channel else S
 
 
@@ -58,19 +60,27 @@ def through_channel(S: np.ndarray, share: float, rng: np.random.Generator) -> np
     bands, 10 to 50 dB below the mean of their powers. A narrow band loses the bands below NARROW[0] and above a limit from
     NARROW[1] on, down to what a converter's last bit leaves.
     """
-    S = S + np.float32(rng.uniform(-TILT_DB, TILT_DB)) * np.linspace(-1, 1, N_MELS, dtype=np.float32)
-    if rng.random() < share:
-        S = _power_to_db(_with_echo(10 ** (S / 10), rng.uniform(*REVERBERATION), 10 ** (rng.uniform(-20, 0) / 10)))
-    if rng.random() < share:
-        P = 10 ** (S / 10)
-        noise = rng.exponential(size=S.shape).astype(np.float32) * P.mean() * np.float32(10 ** (-rng.uniform(10, 50) / 10))
-        S = _power_to_db(P + noise)
-    if rng.random() < share:
-        floor = np.float32(rng.uniform(FLOOR_DB, FLOOR_DB + 30))
-        first, last = rng.integers(NARROW[0] + 1), rng.integers(NARROW[1], N_MELS)
-        S[:, :first] = np.minimum(S[:, :first], floor)
-        S[:, last:] = np.minimum(S[:, last:], floor)
+    # all draws at once: a call takes longer than a draw
+    tilt, echo, seconds, gain, noise, level, narrow, floor, first, last = rng.random(10).tolist()
+    S = S + np.float32(_between(-TILT_DB, TILT_DB, tilt)) * SLOPE
+    if min(echo, noise) < share:
+        P = db_to_power(S)
+        if echo < share:
+            P = _with_echo(P, _between(*REVERBERATION, seconds), 10 ** (_between(-20, 0, gain) / 10))
+        if noise < share:
+            exponential = -np.log(1 - rng.random(P.shape, np.float32))  # in a third of the time of rng.exponential
+            P += exponential * (P.mean() * np.float32(10 ** (-_between(10, 50, level) / 10)))
+        S = power_to_db(P)
+    if narrow < share:
+        lowest, highest = int(_between(0, NARROW[0] + 1, first)), int(_between(NARROW[1], N_MELS, last))
+        floor = np.float32(_between(FLOOR_DB, FLOOR_DB + 30, floor))
+        S[:, :lowest] = np.minimum(S[:, :lowest], floor)
+        S[:, highest:] = np.minimum(S[:, highest:], floor)
     return S
+
+
+def _between(low: float, high: float, part: float) -> float:
+    return low + (high - low) * part
 
 
 def _with_echo(P: np.ndarray, seconds: float, gain: float) -> np.ndarray:
@@ -78,16 +88,9 @@ def _with_echo(P: np.ndarray, seconds: float, gain: float) -> np.ndarray:
 
     The whole echo of a moment has that gain in power, less what has died away when the next frame begins.
     """
-    keep = np.float32(10 ** (-6 * HOP / SAMPLE_RATE / seconds))  # of the echo, from one frame to the next
-    echo, out = np.zeros_like(P[0]), P.copy()
-    for t in range(1, len(P)):
-        echo = keep * (echo + P[t - 1])
-        out[t] += np.float32(gain) * (1 - keep) * echo
+    out = np.empty_like(P)
+    add_echo(out, P, 10 ** (-6 * HOP / SAMPLE_RATE / seconds), gain)
     return out
-
-
-def _power_to_db(P: np.ndarray) -> np.ndarray:
-    return 10 * np.log10(P)
 
 
 def splice_partners(train: np.ndarray, y: np.ndarray, gender: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -102,10 +105,3 @@ def splice_partners(train: np.ndarray, y: np.ndarray, gender: np.ndarray, share:
         spliced = rng.random(len(members)) < share
         found[members[spliced]] = rng.choice(members, spliced.sum())
     return found
-
-
-def _interpolate(S: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Rows of S (L, C) at fractional positions at (M,), linearly -> (M, C)."""
-    below = at.astype(np.int64)
-    part = (at - below).astype(S.dtype)[:, None]
-    return S[below] * (1 - part) + S[np.minimum(below + 1, len(S) - 1)] * part

@@ -284,15 +284,31 @@ def mel_filters() -> np.ndarray:
     return (triangles * 2 / (edges[2:] - edges[:-2])).astype(np.float32)
 
 
+def db_to_power(S: np.ndarray) -> np.ndarray:
+    """10 ** (S / 10), of any shape; NumPy's exp is vectorised, its power is not."""
+    return np.exp(S * S.dtype.type(math.log(10) / 10))
+
+
+def power_to_db(P: np.ndarray) -> np.ndarray:
+    """10 log10(P), of any shape."""
+    return np.log(P) * P.dtype.type(10 / math.log(10))
+
+
+def heard_level(S: np.ndarray, bands: int, level: bool) -> float:
+    """What heard_bands takes off S (L, 128), dB; 0 where it takes nothing."""
+    S = S[:, :bands]
+    if not level or bands == N_MELS or S.max() <= SILENT_DB:
+        return 0.0
+    P = db_to_power(S)
+    return 10 * math.log10(P.sum() / P.size)
+
+
 def heard_bands(S: np.ndarray, bands: int, level: bool) -> np.ndarray:
     """The lowest bands (L, bands) of S (L, 128), dB; with level, shifted so that the mean of their powers is 1.
 
     The bands above them then have no part in the level. All 128 bands stay as log_mel levelled them, and so does silence.
     """
-    S = S[:, :bands]
-    if not level or bands == N_MELS or S.max() <= SILENT_DB:
-        return S
-    return S - 10 * np.log10(np.mean(10 ** (S / 10), dtype=np.float32))
+    return S[:, :bands] - np.float32(heard_level(S, bands, level))
 
 
 def log_mel(x: np.ndarray, pad_to: int | None = None, level: bool = False) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from npser.augment import augmented
 from npser.config import Config
-from npser.features import N_MELS, heard_bands
+from npser.features import heard_level
 from npser.store import Store
 from npser_kernels.assemble import assemble
 
@@ -72,10 +72,7 @@ def with_deltas(
     frames, stored = store.frames(window), store.stored(window)
     bounds = np.concatenate([[0], np.cumsum(frames if lengths is None else lengths)])
     X = np.empty((bounds[-1], len(mean)), np.float32)
-    rows, starts, width = store.rows, store.bounds[window], len(mean) // 3
-    if width < N_MELS == rows.shape[1]:  # all of them stay as they are stored
-        parts = (rows[a : a + n] for a, n in zip(starts, stored, strict=True))
-        rows = np.concatenate([heard_bands(S, width, level) for S in parts])
-        starts = np.cumsum(stored) - stored
-    assemble(X, bounds, frames, rows, starts, stored, np.float32(store.floor), mean, scale)
+    starts, width = store.bounds[window], len(mean) // 3
+    heard = [heard_level(store.rows[a : a + n], width, level) for a, n in zip(starts, stored, strict=True)]
+    assemble(X, bounds, frames, store.rows, starts, stored, np.array(heard, np.float32), np.float32(store.floor), mean, scale)
     return X, bounds

@@ -351,3 +351,25 @@ def deltas(S: np.ndarray) -> np.ndarray:
                 polynomial = np.polyfit(np.arange(-4.0, 5.0), S[frames, k], order)
                 out[t, order * bands + k] = np.polyval(np.polyder(polynomial, order), t - centre)
     return out
+
+
+def resampled(S: np.ndarray, frames: int, wider: float) -> np.ndarray:
+    """S (L, bands) in another number of frames, from the first frame to the last, and with band c from where c / wider was."""
+    L, bands = S.shape
+    out = np.zeros((frames, bands))
+    for t in range(frames):
+        time = 0.0 if frames == 1 else t * (L - 1) / (frames - 1)
+        row = [np.interp(time, np.arange(L), S[:, band]) for band in range(bands)]
+        for band in range(bands):
+            out[t, band] = np.interp(band / wider, np.arange(bands), row)
+    return out
+
+
+def with_echo(P: np.ndarray, keep: float, gain: float) -> np.ndarray:
+    """Powers P (L, bands) and an echo of (1 - keep) gain keep^k of the power k frames earlier, k = 1, 2, ..."""
+    out = np.zeros_like(P)
+    for t in range(len(P)):
+        out[t] = P[t]
+        for s in range(t):
+            out[t] += (1 - keep) * gain * keep ** (t - s) * P[s]
+    return out

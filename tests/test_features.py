@@ -20,9 +20,11 @@ from npser.features import (
     FLOOR_DB,
     LEVEL_DB,
     SAMPLE_RATE,
+    db_to_power,
     heard_bands,
     log_mel,
     log_mel_kind,
+    power_to_db,
     read_windows,
     resample,
     window_samples,
@@ -111,6 +113,15 @@ def test_levelled_bands_do_not_depend_on_how_loud_a_recording_is(gain: float):
     padded = log_mel(np.float32(gain) * x, pad_to=40_000, level=True)
     np.testing.assert_allclose(padded, log_mel(x, pad_to=40_000, level=True), atol=5e-3)
     np.testing.assert_allclose(padded[:59], wanted[:59], atol=5e-3)  # the padding does not count; it begins in frame 59
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_decibels_are_ten_times_the_logarithm_of_power(kind: type):
+    S = np.linspace(-120, 30, 400).reshape(20, 20).astype(kind)
+    P, rtol = 10 ** (S.astype(np.float64) / 10), 5e-6 if kind is np.float32 else 1e-12
+    np.testing.assert_allclose(db_to_power(S), P, rtol=rtol)
+    np.testing.assert_allclose(power_to_db(db_to_power(S)), S, atol=100 * rtol)
+    assert power_to_db(db_to_power(S)).dtype == kind
 
 
 @pytest.mark.parametrize("bands", [40, 99])

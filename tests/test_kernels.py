@@ -14,6 +14,7 @@ from helpers import ROOT, Array, bounds_of
 from npser_kernels.adam import adam_step
 from npser_kernels.assemble import assemble
 from npser_kernels.attention import attention_backward, attention_forward
+from npser_kernels.augment import add_echo, resample_bands
 from npser_kernels.conv1d import conv1d_backward, conv1d_forward
 from npser_kernels.lstm import add_product, add_row_product, lstm_backward, lstm_forward, product_transposed, squash
 from npser_kernels.maxpool import maxpool_backward, maxpool_forward
@@ -65,8 +66,10 @@ def cases(kind: type) -> dict[str, Case]:
         "assemble": (
             assemble,
             [(sum(lengths), 6)],
-            [bounds_of(lengths), np.array(lengths), static, starts, counts, kind(-3), random(6), random(6)],
+            [bounds_of(lengths), np.array(lengths), static, starts, counts, random(5), kind(-3), random(6), random(6)],
         ),
+        "resample_bands": (resample_bands, [(7, 5)], [random(12, 5), 3, 9, 1.1]),
+        "add_echo": (add_echo, [(7, 5)], [1 + random(7, 5), 0.7, 0.5]),
     }
 
 
@@ -99,7 +102,7 @@ def test_a_kernel_leaves_its_inputs_alone(name: str):
 
 
 def test_every_kernel_is_among_these_cases():
-    """But adam_step and add_product, which change their first arguments in place, and frame, which looks a row up."""
+    """But adam_step and add_product, which change their first arguments in place."""
     defined = {
         line.split("(")[0].removeprefix("def ")
         for file in (ROOT / "kernels/npser_kernels").glob("*.py")
@@ -107,7 +110,7 @@ def test_every_kernel_is_among_these_cases():
         for line in file.read_text().splitlines()
         if line.startswith("def ")
     }
-    assert defined == {*cases(np.float64), "adam_step", "add_product", "add_row_product", "frame"}
+    assert defined == {*cases(np.float64), "adam_step", "add_product", "add_row_product"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -245,7 +248,7 @@ def test_attention_with_nan_anywhere_in_an_utterance_is_nan_for_that_utterance(f
 def test_nan_in_the_features_is_nan_in_the_input(kind: type):
     rows, counts = nan_at(np.ones((20, 2), kind), (5, 1)), np.array([10, 10])
     X, ones = np.empty((20, 6), kind), np.ones(6, kind)
-    assemble(X, bounds_of(counts), counts, rows, np.array([0, 10]), counts, kind(0), np.zeros(6, kind), ones)
+    assemble(X, bounds_of(counts), counts, rows, np.array([0, 10]), counts, np.zeros(2, kind), kind(0), np.zeros(6, kind), ones)
     np.testing.assert_array_equal(np.argwhere(np.isnan(X[:, 1])), [[5]])
     assert np.isnan(X[:10, [3, 5]]).sum() > 10
     assert np.isfinite(X[:, ::2]).all()

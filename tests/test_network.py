@@ -378,7 +378,7 @@ def test_padding_is_computed_once_and_counts_as_often_as_it_occurs(c: Any):
     def result(lengths: Array) -> tuple[float, Array]:
         bounds = bounds_of(lengths)
         X = np.empty((bounds[-1], c.d_spec))
-        assemble(X, bounds, padded, rows, starts, stored, -3.0, mean, np.ones(c.d_spec))
+        assemble(X, bounds, padded, rows, starts, stored, np.zeros(len(stored)), -3.0, mean, np.ones(c.d_spec))
         batch = make_batch(c, [1] * len(lengths))._replace(X=X, bounds=bounds)
         theta, shapes = make_network(c)
         return loss_of(theta, shapes, c, batch, np.random.default_rng(1), padded)

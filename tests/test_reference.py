@@ -26,6 +26,7 @@ from npser.layers import dropout
 from npser.networks.li2019 import Config
 from npser.optim import Adam, rate_factor
 from npser_kernels.assemble import assemble
+from npser_kernels.augment import add_echo, resample_bands
 
 TOLERANCE = 1e-9
 LENGTHS = (3, 1, 9, 2, 4, 7)  # with a window of 3: no window at all, exactly one, rests of one and of two
@@ -144,12 +145,15 @@ def test_ten_steps_of_adam():
 FLOOR = -3.0
 
 
-def assembled(pieces: list[tuple[int, int, int]], rows: Array, mean: Array, std: Array) -> list[Array]:
+def assembled(
+    pieces: list[tuple[int, int, int]], rows: Array, mean: Array, std: Array, levels: Array | None = None
+) -> list[Array]:
     """Utterances of (first row, rows, frames)."""
     starts, counts, lengths = (np.array(column) for column in zip(*pieces, strict=True))
     bounds = bounds_of(lengths)
-    X = np.full((bounds[-1], 3 * rows.shape[1]), np.nan)
-    assemble(X, bounds, np.diff(bounds), rows, starts, counts, FLOOR, mean, 1 / std)
+    X = np.full((bounds[-1], len(mean)), np.nan)
+    levels = np.zeros(len(pieces)) if levels is None else levels
+    assemble(X, bounds, np.diff(bounds), rows, starts, counts, levels, FLOOR, mean, 1 / std)
     return utterances_of(X, bounds)
 
 
@@ -176,6 +180,30 @@ def test_input_is_statics_deltas_and_delta_deltas_of_each_utterance_alone(pieces
     mean, std = rng.standard_normal(9), rng.uniform(0.5, 2, 9)
     for got, piece in zip(assembled(pieces, rows, mean, std), pieces, strict=True):
         np.testing.assert_allclose(got, expected_input(piece, rows, mean, std), rtol=0, atol=1e-10)
+
+
+def test_of_more_bands_the_first_are_taken_and_brought_to_their_level():
+    rng = np.random.default_rng(2)
+    rows, levels = rng.standard_normal((40, 5)), np.array([4.0, -2.0, 0.5])
+    pieces, mean, std = [(0, 12, 20), (12, 10, 10), (22, 3, 3)], rng.standard_normal(9), rng.uniform(0.5, 2, 9)
+    for got, piece, level in zip(assembled(pieces, rows, mean, std, levels), pieces, levels, strict=True):
+        np.testing.assert_allclose(got, expected_input(piece, rows[:, :3] - level, mean, std), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("wider", [0.85, 1.0, 1.2])
+@pytest.mark.parametrize("frames", [1, 2, 9, 10, 14])
+def test_bands_are_resampled_in_time_and_on_the_mel_axis(frames: int, wider: float):
+    rows = np.random.default_rng(3).standard_normal((20, 6))
+    S = np.full((frames, 6), np.nan)
+    resample_bands(S, rows, 5, 10, wider)
+    np.testing.assert_allclose(S, reference.resampled(rows[5:15], frames, wider), rtol=0, atol=1e-12)
+
+
+def test_an_echo_is_a_sum_over_all_earlier_frames():
+    P = np.random.default_rng(4).random((12, 3))
+    out = np.full_like(P, np.nan)
+    add_echo(out, P, 0.7, 0.4)
+    np.testing.assert_allclose(out, reference.with_echo(P, 0.7, 0.4), rtol=1e-12)
 
 
 def test_frames_after_the_recording_are_the_floor_and_a_constant_has_no_deltas():

@@ -35,28 +35,26 @@ def squash(y, x, slope, offset):
 @jit
 def add_product(out, x, R):
     """out (4, n) += x (4, m) @ R (m, n), m a multiple of four."""
-    o0, o1, o2, o3 = out[0], out[1], out[2], out[3]
     for k in range(0, R.shape[0], 4):
-        r0, r1, r2, r3 = R[k], R[k + 1], R[k + 2], R[k + 3]
         a0, a1, a2, a3 = x[0, k], x[0, k + 1], x[0, k + 2], x[0, k + 3]
         b0, b1, b2, b3 = x[1, k], x[1, k + 1], x[1, k + 2], x[1, k + 3]
         c0, c1, c2, c3 = x[2, k], x[2, k + 1], x[2, k + 2], x[2, k + 3]
         d0, d1, d2, d3 = x[3, k], x[3, k + 1], x[3, k + 2], x[3, k + 3]
-        for j in range(R.shape[1]):
-            o0[j] = o0[j] + a0 * r0[j] + a1 * r1[j] + a2 * r2[j] + a3 * r3[j]
-            o1[j] = o1[j] + b0 * r0[j] + b1 * r1[j] + b2 * r2[j] + b3 * r3[j]
-            o2[j] = o2[j] + c0 * r0[j] + c1 * r1[j] + c2 * r2[j] + c3 * r3[j]
-            o3[j] = o3[j] + d0 * r0[j] + d1 * r1[j] + d2 * r2[j] + d3 * r3[j]
+        for j in range(R.shape[1]):  # views of rows would make the compiler prove, at each k, that none overlap
+            r0, r1, r2, r3 = R[k, j], R[k + 1, j], R[k + 2, j], R[k + 3, j]
+            out[0, j] += a0 * r0 + a1 * r1 + a2 * r2 + a3 * r3
+            out[1, j] += b0 * r0 + b1 * r1 + b2 * r2 + b3 * r3
+            out[2, j] += c0 * r0 + c1 * r1 + c2 * r2 + c3 * r3
+            out[3, j] += d0 * r0 + d1 * r1 + d2 * r2 + d3 * r3
 
 
 @jit
 def add_row_product(out, x, R):
     """out (n,) += x (m,) @ R (m, n), m a multiple of four: what add_product does, for a tile of one."""
     for k in range(0, R.shape[0], 4):
-        r0, r1, r2, r3 = R[k], R[k + 1], R[k + 2], R[k + 3]
         x0, x1, x2, x3 = x[k], x[k + 1], x[k + 2], x[k + 3]
         for j in range(R.shape[1]):
-            out[j] = out[j] + x0 * r0[j] + x1 * r1[j] + x2 * r2[j] + x3 * r3[j]
+            out[j] += x0 * R[k, j] + x1 * R[k + 1, j] + x2 * R[k + 2, j] + x3 * R[k + 3, j]
 
 
 @jit
@@ -64,21 +62,33 @@ def product_transposed(out, x, R):
     """out (4, m) = x (4, n) @ R (m, n).T, m a multiple of four."""
     zero = R.dtype.type(0)
     for k in range(0, R.shape[0], 4):
-        r0, r1, r2, r3 = R[k], R[k + 1], R[k + 2], R[k + 3]
-        for row in range(0, 4, 2):
-            x0, x1 = x[row], x[row + 1]
-            a0, a1, a2, a3, b0, b1, b2, b3 = zero, zero, zero, zero, zero, zero, zero, zero
-            for j in range(R.shape[1]):
-                a0 += x0[j] * r0[j]
-                a1 += x0[j] * r1[j]
-                a2 += x0[j] * r2[j]
-                a3 += x0[j] * r3[j]
-                b0 += x1[j] * r0[j]
-                b1 += x1[j] * r1[j]
-                b2 += x1[j] * r2[j]
-                b3 += x1[j] * r3[j]
-            out[row, k], out[row, k + 1], out[row, k + 2], out[row, k + 3] = a0, a1, a2, a3
-            out[row + 1, k], out[row + 1, k + 1], out[row + 1, k + 2], out[row + 1, k + 3] = b0, b1, b2, b3
+        a0, a1, a2, a3 = zero, zero, zero, zero
+        b0, b1, b2, b3 = zero, zero, zero, zero
+        c0, c1, c2, c3 = zero, zero, zero, zero
+        d0, d1, d2, d3 = zero, zero, zero, zero
+        for j in range(R.shape[1]):
+            x0, x1, x2, x3 = x[0, j], x[1, j], x[2, j], x[3, j]
+            r0, r1, r2, r3 = R[k, j], R[k + 1, j], R[k + 2, j], R[k + 3, j]
+            a0 += x0 * r0
+            a1 += x0 * r1
+            a2 += x0 * r2
+            a3 += x0 * r3
+            b0 += x1 * r0
+            b1 += x1 * r1
+            b2 += x1 * r2
+            b3 += x1 * r3
+            c0 += x2 * r0
+            c1 += x2 * r1
+            c2 += x2 * r2
+            c3 += x2 * r3
+            d0 += x3 * r0
+            d1 += x3 * r1
+            d2 += x3 * r2
+            d3 += x3 * r3
+        out[0, k], out[0, k + 1], out[0, k + 2], out[0, k + 3] = a0, a1, a2, a3
+        out[1, k], out[1, k + 1], out[1, k + 2], out[1, k + 3] = b0, b1, b2, b3
+        out[2, k], out[2, k + 1], out[2, k + 2], out[2, k + 3] = c0, c1, c2, c3
+        out[3, k], out[3, k + 1], out[3, k + 2], out[3, k + 3] = d0, d1, d2, d3
 
 
 @jit
@@ -102,9 +112,9 @@ def lstm_forward(out, cell, gates, Z, b, R, bounds, order):
                 for r in range(rows):
                     first, end = bounds[order[tile + r]], bounds[order[tile + r] + 1]
                     if s < end - first:
-                        z = Z[first + s if d == 0 else end - 1 - s, d]
+                        t = first + s if d == 0 else end - 1 - s
                         for j in range(4 * H):
-                            pre[r, j] = z[j] + b[d, j]
+                            pre[r, j] = Z[t, d, j] + b[d, j]
                 if rows == 1:
                     add_row_product(pre[0], h[0], R[d])
                 else:
@@ -113,15 +123,16 @@ def lstm_forward(out, cell, gates, Z, b, R, bounds, order):
                     first, end = bounds[order[tile + r]], bounds[order[tile + r] + 1]
                     if s < end - first:
                         t = first + s if d == 0 else end - 1 - s
-                        gate = gates[t, d]
-                        squash(gate, pre[r], slope, offset)
+                        squash(gates[t, d], pre[r], slope, offset)
                         for k in range(H):
-                            c[r, k] = gate[H + k] * c[r, k] + gate[k] * gate[2 * H + k]
-                            cell[t, d, k] = c[r, k]
+                            c_k = gates[t, d, H + k] * c[r, k] + gates[t, d, k] * gates[t, d, 2 * H + k]
+                            c[r, k] = c_k
+                            cell[t, d, k] = c_k
                         squash(tanh_c, c[r], tanh_slope, tanh_offset)
                         for k in range(H):
-                            h[r, k] = gate[3 * H + k] * tanh_c[k]
-                            out[t, d, k] = h[r, k]
+                            h_k = gates[t, d, 3 * H + k] * tanh_c[k]
+                            h[r, k] = h_k
+                            out[t, d, k] = h_k
 
 
 @jit
@@ -144,16 +155,16 @@ def lstm_backward(dZ, dout, cell, gates, R, bounds, order):
                     if s < end - first:
                         t = first + s if d == 0 else end - 1 - s
                         before = start if s == 0 else cell[t - 1 if d == 0 else t + 1, d]
-                        gate, dgate = gates[t, d], dpre[r]
                         squash(tanh_c, cell[t, d], tanh_slope, tanh_offset)
                         for k in range(H):
-                            i, f, g, o = gate[k], gate[H + k], gate[2 * H + k], gate[3 * H + k]
+                            i, f, g, o = gates[t, d, k], gates[t, d, H + k], gates[t, d, 2 * H + k], gates[t, d, 3 * H + k]
                             dh_k = dout[t, d, k] + dh[r, k]
                             dc_k = dc[r, k] + dh_k * o * (one - tanh_c[k] * tanh_c[k])
-                            dgate[k] = dc_k * g * i * (one - i)
-                            dgate[H + k] = dc_k * before[k] * f * (one - f)
-                            dgate[2 * H + k] = dc_k * i * (one - g * g)
-                            dgate[3 * H + k] = dh_k * tanh_c[k] * o * (one - o)
+                            dpre[r, k] = dc_k * g * i * (one - i)
+                            dpre[r, H + k] = dc_k * before[k] * f * (one - f)
+                            dpre[r, 2 * H + k] = dc_k * i * (one - g * g)
+                            dpre[r, 3 * H + k] = dh_k * tanh_c[k] * o * (one - o)
                             dc[r, k] = dc_k * f
-                        dZ[t, d] = dgate
+                        for j in range(4 * H):
+                            dZ[t, d, j] = dpre[r, j]
                 product_transposed(dh, dpre, R[d])
