@@ -16,9 +16,9 @@ import os
 import re
 import shlex
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import scipy.fft
@@ -34,11 +34,33 @@ LEVEL_DB = -26.0  # under full scale, of a levelled window: its root mean square
 NO_LEVEL = 1e-6  # root mean square of what is too faint to be brought there
 FLOOR_DB = -100.0  # 10 log10 of the smallest power that counts, 1e-10
 SILENT_DB = FLOOR_DB + 0.01  # at most so much is the floor, however the logarithm was rounded
+AT_ONCE = 64  # frames whose spectra are computed together: they fit into the cache
 SETTINGS = {"sample_rate": SAMPLE_RATE, "n_fft": N_FFT, "hop": HOP, "n_mels": N_MELS, "floor_db": FLOOR_DB}  # of a model file
 
 CONVERTED = (".aac", ".aif", ".aifc", ".aiff", ".amr", ".au", ".caf", ".m4a", ".mp4", ".w64", ".webm", ".wma")  # by ffmpeg
 RATES, MOST_CHANNELS, BLOCK = (4000, 192000), 32, 1 << 16
 LOUDEST = 1e12  # of a sample; the power of anything louder may not fit into float32
+
+
+class Span(NamedTuple):
+    """Some windows of a recording, one after the other: window k is samples starts[k] to ends[k] of x (n,)."""
+
+    x: np.ndarray
+    starts: list[int]
+    ends: list[int]
+
+    @classmethod
+    def of(cls, x: np.ndarray) -> Span:
+        """One window."""
+        return cls(x, [0], [len(x)])
+
+    def windows(self) -> list[np.ndarray]:
+        """Each window, (n,)."""
+        return [self.x[start:end] for start, end in zip(self.starts, self.ends, strict=True)]
+
+    def some(self, which: Sequence[int]) -> Span:
+        """Some of the windows, by their numbers."""
+        return Span(self.x, [self.starts[k] for k in which], [self.ends[k] for k in which])
 
 
 @dataclass(frozen=True)
@@ -47,7 +69,8 @@ class Kind:
 
     rows: a window (n,) at 16 kHz -> (L, width), where row t is centred at sample hop t. pad: windows are zero-padded to their
     whole length, and only the rows that touch sound are stored; those after it are floor. settings: goes into model files,
-    which a later version refuses where it makes others.
+    which a later version refuses where it makes others. rows_of_span: the same of all windows of a Span, where a frame that
+    several of them share need not be computed for each.
     """
 
     rows: Callable[[np.ndarray], np.ndarray]
@@ -57,6 +80,11 @@ class Kind:
     width: int = N_MELS
     hop: int = HOP
     floor: float = FLOOR_DB
+    rows_of_span: Callable[[Span], list[np.ndarray]] | None = None
+
+    def of(self, span: Span) -> list[np.ndarray]:
+        """The features of each window of a span at 16 kHz."""
+        return [self.rows(x) for x in span.windows()] if self.rows_of_span is None else self.rows_of_span(span)
 
 
 class _Forward(soundfile.SoundFile):
@@ -212,8 +240,8 @@ def _mono_blocks(name: str, audio: soundfile.SoundFile) -> Iterator[np.ndarray]:
             warnings.warn(f"{name}: is shorter than its header says ({total} samples are there)", stacklevel=2)
 
 
-def windows(blocks: Iterable[np.ndarray], rate: int, seconds: float, cut: bool) -> Iterator[np.ndarray]:
-    """Cut a recording into windows at 16 kHz.
+def spans(blocks: Iterable[np.ndarray], rate: int, seconds: float, most: int) -> Iterator[Span]:
+    """Cut a recording into windows, some at a time.
 
     Parameters
     ----------
@@ -221,26 +249,52 @@ def windows(blocks: Iterable[np.ndarray], rate: int, seconds: float, cut: bool) 
         The samples, at rate Hz.
     seconds : float
         Length of a window. Window k starts at source sample ``round(k seconds / 2 * rate)``; the last one may be shorter.
-    cut : bool
-        Only the first window: longer recordings are cut.
+    most : int
+        Windows of a span; the last span may have fewer.
+
+    Yields
+    ------
+    Span
+        At the source's rate: see at_16_khz.
     """
     size, blocks = round(seconds * rate), iter(blocks)
     held, held_from, k, ended = np.empty(0, np.float32), 0, 0, False
     while True:
-        start = round(k * seconds / 2 * rate)
-        held, held_from = held[start - held_from :], start
+        starts = [round((k + j) * seconds / 2 * rate) for j in range(most)]
+        held, held_from = held[starts[0] - held_from :], starts[0]
+        starts = [start - held_from for start in starts]
         parts, length = [held], len(held)
-        while length <= size and not ended:  # one sample more than the window tells whether another follows
+        while length <= starts[-1] + size and not ended:  # one sample more than the windows tells whether another follows
             block = next(blocks, None)
             ended = block is None
             if block is not None:
                 parts.append(block)
                 length += len(block)
         held = np.concatenate(parts)
-        yield resample(held[:size], rate)[: window_samples(seconds)]
-        if cut or len(held) <= size:
+        last = next((j for j, start in enumerate(starts) if length <= start + size), None)
+        starts = starts if last is None else starts[: last + 1]
+        ends = [min(start + size, length) for start in starts]
+        yield Span(held[: ends[-1]], starts, ends)
+        if last is not None:
             return
-        k += 1
+        k += most
+
+
+def at_16_khz(span: Span, rate: int, seconds: float) -> Span:
+    """A span at rate Hz, of windows of so many seconds, at 16 kHz: each window resampled on its own, side by side."""
+    if rate == SAMPLE_RATE:
+        return span
+    parts = [resample(x, rate)[: window_samples(seconds)] for x in span.windows()]
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    return Span(np.concatenate(parts), [0, *ends[:-1]], ends)
+
+
+def windows(blocks: Iterable[np.ndarray], rate: int, seconds: float, cut: bool) -> Iterator[np.ndarray]:
+    """Windows of a recording at 16 kHz, one at a time: see spans. cut: only the first one, longer recordings are cut."""
+    for span in spans(blocks, rate, seconds, 1):
+        yield from at_16_khz(span, rate, seconds).windows()
+        if cut:
+            return
 
 
 def read_windows(path: str | os.PathLike[str] | BinaryIO, seconds: float, cut: bool) -> Iterator[np.ndarray]:
@@ -282,6 +336,12 @@ def mel_filters() -> np.ndarray:
     falling = (edges[2:] - bins) / np.diff(edges)[1:]
     triangles = np.maximum(0, np.minimum(rising, falling))
     return (triangles * 2 / (edges[2:] - edges[:-2])).astype(np.float32)
+
+
+@functools.cache
+def hann() -> np.ndarray:
+    """The periodic window, (N_FFT,)."""
+    return 0.5 - 0.5 * np.cos(2 * np.pi / N_FFT * np.arange(N_FFT))
 
 
 def db_to_power(S: np.ndarray) -> np.ndarray:
@@ -328,19 +388,49 @@ def log_mel(x: np.ndarray, pad_to: int | None = None, level: bool = False) -> np
     (L, 128) float32
         dB. L = n // 400 + 1; with pad_to, at most ceil(n / 400) + 1.
     """
-    rms = float(x.std(dtype=np.float64)) if level else 0.0  # without the mean: a constant has no level
-    if rms > NO_LEVEL:
-        x = x * np.float32(10 ** (LEVEL_DB / 20) / rms)
-    frames = len(x) // HOP + 1
+    frames, padded = len(x) // HOP + 1, x
     if pad_to is not None:
         frames = min(pad_to // HOP, -(-len(x) // HOP)) + 1
-        x = np.pad(x, (0, pad_to - len(x)))
-    x = np.pad(x, N_FFT // 2, mode="reflect")
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi / N_FFT * np.arange(N_FFT))
+        padded = np.pad(x, (0, pad_to - len(x)))
+    return _in_db(_mel_power(np.pad(padded, HOP, mode="reflect"), frames), x, level)
+
+
+def log_mel_of_span(span: Span, pad_to: int | None = None, level: bool = False) -> list[np.ndarray]:
+    """log_mel of each window of a span at 16 kHz; a frame that lies inside of several windows is computed once."""
+    x, starts = span.x, span.starts
+    if len(starts) == 1 or any(start % HOP for start in starts) or min(np.subtract(span.ends, starts)) < 2 * N_FFT:
+        return [log_mel(window, pad_to, level) for window in span.windows()]
+    everywhere, found = _mel_power(np.pad(x, HOP, mode="reflect"), len(x) // HOP + 1), []
+    for window, start, end in zip(span.windows(), starts, span.ends, strict=True):
+        if pad_to is not None and end - start < pad_to:
+            found.append(log_mel(window, pad_to, level))
+            continue
+        P = everywhere[start // HOP : end // HOP + 1].copy()
+        first, last = np.pad(window[:N_FFT], (HOP, 0), mode="reflect"), np.pad(window[-N_FFT:], (0, HOP), mode="reflect")
+        P[0] = _mel_power(first, 1)[0]  # the first and the last frame see the ends reflected
+        P[-1] = _mel_power(last[N_FFT - HOP - (end - start) % HOP :], 1)[0]
+        found.append(_in_db(P, window, level))
+    return found
+
+
+def _mel_power(x: np.ndarray, frames: int) -> np.ndarray:
+    """Powers of the mel bands of the first frames of x (n,), (frames, 128): frame t begins at sample 400 t."""
     cut_up = np.lib.stride_tricks.sliding_window_view(x, N_FFT)[::HOP][:frames]
-    spectrum = cast(np.ndarray, scipy.fft.rfft(cut_up * hann))  # float64: rounding would show in bands 80 dB below the others
-    power = (np.real(spectrum) ** 2 + np.imag(spectrum) ** 2).astype(np.float32)
-    return 10 * np.log10(np.maximum(power @ mel_filters(), np.float32(10 ** (FLOOR_DB / 10))))
+    parts = []
+    for start in range(0, frames, AT_ONCE):
+        # float64: rounding would show in bands 80 dB below the others
+        spectrum = cast(np.ndarray, scipy.fft.rfft(cut_up[start : start + AT_ONCE] * hann()))
+        power = (np.real(spectrum) ** 2 + np.imag(spectrum) ** 2).astype(np.float32)
+        parts.append(power @ mel_filters())
+    return np.concatenate(parts)
+
+
+def _in_db(P: np.ndarray, x: np.ndarray, level: bool) -> np.ndarray:
+    """Powers P (L, 128) of a waveform x (n,) in dB, at least FLOOR_DB; with level, as if x had been brought to LEVEL_DB."""
+    rms = float(x.std(dtype=np.float64)) if level else 0.0  # without the mean: a constant has no level
+    if rms > NO_LEVEL:
+        P = P * np.float32((10 ** (LEVEL_DB / 20) / rms) ** 2)
+    return np.maximum(power_to_db(np.maximum(P, np.finfo(np.float32).tiny)), np.float32(FLOOR_DB))
 
 
 def level_of(x: np.ndarray) -> float:
@@ -352,4 +442,5 @@ def log_mel_kind(seconds: float, pad: bool, level: bool) -> Kind:
     """Log-mel bands as features of a store."""
     pad_to = window_samples(seconds) if pad else None
     settings = {**SETTINGS, "level_db": LEVEL_DB} if level else SETTINGS
-    return Kind(lambda x: log_mel(x, pad_to, level), settings, seconds, pad)
+    rows_of_span = functools.partial(log_mel_of_span, pad_to=pad_to, level=level)
+    return Kind(lambda x: log_mel(x, pad_to, level), settings, seconds, pad, rows_of_span=rows_of_span)

@@ -13,11 +13,12 @@ import numpy as np
 
 from npser import SHIPPED, checkpoint, features, model
 from npser.calibration import log_softmax
-from npser.features import HOP, SAMPLE_RATE
+from npser.features import HOP, SAMPLE_RATE, Span
 from npser.prediction import UNREADABLE, Array, Audio, Prediction, Window, WindowOutput, likeliest, unreadable
 from npser.silence import refusal
 
 MANY = 100  # recordings from which on the compiled engine pays for its start
+TOGETHER = 8  # windows of a long recording that are computed together
 
 
 class Model:
@@ -60,12 +61,25 @@ class Model:
             if found.error is not None:
                 raise ValueError(found.error)
             return found
-        return self.answer([self.output(x) for x in self.windows(audio, sample_rate)])
+        rate, spans = self.spans(audio, sample_rate)
+        return self.answer([output for span in spans for output in self.outputs(self.at_16_khz(span, rate))])
 
     def output(self, x: Array) -> WindowOutput:
         """Of one window (n,) at 16 kHz."""
-        reason = refusal(x)
-        return WindowOutput(len(x), reason, *(() if reason else self.forward(self.network_input(x))))
+        return self.outputs(Span.of(x))[0]
+
+    def outputs(self, span: Span) -> list[WindowOutput]:
+        """Of each window of a span at 16 kHz. Windows of one length go through the network together."""
+        found = [WindowOutput(len(x), refusal(x)) for x in span.windows()]
+        heard = [k for k, output in enumerate(found) if output.reason is None]
+        inputs = self._inputs(span.some(heard))
+        for L in {len(X) for X in inputs}:
+            same = [n for n, X in enumerate(inputs) if len(X) == L]
+            emotion, gender, a = self._run(np.stack([inputs[n] for n in same]))
+            for row, n in enumerate(same):
+                answer = {"emotion": emotion[row], "gender": gender[row], "attention": None if a is None else a[row]}
+                found[heard[n]] = found[heard[n]]._replace(**answer)
+        return found
 
     def predict_many(
         self, audio: Iterable[Audio], sample_rate: int | None = None, engine: str = "auto", threads: int | None = None
@@ -125,16 +139,26 @@ class Model:
 
     def windows(self, audio: Audio, sample_rate: int | None = None) -> Iterator[Array]:
         """Half-overlapping windows of a recording at 16 kHz, each (n,) float32; arguments and errors as of predict."""
-        seconds = self.config.max_seconds
+        rate, spans = self.spans(audio, sample_rate, most=1)
+        return (x for span in spans for x in self.at_16_khz(span, rate).windows())
+
+    def spans(self, audio: Audio, sample_rate: int | None = None, most: int = TOGETHER) -> tuple[int, Iterator[Span]]:
+        """The sample rate of a recording, in Hz, and its windows, some at a time; arguments and errors as of predict."""
         if not isinstance(audio, np.ndarray):
             if not isinstance(audio, (str, os.PathLike)) and not hasattr(audio, "read"):
                 raise ValueError(f"audio is of type {type(audio).__name__}; expected a path, a binary file or an array")
-            return features.read_windows(audio, seconds, cut=False)
-        if audio.dtype.kind != "f":
+            rate, blocks = features.read_blocks(audio)
+        elif audio.dtype.kind != "f":
             raise ValueError(f"audio has type {audio.dtype}; expected float samples (of int16, divide by 32768)")
-        if not features.is_sound(audio):
+        elif not features.is_sound(audio):
             raise ValueError(f"audio has shape {audio.shape}; expected (n,) finite samples of one channel")
-        return features.windows([audio.astype(np.float32)], features.whole_rate(sample_rate), seconds, cut=False)
+        else:
+            rate, blocks = features.whole_rate(sample_rate), iter([audio.astype(np.float32)])
+        return rate, features.spans(blocks, rate, self.config.max_seconds, most)
+
+    def at_16_khz(self, span: Span, rate: int) -> Span:
+        """A span at rate Hz at 16 kHz."""
+        return features.at_16_khz(span, rate, self.config.max_seconds)
 
     def answer(self, outputs: Sequence[WindowOutput]) -> Prediction:
         """The prediction that the windows of a recording add up to. The temperature is that of the emotions."""
@@ -184,12 +208,22 @@ class Model:
 
     def network_input(self, x: Array) -> Array:
         """Waveform (n,) at 16 kHz -> the network's input, normalised: X (L, d_spec)."""
-        tensors = self.checkpoint.tensors
-        with np.errstate(over="ignore", invalid="ignore"):  # `answer` tells
-            return (self.network.plain_input(self.config, x) - tensors["norm.mean"]) / tensors["norm.std"]
+        return self._inputs(Span.of(x))[0]
 
     def forward(self, X: Array) -> tuple[Array, Array, Array | None]:
         """One utterance. X (L, d_spec) -> emotion (classes,), gender (2,) or (0,), attention (n_attn, T) or None."""
+        emotion, gender, a = self._run(X[None])
+        return emotion[0], gender[0], None if a is None else a[0]
+
+    def _inputs(self, span: Span) -> list[Array]:
+        """network_input of each window."""
+        tensors = self.checkpoint.tensors
+        with np.errstate(over="ignore", invalid="ignore"):  # `answer` tells
+            inputs = self.network.plain_input(self.config, span) if span.starts else []
+            return [(X - tensors["norm.mean"]) / tensors["norm.std"] for X in inputs]
+
+    def _run(self, X: Array) -> tuple[Array, Array, Array | None]:
+        """forward of B windows of one length. X (B, L, d_spec)"""
         if not hasattr(self.network, "plain"):
             raise ValueError(f"the network {self.config.network} answers by the compiled engine only: `npser predict` does")
         with np.errstate(over="ignore", invalid="ignore"):  # `answer` tells

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Event
-from typing import Any
+from threading import Event, Semaphore
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from npser.features import SAMPLE_RATE
+from npser.features import SAMPLE_RATE, Kind, Span
 from npser.network import Network, compiling
 from npser.prediction import UNREADABLE, Audio, Prediction, WindowOutput, unreadable
 from npser.silence import refusal
@@ -20,60 +21,89 @@ from npser.threads import available_cores, single_threaded_blas
 
 
 def predict(trained: Any, audio: Iterable[Audio], sample_rate: int | None, threads: int | None) -> Iterator[Prediction]:
-    """What lite.Model.predict_many does with engine "numba". trained: a lite.Model."""
+    """What lite.Model.predict_many does with engine "numba". trained: a lite.Model.
+
+    As many threads read, and compute what is short; as many more help them with long recordings.
+    """
     network, recordings = Network.of(trained.checkpoint), iter(audio)
     threads = threads or available_cores()
     load_kernels(trained)
     running: deque[Future[list[Prediction]]] = deque()
-    stop = Event()
-    pool = ThreadPoolExecutor(threads)
+    stop, readers, helpers = Event(), ThreadPoolExecutor(threads), Helpers(threads)
     try:
         with single_threaded_blas():
             while True:
                 while len(running) < 2 * threads and (few := list(itertools.islice(recordings, network.config.shard))):
-                    running.append(pool.submit(_shard, trained, network, few, sample_rate, stop))
+                    running.append(readers.submit(_shard, trained, network, few, sample_rate, stop, helpers))
                 if not running:
                     return
                 yield from running.popleft().result()
     finally:  # also where the caller wants no more, or Ctrl-C was pressed
         stop.set()
-        pool.shutdown(cancel_futures=True)
+        readers.shutdown(cancel_futures=True)
+        helpers.pool.shutdown(cancel_futures=True)
+
+
+class Helpers:
+    """Threads that compute spans of long recordings, whoever reads them; so many spans at a time are in memory."""
+
+    def __init__(self, threads: int) -> None:
+        self.pool, self.slots = ThreadPoolExecutor(threads), Semaphore(threads + 1)
+
+    def map(self, function: Callable[[Span], list[WindowOutput]], spans: Iterable[Span]) -> Iterator[list[WindowOutput]]:
+        """function of each span, in order."""
+        running: deque[Future[list[WindowOutput]]] = deque()
+        try:
+            for span in spans:
+                self.slots.acquire()
+                running.append(self.pool.submit(function, span))
+                running[-1].add_done_callback(lambda _: self.slots.release())
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
 
 
 def load_kernels(trained: Any) -> None:
     """Run the network on a moment of silence: threads that met an uncompiled kernel would compile it at the same time."""
     with compiling:
-        _logits(Network.of(trained.checkpoint), [np.zeros(SAMPLE_RATE, np.float32)])
+        network, silence = Network.of(trained.checkpoint), Span.of(np.zeros(SAMPLE_RATE, np.float32))
+        _logits(network, silence.windows(), network.module.kind(network.config).of(silence))
 
 
-def _shard(trained: Any, network: Network, audio: list[Audio], sample_rate: int | None, stop: Event) -> list[Prediction]:
-    """Predictions of a few recordings. No more windows are in memory at a time than there are recordings, however long."""
+def _shard(
+    trained: Any, network: Network, audio: list[Audio], sample_rate: int | None, stop: Event, helpers: Helpers
+) -> list[Prediction]:
+    """Predictions of a few recordings. Those of one span each are computed together, and long ones span by span."""
+    kind, most = network.module.kind(network.config), network.config.shard
     outputs: list[list[WindowOutput]] = [[] for _ in audio]
-    waiting: list[
-        tuple[list[WindowOutput], int, np.ndarray]
-    ] = []  # windows (n,) for the network, and where their logits belong
+    waiting: list[Waiting] = []
     errors: dict[int, Exception] = {}
 
-    def run() -> None:
-        for (windows, k, _), emotion, gender in zip(waiting, *_logits(network, [x for *_, x in waiting]), strict=True):
-            windows[k] = windows[k]._replace(emotion=emotion, gender=gender)
-        waiting.clear()
+    def of_span(span: Span, rate: int) -> list[WindowOutput]:
+        found, heard = _prepared(trained.at_16_khz(span, rate), kind)
+        _run(network, heard)
+        return found
 
     for r, one in enumerate(audio):
         try:
-            for k, x in enumerate(trained.windows(one, sample_rate)):
-                reason = refusal(x)
-                outputs[r].append(WindowOutput(len(x), reason))
-                if reason is None:
-                    waiting.append((outputs[r], k, x))
-                if len(waiting) == len(audio):
-                    run()
-                if stop.is_set():
-                    return []
+            rate, spans = trained.spans(one, sample_rate, most)
+            first, second = next(spans), next(spans, None)
+            if second is None:
+                outputs[r], heard = _prepared(trained.at_16_khz(first, rate), kind)
+                waiting += heard
+            else:
+                going_on = itertools.takewhile(lambda _: not stop.is_set(), itertools.chain([first, second], spans))
+                for found in helpers.map(functools.partial(of_span, rate=rate), going_on):
+                    outputs[r] += found
         except UNREADABLE as error:
             errors[r] = error
-    if waiting:
-        run()
+        while len(waiting) >= most or (waiting and r == len(audio) - 1):
+            _run(network, waiting[:most])
+            del waiting[:most]
+        if stop.is_set():
+            return []
 
     def answer(r: int) -> Prediction:
         try:
@@ -84,9 +114,34 @@ def _shard(trained: Any, network: Network, audio: list[Audio], sample_rate: int 
     return [answer(r) for r in range(len(audio))]
 
 
-def _logits(network: Network, waves: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Emotion (W, classes) and gender (W, 2 or 0) of windows (n,) at 16 kHz."""
-    store = store_of(waves, network.module.kind(network.config))
+class Waiting(NamedTuple):
+    """A window for the network: where its logits belong, its samples (n,) and its features."""
+
+    outputs: list[WindowOutput]
+    k: int
+    x: np.ndarray
+    rows: np.ndarray
+
+
+def _prepared(span: Span, kind: Kind) -> tuple[list[WindowOutput], list[Waiting]]:
+    """The windows of a span at 16 kHz, as yet without logits, and those of them that wait for these."""
+    outputs = [WindowOutput(len(x), refusal(x)) for x in span.windows()]
+    heard = [k for k, output in enumerate(outputs) if output.reason is None]
+    some = span.some(heard)
+    rows = kind.of(some) if heard else []
+    return outputs, [Waiting(outputs, *one) for one in zip(heard, some.windows(), rows, strict=True)]
+
+
+def _run(network: Network, few: list[Waiting]) -> None:
+    """Give windows their logits."""
+    if few:
+        for one, emotion, gender in zip(few, *_logits(network, [w.x for w in few], [w.rows for w in few]), strict=True):
+            one.outputs[one.k] = one.outputs[one.k]._replace(emotion=emotion, gender=gender)
+
+
+def _logits(network: Network, waves: list[np.ndarray], rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Emotion (W, classes) and gender (W, 2 or 0) of windows (n,) at 16 kHz with these features."""
+    store = store_of(waves, network.module.kind(network.config), rows)
     with np.errstate(all="ignore"):  # lite.Model.answer tells
         out, _ = network.module.forward(network.p, network.config, *network.inputs(store, np.arange(len(waves))))
         return network.window_logits(network.p, network.config, out)

@@ -344,13 +344,14 @@ def _open(folder: Path, kind: Kind, told: bool = True) -> Store | None:
     )
 
 
-def store_of(waves: Sequence[np.ndarray], kind: Kind) -> Store:
-    """Features of windows (n,) at 16 kHz that are in memory, each a recording of its own."""
-    rows, levels = [kind.rows(x) for x in waves], np.array([features.level_of(x) for x in waves])
+def store_of(waves: Sequence[np.ndarray], kind: Kind, rows: Sequence[np.ndarray] | None = None) -> Store:
+    """Features of windows (n,) at 16 kHz that are in memory, each a recording of its own. rows: these, where they are known."""
+    rows = [kind.rows(x) for x in waves] if rows is None else rows
     bounds, samples = np.cumsum([0, *map(len, rows)]), np.array([len(x) for x in waves])
-    each, pad_frames = np.arange(len(waves) + 1), pad_frames_of(kind)
-    rows = np.concatenate(rows)
-    return Store(rows, bounds, samples, each, {}, pad_frames, kind.seconds, None, kind.hop, kind.floor, levels)
+    each = np.arange(len(waves) + 1)
+    return Store(
+        np.concatenate(rows), bounds, samples, each, {}, pad_frames_of(kind), kind.seconds, hop=kind.hop, floor=kind.floor
+    )
 
 
 def pad_frames_of(kind: Kind) -> int:

@@ -8,6 +8,8 @@ import pytest
 import soundfile
 from helpers import RATE, SMALL, UNCOMPILED, network, recording, sound, watched
 
+from npser import features
+
 
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 @pytest.mark.parametrize("pad", [False, True])
@@ -74,3 +76,51 @@ def test_memory_does_not_grow_with_the_length(environment: dict[str, str], tmp_p
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.split(" to ")) == 16 * minutes
     assert peaks[8] < peaks[1] + 30  # eight minutes as float32 are 120 MB
+
+
+@pytest.mark.parametrize("level", [False, True])
+@pytest.mark.parametrize("pad_to", [None, 16_000])
+@pytest.mark.parametrize("samples", [52_000, 52_300, 48_000, 47_999])
+def test_frames_of_overlapping_windows_are_computed_once_and_are_theirs(samples: int, pad_to: int | None, level: bool):
+    x = sound(samples, 4) * np.linspace(0.01, 1, samples, dtype=np.float32)  # no two windows have one level
+    (span,) = features.spans([x], RATE, 1.0, 20)
+    assert span.starts == list(range(0, 8000 * len(span.starts), 8000))
+    found = features.log_mel_of_span(span, pad_to, level)
+    for S, window in zip(found, span.windows(), strict=True):
+        expected = features.log_mel(window, pad_to, level)
+        np.testing.assert_allclose(S, expected, atol=2e-4)
+        np.testing.assert_allclose(10 ** (S / 10), 10 ** (expected / 10), rtol=2e-5)
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050])
+@pytest.mark.parametrize("most", [1, 3, 4, 50])
+def test_spans_hold_the_windows_of_the_recording_in_order(rate: int, most: int):
+    x = sound(round(5.2 * rate), 5, rate)
+    expected = list(features.windows([x], rate, 1.0, cut=False))
+    blocks = np.array_split(x, 13)
+    found = [features.at_16_khz(span, rate, 1.0) for span in features.spans(blocks, rate, 1.0, most)]
+    assert [len(span.starts) for span in found[:-1]] == [most] * (len(found) - 1)
+    windows = [window for span in found for window in span.windows()]
+    assert len(windows) == len(expected) == 10
+    for window, one in zip(windows, expected, strict=True):
+        np.testing.assert_array_equal(window, one)
+
+
+def test_a_long_recording_that_breaks_off_is_told_and_the_others_go_on(tmp_path: Path):
+    trained = network(tmp_path).lite
+    long, broken = sound(16_000 * 30, 6), sound(16_000 * 30, 7)
+    broken[16_000 * 25] = np.nan
+    soundfile.write(tmp_path / "broken.wav", broken, RATE, subtype="FLOAT")
+    audio = [recording(tmp_path / "long.wav", long), tmp_path / "broken.wav", recording(tmp_path / "short.wav", long[:9000])]
+    for threads in (1, 3):
+        found = list(trained.predict_many(audio, engine="numba", threads=threads))
+        assert "broken.wav: holds samples that are not finite" in str(found[1].error)
+        for p, path in zip((found[0], found[2]), (audio[0], audio[2]), strict=True):
+            assert p.probabilities == pytest.approx(trained.predict(path).probabilities, abs=1e-5)
+
+
+def test_a_long_recording_may_be_given_up(tmp_path: Path):
+    trained = network(tmp_path).lite
+    predictions = trained.predict_many([sound(16_000, 1), *[sound(16_000 * 40, i) for i in range(20)]], RATE, "numba", 2)
+    next(predictions)
+    predictions.close()  # pyright: ignore[reportAttributeAccessIssue]

@@ -139,16 +139,16 @@ def decide(p: model.Views, c: Config, out: tuple[Array, Array]) -> tuple[Array, 
     return (_similar(evidence(p, c, out), p["solved"]["evidence"]) @ p["solved"]["W"]).astype(np.float32), None
 
 
-def plain_input(c: Config, x: Array) -> Array:
-    return frame_features(x)
+def plain_input(c: Config, span: features.Span) -> list[Array]:
+    return [frame_features(x) for x in span.windows()]
 
 
 def plain(t: dict[str, Array], c: Config, X: Array) -> tuple[Array, Array, None]:
     p: model.Views = {}
     for name, value in t.items():
         p.setdefault(name.split(".")[0], {})[name.split(".")[1]] = value
-    out, _ = forward(p, c, X, np.array([0, len(X)]))
-    return decide(p, c, out)[0][0], np.empty(0, np.float32), None
+    out, _ = forward(p, c, X.reshape(-1, X.shape[2]), X.shape[1] * np.arange(len(X) + 1))
+    return decide(p, c, out)[0], np.empty((len(X), 0), np.float32), None
 
 
 def describe(c: Config) -> str:

@@ -4,7 +4,7 @@
 2. ``kind(c)``, what its store keeps; ``inputs(store, window, ...)``, from stored rows to x = (X, bounds of windows, ...).
 3. ``shapes(c, emotions, genders)``, its parameters; ``forward(p, c, *x, rng)`` -> out and backward (its layers imported late).
 4. ``loss(c, out, y)`` -> loss and gradients by out; backward of these -> gradients by layer; ``decide(p, c, out)`` -> logits.
-5. ``plain_input(c, x)``, ``plain(t, c, X)``: the same for one waveform, without Numba; ``onnx_input``, ``onnx``: as a graph.
+5. ``plain_input(c, span)``, ``plain(t, c, X)``: the same for windows, without Numba; ``onnx_input``, ``onnx``: as a graph.
 6. ``describe``, ``describe_input``, ``spectrum`` (mel bands), ``heads_of_attention``, ``samples_per_step``: info and explain.
 7. Where it needs them: ``state``, arrays beside theta; ``evidence`` and ``solve``, a classifier that is solved, not descended;
 8. ``gradient(p, c, shards, pool)``, a mini-batch as one, such as for batch statistics; ``example``, its x for gradcheck;

@@ -205,13 +205,13 @@ def decide(_: Views, c: config.Config, logits: Logits) -> Logits:
     return logits
 
 
-def plain_input(c: config.Config, x: Array) -> Array:
-    """Waveform (n,) at 16 kHz -> bands, deltas, delta-deltas (L, d_spec), not normalised."""
-    return numpy_layers.log_mel_input(c, x)
+def plain_input(c: config.Config, span: features.Span) -> list[Array]:
+    """Windows at 16 kHz -> bands, deltas, delta-deltas of each, (L, d_spec), not normalised."""
+    return numpy_layers.log_mel_input(c, span)
 
 
 def plain(t: dict[str, Array], c: Config, X: Array) -> tuple[Array, Array, Array | None]:
-    """Equations (1)-(9), one utterance. X (L, d_spec) -> emotion (classes,), gender (2,) or (0,), a (n_attn, T) or None."""
+    """Equations (1)-(9). X (B, L, d_spec) -> emotion (B, classes), gender (B, 2) or (B, 0), a (B, n_attn, T) or None."""
     H = numpy_layers.conv1d(t, "cnn2", numpy_layers.conv1d(t, "cnn1", X))  # (1)-(3)
     H = numpy_layers.maxpool(H, c.n_pw)  # (4)
     H = numpy_layers.blstm(t, "lstm2", numpy_layers.blstm(t, "lstm1", H))  # 4.2.2
@@ -219,11 +219,11 @@ def plain(t: dict[str, Array], c: Config, X: Array) -> tuple[Array, Array, Array
 
 
 def plain_end(t: dict[str, Array], c: Any, H: Array) -> tuple[Array, Array, Array | None]:
-    """From rows H (T, D) to the logits and the attention."""
+    """From rows H (B, T, D) to the logits and the attention."""
     if c.attention:
         z, a = numpy_layers.attention(t, "attn", H)  # (5)-(9)
     else:
-        z, a = H.mean(axis=0) if len(H) else np.zeros(H.shape[1], np.float32), None
+        z, a = H.sum(axis=1) / np.float32(max(H.shape[1], 1)), None
     return *numpy_layers.heads(t, z), a  # 4.3
 
 

@@ -87,7 +87,7 @@ def forward(
 
 
 def plain(t: dict[str, Array], c: Config, X: Array) -> tuple[Array, Array, Array | None]:
-    """One utterance. X (L, d_spec) -> emotion (classes,), gender (2,) or (0,), a (n_attn, T) or None."""
+    """X (B, L, d_spec) -> emotion (B, classes), gender (B, 2) or (B, 0), a (B, n_attn, T) or None."""
     H = numpy_layers.conv1d(t, "cnn2", numpy_layers.conv1d(t, "cnn1", X))
     return li2019.plain_end(t, c, numpy_layers.maxpool(H, c.n_pw))
 
