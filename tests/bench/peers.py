@@ -19,7 +19,7 @@ EMOTIONS, GENDERS, RATE, CLIP, DROPOUT = 4, 2, 1e-4, 1.0, 0.5
 Arrays = dict[str, np.ndarray]
 
 
-def torch_network(tensors: Arrays | None = None) -> Any:
+def torch_network(tensors: Arrays | None = None, d_spec: int = D_SPEC) -> Any:
     """The network as a torch module; tensors: npser's parameters by name, to start from the same weights."""
     import torch
     from torch import nn
@@ -28,7 +28,7 @@ def torch_network(tensors: Arrays | None = None) -> Any:
     class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.cnn1 = nn.Conv1d(D_SPEC, D_CNN, 3, padding=1, padding_mode="replicate")
+            self.cnn1 = nn.Conv1d(d_spec, D_CNN, 3, padding=1, padding_mode="replicate")
             self.cnn2 = nn.Conv1d(D_CNN, D_CNN, 3, padding=1, padding_mode="replicate")
             self.pool = nn.MaxPool1d(N_PW)
             self.lstm = nn.LSTM(D_CNN, D_LSTM, 2, batch_first=True, bidirectional=True, dropout=DROPOUT)
@@ -100,6 +100,55 @@ def torch_step(network: Any, compiled: bool) -> Callable[..., float]:
         return loss.item()
 
     return step
+
+
+def torch_batch(
+    rows: list[Any], ends: list[Any | None], mean: Any, std: Any, c: Any, rng: np.random.Generator
+) -> tuple[Any, Any]:
+    """Preset default's input as users of torch write it, utterance by utterance: X (B, longest, d_spec), lengths (B,).
+
+    rows: log-mel bands (L, 128), dB; ends: those of the utterance that gives each its end, or None. c: npser's settings.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    bands, k = c.d_spec // 3, torch.arange(-4.0, 5.0)
+    kernels = torch.stack([k / 60, (3 * k**2 - 20) / 462])[:, None]
+
+    def variant(S: Any) -> Any:
+        longer, wider = 1 + rng.uniform(-1, 1, 2) * (c.stretch, c.warp)
+        S = F.interpolate(S.T[None], size=max(1, round(len(S) * longer)), mode="linear", align_corners=True)[0]
+        at = torch.clamp(torch.arange(len(S)) / wider, max=len(S) - 1)
+        below = at.long()
+        part = (at - below)[:, None]
+        S = S[below] * (1 - part) + S[torch.clamp(below + 1, max=len(S) - 1)] * part
+        S = S + rng.uniform(-6, 6) * torch.linspace(-1, 1, len(S))[:, None]
+        if rng.random() < c.channel:
+            keep, P = 10 ** (-6 * 0.025 / rng.uniform(0.2, 1)), 10 ** (S / 10)
+            decay = (
+                keep ** torch.arange(min(P.shape[1], 40), dtype=torch.float32).flip(0) * (1 - keep) * 10 ** -rng.uniform(0, 2)
+            )
+            S = 10 * torch.log10(P + F.conv1d(F.pad(P, (len(decay), -1))[:, None], decay[None, None])[:, 0])
+        if rng.random() < c.channel:
+            P = 10 ** (S / 10)
+            S = 10 * torch.log10(P + torch.empty_like(P).exponential_() * P.mean() * 10 ** -rng.uniform(1, 5))
+        if rng.random() < c.channel:
+            floor = rng.uniform(-100, -70)
+            S[: rng.integers(13)].clamp_(max=floor)
+            S[rng.integers(93, 128) :].clamp_(max=floor)
+        return S
+
+    inputs = []
+    for S, end in zip(rows, ends, strict=True):
+        V = variant(S)
+        if end is not None:
+            other, part = variant(end), rng.uniform(0.2, 0.8)
+            V = torch.cat([V[:, : int(part * V.shape[1])], other[:, int(part * other.shape[1]) :]], dim=1)
+        V = V[:bands]
+        V = V - 10 * torch.log10((10 ** (V / 10)).mean())
+        deltas = F.conv1d(F.pad(V[:, None], (4, 4), mode="replicate"), kernels).unbind(1)
+        inputs.append((torch.cat([V, *deltas]).T - mean) / std)
+    return torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True), torch.tensor([len(X) for X in inputs])
 
 
 def keras_network() -> Any:

@@ -36,8 +36,9 @@ from npser.commands import bench
 from npser.corpora import synthetic
 from npser.inputs import with_deltas
 from npser.lite import Model
-from npser.network import compile_kernels
+from npser.network import Targets, compile_kernels
 from npser.networks.li2019 import PRESETS
+from npser.optim import Adam
 from npser.store import store_of
 from npser.threads import keep_freed_memory, single_threaded_blas
 
@@ -132,6 +133,45 @@ def epoch(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dic
 
                 tasks[name] = theirs
         found[f"epoch of 200, natural lengths of {corpus}"] = in_turns(tasks, max(3, repeats // 2))
+    return found
+
+
+def default_epoch(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
+    """An epoch of 192 utterances with preset default, augmentation included; the peer pads to the longest."""
+    c, found = PRESETS["default"], {}
+    for corpus, quantiles in (("EmoDB", EMODB), ("RAVDESS", RAVDESS), ("nEMO", NEMO)):
+        network, store, rng = bench.network_of(c), bench.store_of(lengths(quantiles, 192), pad=False), np.random.default_rng(0)
+        batches = np.arange(192).reshape(-1, c.batch)
+        ends = np.where(rng.random(192) < c.splice, rng.integers(192, size=192), np.arange(192))
+        adam = Adam(network.theta.size, c.learning_rate, c.decay, c.clip)
+
+        def ours(
+            network: Any = network, store: Any = store, batches: Any = batches, ends: Any = ends, adam: Any = adam
+        ) -> None:
+            for batch in batches:
+                batch = batch[np.argsort(-store.frames(batch))]
+                share = np.full(len(batch), 1 / len(batch), np.float32)
+                y = Targets(batch % 4, batch % 2, share, share)
+                _, grad = network.gradient(store, batch, y, adam.updates, pool, ends[batch])
+                adam.step(network.theta, grad)
+
+        tasks: Tasks = {"npser": ours}
+        if find_spec("torch"):
+            import torch
+
+            rows = [torch.from_numpy(part) for part in np.split(store.rows, store.bounds[1:-1])]
+            mean, std = torch.from_numpy(network.mean), torch.from_numpy(network.std)
+            step = peers.torch_step(peers.torch_network(d_spec=c.d_spec), False)
+
+            def theirs(rows: Any = rows, ends: Any = ends, batches: Any = batches, mean: Any = mean, std: Any = std) -> None:
+                for batch in batches:
+                    others = [None if ends[u] == u else rows[ends[u]] for u in batch]
+                    X, counts = peers.torch_batch([rows[u] for u in batch], others, mean, std, c, rng)
+                    y = torch.from_numpy(batch % 4)
+                    step(X, y, y % 2, counts)
+
+            tasks["PyTorch, padded"] = theirs
+        found[f"epoch of 192, preset default, lengths of {corpus}"] = in_turns(tasks, max(3, repeats // 2))
     return found
 
 
@@ -231,16 +271,34 @@ def processes(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str,
         return in_processes(jobs, folder)
 
 
+def an_hour(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Whole processes: an hour of speech in one file, predicted by both engines, with the model that comes with npser."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        corpus = synthetic.generate(folder / "corpus", 200).parent
+        waves = [soundfile.read(path, dtype="float32")[0] for path in sorted(corpus.glob("*.wav"))]
+        speech = np.concatenate(waves)
+        soundfile.write(folder / "hour.wav", np.tile(speech, -(-3600 * 16000 // len(speech)))[: 3600 * 16000], 16000)
+        predict = [*NPSER, "predict", str(folder / "hour.wav"), "--json", "--threads", str(threads)]
+        engines = {"npser": [*predict, "--engine", "lite"], "npser --engine numba": [*predict, "--engine", "numba"]}
+        return in_processes({"predict, an hour in one file": engines}, folder)
+
+
 def many_files(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Whole processes: a folder of 1,000 recordings, about 2 s each, predicted by both engines."""
+    """Whole processes: a folder of 10,000 recordings, about 2 s each, predicted by both engines."""
     with tempfile.TemporaryDirectory() as name:
         folder, model = Path(name), saved_model(Path(name))
-        corpus = synthetic.generate(folder / "corpus", 1000).parent
+        distinct = synthetic.generate(folder / "distinct", 500).parent
+        corpus = folder / "corpus"
+        corpus.mkdir()
+        for k in range(20):
+            for path in distinct.glob("*.wav"):
+                os.link(path, corpus / f"{k:02}-{path.name}")
         predict = [*NPSER, "predict", str(corpus), "--json", "--model", str(model), "--threads", str(threads)]
         jobs = {"npser": predict, "npser --engine lite": [*predict, "--engine", "lite"]}
         if find_spec("torch") and find_spec("librosa"):
             jobs["PyTorch + librosa"] = [*PEER, "predict", str(model), str(corpus)]
-        return in_processes({"predict, 1,000 files": jobs}, folder)
+        return in_processes({"predict, 10,000 files": jobs}, folder)
 
 
 NPSER, PEER = [sys.executable, "-m", "npser"], [sys.executable, str(HERE / "peers.py")]
@@ -292,9 +350,11 @@ def peak_megabytes(command: list[str]) -> float:
 ITEMS = {
     "step": training_step,
     "epoch": epoch,
+    "default": default_epoch,
     "forward": forward,
     "features": feature_extraction,
     "processes": processes,
+    "hour": an_hour,
     "many": many_files,
 }
 
