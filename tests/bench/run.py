@@ -141,14 +141,11 @@ def default_epoch(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[
     c, found = PRESETS["default"], {}
     for corpus, quantiles in (("EmoDB", EMODB), ("RAVDESS", RAVDESS), ("nEMO", NEMO)):
         network, store, rng = bench.network_of(c), bench.store_of(lengths(quantiles, 192), pad=False), np.random.default_rng(0)
-        batches = np.arange(192).reshape(-1, c.batch)
         ends = np.where(rng.random(192) < c.splice, rng.integers(192, size=192), np.arange(192))
         adam = Adam(network.theta.size, c.learning_rate, c.decay, c.clip)
 
-        def ours(
-            network: Any = network, store: Any = store, batches: Any = batches, ends: Any = ends, adam: Any = adam
-        ) -> None:
-            for batch in batches:
+        def ours(network: Any = network, store: Any = store, ends: Any = ends, adam: Any = adam) -> None:
+            for batch in np.arange(192).reshape(-1, c.batch):
                 batch = batch[np.argsort(-store.frames(batch))]
                 share = np.full(len(batch), 1 / len(batch), np.float32)
                 y = Targets(batch % 4, batch % 2, share, share)
@@ -157,22 +154,27 @@ def default_epoch(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[
 
         tasks: Tasks = {"npser": ours}
         if find_spec("torch"):
-            import torch
-
-            rows = [torch.from_numpy(part) for part in np.split(store.rows, store.bounds[1:-1])]
-            mean, std = torch.from_numpy(network.mean), torch.from_numpy(network.std)
-            step = peers.torch_step(peers.torch_network(d_spec=c.d_spec), False)
-
-            def theirs(rows: Any = rows, ends: Any = ends, batches: Any = batches, mean: Any = mean, std: Any = std) -> None:
-                for batch in batches:
-                    others = [None if ends[u] == u else rows[ends[u]] for u in batch]
-                    X, counts = peers.torch_batch([rows[u] for u in batch], others, mean, std, c, rng)
-                    y = torch.from_numpy(batch % 4)
-                    step(X, y, y % 2, counts)
-
-            tasks["PyTorch, padded"] = theirs
+            tasks["PyTorch, padded"] = torch_default_epoch(network, store, ends, c)
         found[f"epoch of 192, preset default, lengths of {corpus}"] = in_turns(tasks, max(3, repeats // 2))
     return found
+
+
+def torch_default_epoch(network: Any, store: Any, ends: np.ndarray, c: Any) -> Callable[[], None]:
+    """The same in PyTorch."""
+    import torch
+
+    rng, step = np.random.default_rng(0), peers.torch_step(peers.torch_network(d_spec=c.d_spec), False)
+    rows = [torch.from_numpy(part) for part in np.split(store.rows, store.bounds[1:-1])]
+    mean, std = torch.from_numpy(network.mean), torch.from_numpy(network.std)
+
+    def run() -> None:
+        for batch in np.arange(len(rows)).reshape(-1, c.batch):
+            others = [None if ends[u] == u else rows[ends[u]] for u in batch]
+            X, counts = peers.torch_batch([rows[u] for u in batch], others, mean, std, c, rng)
+            y = torch.from_numpy(batch % 4)
+            step(X, y, y % 2, counts)
+
+    return run
 
 
 def forward(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
