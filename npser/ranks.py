@@ -35,10 +35,11 @@ class Ranks:
     """This process among those that train together. Ranks call the same methods in the same order, each in its main thread.
 
     pool: the threads of this process. comm: mpi4py's communicator, or None for one process. rank, size: which of how many.
+    stopped: whether this rank was told to stop, which all do together, by KeyboardInterrupt, at the next ``every`` or ``first``.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor, comm: Any = None) -> None:
-        self.pool, self.comm = pool, comm
+    def __init__(self, pool: ThreadPoolExecutor, comm: Any = None, stopped: Callable[[], bool] = lambda: False) -> None:
+        self.pool, self.comm, self.stopped = pool, comm, stopped
         self.rank, self.size = (0, 1) if comm is None else (comm.rank, comm.size)
 
     def map(self, fn: Callable[[Item], Result], items: Sequence[Item], /) -> Iterator[Result]:
@@ -103,18 +104,26 @@ class Ranks:
 
     def every(self, fact: Any) -> bool:
         """Whether it is true on every rank."""
-        return bool(fact) if self.comm is None else all(self.comm.allgather(bool(fact)))
+        if self.comm is None:
+            return bool(fact)
+        facts, stopped = zip(*self.comm.allgather((bool(fact), self.stopped())), strict=True)
+        if any(stopped):
+            raise KeyboardInterrupt
+        return all(facts)
 
     def first(self, fn: Callable[..., Result], *args: Any) -> Result:
         """What fn returns or raises, called on rank 0 only, for every rank. Others sleep meanwhile: it may take long."""
         if self.comm is None:
             return fn(*args)
-        found, error = None, None
+        found: Any = None
+        error: BaseException | None = None
         if self.rank == 0:
             try:
                 found = fn(*args)
             except Exception as problem:
                 error = problem
+            if self.stopped():
+                error = KeyboardInterrupt()
         done = self.comm.Ibarrier()
         while not done.Test():
             time.sleep(0.001)
@@ -124,7 +133,7 @@ class Ranks:
             found, error = self.comm.bcast(None)
         if error is not None:
             raise error
-        return found  # pyright: ignore[reportReturnType]
+        return found
 
     def unlike(self, value: Any) -> list[str]:
         """The ranks whose value is not that of rank 0, such as ["rank 2 on node7"]."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import platform
@@ -37,7 +36,7 @@ Say = Callable[[str], None]
 class Run:
     """What a run works with: its folder, which exists, its threads, and whom it tells.
 
-    say receives a line for the user; progress wraps an iterable, as tqdm does. comm: of the ranks that share it, see Ranks;
+    say receives a line for the user; progress wraps an iterable, as tqdm does. shared: with whom, where there are several ranks;
     those but the first are to be given functions that tell nobody.
     """
 
@@ -45,12 +44,12 @@ class Run:
     pool: ThreadPoolExecutor
     say: Say = print
     progress: Progress = lambda items, **_: items
-    comm: Any = None
+    shared: Ranks | None = None
 
-    @functools.cached_property
+    @property
     def ranks(self) -> Ranks:
         """Who shares the work."""
-        return Ranks(self.pool, self.comm)
+        return self.shared or Ranks(self.pool)
 
 
 @dataclass

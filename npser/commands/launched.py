@@ -94,7 +94,7 @@ class Ending:
     """What is said where a run of several ranks ends before its time: the words that go on with it."""
 
     def __init__(self, comm: Any, again: str) -> None:
-        self.comm, self.again = comm, again
+        self.comm, self.again, self.stopped = comm, again, False
         self.witness = None
         if comm is not None and comm.rank == 0:
             self.witness = subprocess.Popen([sys.executable, "-ISc", WITNESS], stdin=subprocess.PIPE, start_new_session=True)
@@ -115,14 +115,18 @@ class Ending:
                 self.witness.stdin.write(f"{text}\n".encode())
                 self.witness.stdin.flush()
 
-    def at_ctrl_c(self, received: int) -> None:
-        """Wait for Ctrl-C in a thread: the main thread may be waiting for other ranks in a call that does not return."""
+    def ctrl_c(self, *_: Any) -> None:
+        """Of the signal: have the ranks stop together."""
+        self.stopped = True
+
+    def insist(self, received: int) -> None:
+        """In a thread: after Ctrl-C, stop ranks that do not come to it, in a long computation or a call that does not return."""
         os.read(received, 1)
-        if self.comm.rank:
-            time.sleep(PATIENCE)  # once a rank has ended, launchers kill the others: rank 0 speaks first
-        else:
+        time.sleep(PATIENCE)
+        if self.comm.rank == 0:
             self.nothing()
-            os.write(2, f"\nnpser: interrupted; go on with: {self.again}\n".encode())
+            os.write(2, f"npser: interrupted; go on with: {self.again}\n".encode())
+        time.sleep(0.5)  # the others end then as well; what a launcher has to kill would count as crashed
         os._exit(terminal.INTERRUPTED)  # files are written whole or not at all
 
 
@@ -141,8 +145,8 @@ def ending(end: Ending) -> Iterator[None]:
     received, sent = os.pipe()
     os.set_blocking(sent, False)
     signal.set_wakeup_fd(sent, warn_on_full_buffer=False)
-    signal.signal(signal.SIGINT, lambda *_: None)
-    threading.Thread(target=end.at_ctrl_c, args=(received,), daemon=True).start()
+    signal.signal(signal.SIGINT, end.ctrl_c)
+    threading.Thread(target=end.insist, args=(received,), daemon=True).start()
     if comm.rank:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
     try:

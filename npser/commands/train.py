@@ -57,7 +57,7 @@ def _trained(args: argparse.Namespace, end: launched.Ending) -> tuple[Path, dict
     say, comm = terminal.say_to(sys.stderr if args.json else sys.stdout), end.comm
     threads = args.threads if args.threads is not None or comm is None else launched.threads_of(comm)
     with terminal.pool(threads) as pool, contextlib.ExitStack() as held:
-        ranks = Ranks(pool, comm)
+        ranks = Ranks(pool, comm, lambda: end.stopped)
         if unlike := ranks.unlike(sys.argv[1:]):
             raise terminal.UsageError(f"{', '.join(unlike)}: has other words on the command line than rank 0; give all the same")
         config, preset, data, parts = ranks.first(_begun, args, say)
@@ -67,7 +67,7 @@ def _trained(args: argparse.Namespace, end: launched.Ending) -> tuple[Path, dict
         end.go_on_with(_again(args, comm, folder))
         shared = f", {ranks.size} ranks of {threads} threads" if ranks.size > 1 else ""
         say(f"run       {terminal.printable(str(folder))}, preset {preset}, {config.epochs} epochs, seed {config.seed}{shared}")
-        place, notices = Run(folder, pool, say, terminal.progress, comm), synthetic.notices(data.names)
+        place, notices = Run(folder, pool, say, terminal.progress, ranks), synthetic.notices(data.names)
         choices: Any = {"resume": args.resume, "oracle": not args.no_oracle}
         ranks.first(lambda: held.enter_context(lock(folder / ".lock", wait=False)))
         return folder, run_experiment(data, parts, config, preset, place, notices=notices, **choices)
