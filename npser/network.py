@@ -170,9 +170,7 @@ class Network:
         back = np.argsort(order, kind="stable")
         return [values[back] for values in found]
 
-    def log_probabilities(
-        self, store: Store, recordings: np.ndarray, pool: Pool
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def log_probabilities(self, store: Store, recordings: np.ndarray, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
         """Log-probabilities of recordings, emotion (R, classes) and gender (R, 2 or 0): their windows' mean, adding up to 1.
 
         The mean of windows' log-probabilities and that of their logits differ by what all classes share. Only the emotion has a
@@ -183,9 +181,7 @@ class Network:
             return log_softmax(emotion / self.temperature), log_softmax(gender)
 
 
-def evaluate(
-    network: Network, data: Dataset, part: list[int], pool: Pool, choices: list[int] | None = None
-) -> dict[str, Any]:
+def evaluate(network: Network, data: Dataset, part: list[int], pool: Pool, choices: list[int] | None = None) -> dict[str, Any]:
     """Scores on some utterances.
 
     Those of metrics.scores, ``loss``, ``confusion``, ``gender_accuracy`` (None where unknown), ``ece``, the calibration error.

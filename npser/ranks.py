@@ -35,7 +35,7 @@ class Ranks:
     """This process among those that train together. Ranks call the same methods in the same order, each in its main thread.
 
     pool: the threads of this process. comm: mpi4py's communicator, or None for one process. rank, size: which of how many.
-    stopped: whether this rank was told to stop, which all do together, by KeyboardInterrupt, at the next ``every`` or ``first``.
+    stopped: whether this rank was told to stop; all do, together, by KeyboardInterrupt, in the next ``every`` or ``first``.
     """
 
     def __init__(self, pool: ThreadPoolExecutor, comm: Any = None, stopped: Callable[[], bool] = lambda: False) -> None:
@@ -44,17 +44,15 @@ class Ranks:
 
     def map(self, fn: Callable[[Item], Result], items: Sequence[Item], /) -> Iterator[Result]:
         """fn of each item, in order, on every rank; each computes its share. For small results, which are pickled."""
-        results = self.pool.map(fn, items[self.rank :: self.size])
+        results = self.pool.map(fn, self._own(items))
         return results if self.comm is None else self._dealt(self.comm.allgather(list(results)), len(items))
 
-    def total(
-        self, fn: Callable[[Item], tuple[float, Array]], items: Sequence[Item], like: Array
-    ) -> tuple[float, Array]:
+    def total(self, fn: Callable[[Item], tuple[float, Array]], items: Sequence[Item], like: Array) -> tuple[float, Array]:
         """The sum over the items, in order, of fn: of its numbers, and of this rank's part of its vectors.
 
         like (P,): of the vectors' size and type. From each rank to each go the sender's vectors cut to the receiver's part.
         """
-        computed: Iterable[tuple[float, Array]] = self.pool.map(fn, items[self.rank :: self.size])
+        computed: Iterable[tuple[float, Array]] = self.pool.map(fn, self._own(items))
         if self.comm is not None:
             computed = self._exchanged(list(computed), len(items), like)
         value, vector = 0.0, np.zeros_like(like[self.part(like.size)])
@@ -66,7 +64,7 @@ class Ranks:
     def _exchanged(self, mine: list[tuple[float, Array]], items: int, like: Array) -> Iterator[tuple[float, Array]]:
         """Of every item its number and this rank's part of its vector, in order."""
         cuts, width = self._cuts(like.size), like[self.part(like.size)].size
-        counts = [len(range(rank, items, self.size)) for rank in range(self.size)]
+        counts = [self._owners(items).count(rank) for rank in range(self.size)]
         sent = np.concatenate([like[:0], *(vector[a:b] for a, b in itertools.pairwise(cuts) for _, vector in mine)])
         received = np.empty((items, width), like.dtype)
         self.comm.Alltoallv(
@@ -76,9 +74,18 @@ class Ranks:
         values = self.comm.allgather([value for value, _ in mine])
         return zip(self._dealt(values, items), self._dealt(vectors, items), strict=True)
 
-    def _dealt(self, each: Sequence[Sequence[Result]], items: int) -> Iterator[Result]:
+    def _owners(self, items: int) -> list[int]:
+        """Who computes each of some items: 0 1 2 2 1 0 0 1 2 ..., since shards come sorted by their length."""
+        there, back = range(self.size), range(self.size)[::-1]
+        return [(back if k // self.size % 2 else there)[k % self.size] for k in range(items)]
+
+    def _own(self, items: Sequence[Item]) -> list[Item]:
+        """This rank's share."""
+        return [item for item, owner in zip(items, self._owners(len(items)), strict=True) if owner == self.rank]
+
+    def _dealt(self, each: Sequence[Any], items: int) -> Iterator[Any]:
         """What each rank has of its share, in the order of the items."""
-        return (each[k % self.size][k // self.size] for k in range(items))
+        return (each[owner][k // self.size] for k, owner in enumerate(self._owners(items)))
 
     def _cuts(self, size: int) -> list[int]:
         """Where the ranks' parts of a vector begin and end, (size + 1,)."""

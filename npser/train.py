@@ -36,8 +36,8 @@ Say = Callable[[str], None]
 class Run:
     """What a run works with: its folder, which exists, its threads, and whom it tells.
 
-    say receives a line for the user; progress wraps an iterable, as tqdm does. shared: with whom, where there are several ranks;
-    those but the first are to be given functions that tell nobody.
+    say receives a line for the user; progress wraps an iterable, as tqdm does. shared: with whom, where there are several
+    ranks; those but the first are to be given functions that tell nobody.
     """
 
     out: Path
@@ -177,7 +177,12 @@ def _compare(data: Dataset, train: np.ndarray, network: Network, ranks: Ranks) -
     loss, grad = network.gradient(data.store, data.first_windows(few), y, 0, ranks.pool)
     unlike = ranks.unlike(hashlib.sha256(np.float64(loss).tobytes() + grad.tobytes()).hexdigest())
     if unlike:
-        versions = {"npser": __version__, "python": platform.python_version(), "numpy": np.__version__, "numba": numba.__version__}
+        versions = {
+            "npser": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "numba": numba.__version__,
+        }
         others = [name for name, own in versions.items() if ranks.unlike(own)]
         reason = f"their {' and '.join(others)} is of another version" if others else "their processor is of another kind"
         raise ValueError(

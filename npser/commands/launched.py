@@ -14,14 +14,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from npser.commands import terminal
 
-# What tells a process how many it is one of, and which: Open MPI's; PMI's, of MPICH, Intel MPI and srun; those of a step of srun
-# whatever it speaks. What sbatch sets for its script (SLURM_NTASKS) is not among them: there, one process runs.
+# What tells a process how many it is one of, and which: Open MPI's; PMI's, of MPICH, Intel MPI and srun; those of any step
+# of srun. What sbatch sets for its script (SLURM_NTASKS) is not among them: there, one process runs.
 LAUNCHERS = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     ("PMI_SIZE", "PMI_RANK"),
@@ -29,13 +29,13 @@ LAUNCHERS = (
 )
 PATIENCE = 3  # seconds in which ranks that fail alike are expected to do so
 
-# Ends with rank 0, in whatever way that ends: prints the last line that it was told. Of its own session, which launchers spare.
-WITNESS = "import sys; lines = sys.stdin.read().split('\\n'); sys.stderr.write(lines[-2] and lines[-2] + '\\n')"
+# Ends with rank 0, in whatever way that ends, and prints what it was told last. Of its own session, which launchers spare.
+WITNESS = "import sys; sys.stderr.buffer.write((b'\\0' + sys.stdin.buffer.read()).split(b'\\0')[-2])"
 
 
-def place(environment: Mapping[str, str]) -> tuple[int, int]:
+def place(environment: Mapping[str, str], launchers: Sequence[tuple[str, str]] = LAUNCHERS) -> tuple[int, int]:
     """Which of how many processes the launcher says this is; (0, 1) without a launcher."""
-    for size, rank in LAUNCHERS:
+    for size, rank in launchers:
         if environment.get(size, "").isdigit():
             return int(environment.get(rank) or 0), int(environment[size])
     return 0, 1
@@ -49,10 +49,12 @@ def refuse(problem: str) -> None:
 
 
 def alone(command: str) -> None:
-    """Refuse several processes of a command that does not share its work."""
-    _, size = place(os.environ)
+    """Refuse several processes of a command that does not share its work; tasks of srun may have work of their own."""
+    _, size = place(os.environ, LAUNCHERS[:-1])
     if size > 1:
-        refuse(f"npser {command} was started {size} times, and each would do the same; only npser train shares its work (mpiexec)")
+        refuse(
+            f"npser {command}: was started {size} times, and each would do the same; start it once (npser train alone shares work)"
+        )
 
 
 def world() -> Any:
@@ -66,7 +68,9 @@ def world() -> Any:
         mpi4py.rc.thread_level = "funneled"  # only the main thread calls
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        refuse(f"{size} processes were started, and each would train alone, since mpi4py is missing: {error}; the extra mpi has it")
+        refuse(
+            f"{size} processes were started, and each would train alone, since mpi4py is missing: {error}; the extra mpi has it"
+        )
         raise
     if MPI.COMM_WORLD.size != size:
         library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
@@ -103,7 +107,7 @@ class Ending:
     def go_on_with(self, again: str) -> None:
         """From now on, these are the words."""
         self.again = again
-        self._tell(f"npser: a rank was killed, and all end with it; go on with: {again}")
+        self._tell(f"npser: a rank was killed, and all end with it; go on with: {again}\n")
 
     def nothing(self) -> None:
         """Nothing is left to be said."""
@@ -112,7 +116,7 @@ class Ending:
     def _tell(self, text: str) -> None:
         if self.witness is not None and self.witness.stdin is not None:
             with contextlib.suppress(OSError):
-                self.witness.stdin.write(f"{text}\n".encode())
+                self.witness.stdin.write(f"{text}\0".encode(errors="surrogateescape"))
                 self.witness.stdin.flush()
 
     def ctrl_c(self, *_: Any) -> None:
@@ -120,12 +124,12 @@ class Ending:
         self.stopped = True
 
     def insist(self, received: int) -> None:
-        """In a thread: after Ctrl-C, stop ranks that do not come to it, in a long computation or a call that does not return."""
+        """In a thread: after Ctrl-C, end ranks that are in a long computation, or in a call that does not return."""
         os.read(received, 1)
         time.sleep(PATIENCE)
         if self.comm.rank == 0:
             self.nothing()
-            os.write(2, f"npser: interrupted; go on with: {self.again}\n".encode())
+            os.write(2, f"npser: interrupted; go on with: {self.again}\n".encode(errors="surrogateescape"))
         time.sleep(0.5)  # the others end then as well; what a launcher has to kill would count as crashed
         os._exit(terminal.INTERRUPTED)  # files are written whole or not at all
 
@@ -165,6 +169,8 @@ def ending(end: Ending) -> Iterator[None]:
         raise
     finally:
         end.nothing()
+        if end.witness is not None:
+            end.witness.communicate()
 
 
 def _abort(comm: Any) -> None:

@@ -59,7 +59,9 @@ def _trained(args: argparse.Namespace, end: launched.Ending) -> tuple[Path, dict
     with terminal.pool(threads) as pool, contextlib.ExitStack() as held:
         ranks = Ranks(pool, comm, lambda: end.stopped)
         if unlike := ranks.unlike(sys.argv[1:]):
-            raise terminal.UsageError(f"{', '.join(unlike)}: has other words on the command line than rank 0; give all the same")
+            raise terminal.UsageError(
+                f"{', '.join(unlike)}: has other words on the command line than rank 0; give all the same"
+            )
         config, preset, data, parts = ranks.first(_begun, args, say)
         compile_kernels()  # of other ranks; those of the first are
         data = dataset.shared(data, config, ranks)
