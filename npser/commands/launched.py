@@ -52,9 +52,7 @@ def alone(command: str) -> None:
     """Refuse several processes of a command that does not share its work; tasks of srun may have work of their own."""
     _, size = place(os.environ, LAUNCHERS[:-1])
     if size > 1:
-        refuse(
-            f"npser {command}: was started {size} times, and each would do the same; start it once (npser train alone shares work)"
-        )
+        refuse(f"npser {command}: was started {size} times, and each would do the same; start it once (npser train shares)")
 
 
 def world() -> Any:
