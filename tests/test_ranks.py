@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -155,7 +155,7 @@ KINDS = {
 }
 
 
-def trained(config: li2019.Config, out: Path, ranks: int, *, resume: bool = False) -> list[Any]:
+def of_ranks(config: li2019.Config, out: Path, ranks: int, *, resume: bool = False) -> list[Any]:
     """The folder of a run of several ranks; 0: without any."""
     out.mkdir(exist_ok=True)
     data, split = unbalanced(config)
@@ -177,10 +177,10 @@ def files(run: Path) -> dict[str, bytes]:
 def test_the_files_are_the_same_for_any_number_of_ranks(kind: str, tmp_path: Path) -> None:
     compile_kernels()
     config = KINDS[kind]
-    (expected,) = trained(config, tmp_path / "0", 0)
+    (expected,) = of_ranks(config, tmp_path / "0", 0)
     assert (expected["parameters"] > 4 * BLOCK) == (kind != "smaller")
     for ranks in (2, 3, 4):
-        found = trained(config, tmp_path / str(ranks), ranks)
+        found = of_ranks(config, tmp_path / str(ranks), ranks)
         assert found == [expected] * ranks
         assert files(tmp_path / str(ranks)) == files(tmp_path / "0")
 
@@ -188,21 +188,21 @@ def test_the_files_are_the_same_for_any_number_of_ranks(kind: str, tmp_path: Pat
 def test_the_number_of_ranks_may_change_when_a_run_is_resumed(tmp_path: Path) -> None:
     compile_kernels()
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    trained(replace(LARGER, epochs=4), whole, 0)
+    of_ranks(replace(LARGER, epochs=4), whole, 0)
     for epochs, ranks in ((1, 3), (2, 2), (3, 0), (4, 4)):
-        trained(replace(LARGER, epochs=epochs), parts, ranks, resume=True)
+        of_ranks(replace(LARGER, epochs=epochs), parts, ranks, resume=True)
     assert files(parts) == files(whole)
 
 
 def test_all_ranks_meet_the_same_error(tmp_path: Path) -> None:
     compile_kernels()
-    found = trained(replace(LARGER, learning_rate=1e30, clip=1e30), tmp_path / "high", 3)
+    found = of_ranks(replace(LARGER, learning_rate=1e30, clip=1e30), tmp_path / "high", 3)
     assert len({str(error) for error in found}) == 1
     assert "not finite in epoch 1, batch" in str(found[0])
     shutil.copytree(tmp_path / "high", tmp_path / "other")
     (tmp_path / "other" / "metrics.jsonl").unlink()
     (tmp_path / "other" / "metrics.jsonl").mkdir()
-    found = trained(LARGER, tmp_path / "other", 3)
+    found = of_ranks(LARGER, tmp_path / "other", 3)
     assert len({str(error) for error in found}) == 1
     assert "metrics.jsonl: cannot be written" in str(found[0])
 
@@ -211,11 +211,11 @@ def test_a_rank_that_computes_otherwise_is_named_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compile_kernels()
-    loss, others = model.loss, threading.local()
-    monkeypatch.setattr(model, "loss", lambda *a: (lambda v, g: (v + getattr(others, "off", 0.0), g))(*loss(*a)))
+    flatten, others = model.flatten, threading.local()
+    monkeypatch.setattr(model, "flatten", lambda *a: flatten(*a) * np.float32(getattr(others, "factor", 1)))
 
     def work(ranks: Ranks) -> Any:
-        next(ranks.pool.map(lambda off: setattr(others, "off", off), [1e-12 * (ranks.rank == 1)]))
+        next(ranks.pool.map(lambda factor: setattr(others, "factor", factor), [1 + 1e-6 * (ranks.rank == 1)]))
         return fit(data, split, LARGER, Run(tmp_path, ranks.pool, lambda _: None, shared=ranks), {})
 
     data, split = unbalanced(LARGER)
@@ -227,7 +227,7 @@ def test_a_rank_that_computes_otherwise_is_named_and_nothing_is_written(
 def test_networks_that_cannot_be_shared_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for hook in ("gradient", "optimiser"):
         monkeypatch.setattr(li2019, hook, None, raising=False)
-        for error in trained(LARGER, tmp_path / hook, 2):
+        for error in of_ranks(LARGER, tmp_path / hook, 2):
             assert "which 2 ranks cannot share; train it in one process" in str(error)
         monkeypatch.undo()
 
@@ -286,10 +286,10 @@ ONE = 'import os\nif os.environ.get("PMI_RANK") == "1":\n    '
 def test_a_run_has_the_same_files_with_mpiexec(
     npser: Command, mpiexec: Command, corpus: Path, small: Path, trained: Path, tmp_path: Path
 ) -> None:
-    for ranks in (1, 2, 4):
+    for ranks in (2, 4):
         shown = mpiexec(ranks, "train", corpus, "--config", small, "--out", str(ranks))
         assert sum(line.startswith("epoch") for line in shown.stdout.splitlines()) == 3  # one rank alone prints
-        assert (f"{ranks} ranks of " in shown.stdout) == (ranks > 1)
+        assert f"{ranks} ranks of " in shown.stdout
         assert shown.stderr == ""
         assert_same_run(trained, tmp_path / str(ranks))
     paper = ("train", corpus, "--preset", "paper", "--config", small, "--set", "max_seconds=0.3", "--set", "select=last")
@@ -327,12 +327,12 @@ def process_of(rank: int, run: str) -> int:
 def test_a_killed_rank_ends_all_in_a_sentence_whose_words_go_on(
     rank: int, npser: Command, started: Any, corpus: Path, small: Path, tmp_path: Path
 ) -> None:
-    run, epochs = str(tmp_path / "killed"), "6" if UNCOMPILED else "40"
+    run = str(tmp_path / "killed")
     words = ("train", corpus, "--config", small, "--out")
     process = started(2, *words, run, "--epochs", "100000")
     wait_for_epochs(Path(run), 2, process)
     os.kill(process_of(rank, run), signal.SIGKILL)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode != 0
     (line,) = err.splitlines()
     assert line.startswith("npser: a rank was killed, and all end with it; go on with: mpiexec -n 2 npser train ")
@@ -370,8 +370,8 @@ def test_a_rank_that_differs_or_does_not_see_the_features_is_named(
     words = ("train", corpus, "--config", small, "--out", "run")
     otherwise = ONE + "from npser import model; of = model.flatten; model.flatten = lambda *a: of(*a) * 1.000001"
     one_sentence(mpiexec(3, *words, status=1, site=otherwise), "rank 1 on ", "processor is of another kind")
-    older = otherwise + '; import numba; numba.__version__ = "0.1"'
-    one_sentence(mpiexec(2, *words, status=1, site=older), "rank 1 on ", "their numba is of another version")
+    older = otherwise + '; import platform; platform.python_version = lambda: "3.0"'
+    one_sentence(mpiexec(2, *words, status=1, site=older), "rank 1 on ", "their python is of another version")
     blind = ONE + "from npser import store; store.reopened = lambda *a: None"
     one_sentence(mpiexec(2, *words, status=1, site=blind), "rank 1 on ", "--cache")
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {".lock"}
@@ -383,7 +383,7 @@ def test_errors_of_all_ranks_are_told_once_and_those_of_one_rank_by_it(
 ) -> None:
     words = ("train", corpus, "--config", small, "--out", "run")
     shown = mpiexec(3, *words, "--set", "learning_rate=1e30", "--set", "clip=1e30", status=1)
-    one_sentence(shown, "not finite in epoch 1", "try a lower rate")
+    one_sentence(shown, "not finite", "epoch 1", "try a lower rate")
     one_sentence(mpiexec(2, *words, status=1), "unfinished run")
     one_sentence(mpiexec(2, *words, "--network", "nobody", status=2), "nobody")
     full = ONE + "import npser.optim; npser.optim.Adam.step = lambda *a: 1 / 0"
@@ -395,14 +395,15 @@ def test_errors_of_all_ranks_are_told_once_and_those_of_one_rank_by_it(
 
 @mpi
 def test_processes_that_would_not_know_of_each_other_are_refused(
-    mpiexec: Command, npser: Command, environment: dict[str, str], corpus: Path, small: Path, tmp_path: Path
+    mpiexec: Command, npser: Command, environment: dict[str, str], corpus: Path, small: Path, trained: Path, tmp_path: Path
 ) -> None:
     words = ("train", corpus, "--config", small, "--out", "run")
     one_sentence(mpiexec(3, *words, status=2, site=without("mpi4py")), "3 processes were started", "mpi4py", "extra mpi")
     other = environment | {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}
     one_sentence(npser(*words, status=2, env=other), "2 processes were started, and mpi4py sees 1", "another MPI")
     one_sentence(mpiexec(2, "info", status=2), "npser info: was started 2 times")
-    differ = "import os, sys\nsys.orig_argv\nimport npser.commands.cli as c\nof = c._parser\n"
-    differ += 'if os.environ.get("PMI_RANK") == "1":\n    sys.argv = ["npser", "train", "other"]\n'
+    another = (":", "-n", "1", sys.executable, "-m", "npser", "train", corpus, "--seed", "1")
+    one_sentence(mpiexec(1, *words, *another, status=2), "rank 1 on ", "other words on the command line")
     assert not (tmp_path / "run").exists()
-    mpiexec(1, *words, "--epochs", "1", site=without("mpi4py"))
+    mpiexec(1, *words, site=without("mpi4py"))  # one process needs no MPI
+    assert_same_run(trained, tmp_path / "run")
