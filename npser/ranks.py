@@ -31,6 +31,12 @@ class Pool(Protocol):
         ...
 
 
+def owners(items: int, size: int) -> list[int]:
+    """Which of so many ranks computes each of some items: 0 1 2 2 1 0 0 1 2 ..., since shards come sorted by their length."""
+    there, back = range(size), range(size)[::-1]
+    return [(back if k // size % 2 else there)[k % size] for k in range(items)]
+
+
 class Ranks:
     """This process among those that train together. Ranks call the same methods in the same order, each in its main thread.
 
@@ -64,7 +70,7 @@ class Ranks:
     def _exchanged(self, mine: list[tuple[float, Array]], items: int, like: Array) -> Iterator[tuple[float, Array]]:
         """Of every item its number and this rank's part of its vector, in order."""
         cuts, width = self._cuts(like.size), like[self.part(like.size)].size
-        counts = [self._owners(items).count(rank) for rank in range(self.size)]
+        counts = [owners(items, self.size).count(rank) for rank in range(self.size)]
         sent = np.concatenate([like[:0], *(vector[a:b] for a, b in itertools.pairwise(cuts) for _, vector in mine)])
         received = np.empty((items, width), like.dtype)
         self.comm.Alltoallv(
@@ -74,18 +80,13 @@ class Ranks:
         values = self.comm.allgather([value for value, _ in mine])
         return zip(self._dealt(values, items), self._dealt(vectors, items), strict=True)
 
-    def _owners(self, items: int) -> list[int]:
-        """Who computes each of some items: 0 1 2 2 1 0 0 1 2 ..., since shards come sorted by their length."""
-        there, back = range(self.size), range(self.size)[::-1]
-        return [(back if k // self.size % 2 else there)[k % self.size] for k in range(items)]
-
     def _own(self, items: Sequence[Item]) -> list[Item]:
         """This rank's share."""
-        return [item for item, owner in zip(items, self._owners(len(items)), strict=True) if owner == self.rank]
+        return [item for item, owner in zip(items, owners(len(items), self.size), strict=True) if owner == self.rank]
 
     def _dealt(self, each: Sequence[Any], items: int) -> Iterator[Any]:
         """What each rank has of its share, in the order of the items."""
-        return (each[owner][k // self.size] for k, owner in enumerate(self._owners(items)))
+        return (each[owner][k // self.size] for k, owner in enumerate(owners(items, self.size)))
 
     def _cuts(self, size: int) -> list[int]:
         """Where the ranks' parts of a vector begin and end, (size + 1,)."""

@@ -289,7 +289,7 @@ def test_a_run_has_the_same_files_with_mpiexec(
     for ranks in (2, 4):
         shown = mpiexec(ranks, "train", corpus, "--config", small, "--out", str(ranks))
         assert sum(line.startswith("epoch") for line in shown.stdout.splitlines()) == 3  # one rank alone prints
-        assert f"{ranks} ranks of " in shown.stdout
+        assert f", seed 0, {ranks} ranks\n" in shown.stdout
         assert shown.stderr == ""
         assert_same_run(trained, tmp_path / str(ranks))
     paper = ("train", corpus, "--preset", "paper", "--config", small, "--set", "max_seconds=0.3", "--set", "select=last")

@@ -114,7 +114,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(train: argparse.ArgumentParser) -> None:
-    train.epilog = "On several machines: mpiexec -n N npser train ..., with the extra mpi; --threads is then of each of N processes."
+    train.epilog = (
+        "On several machines: mpiexec -n N npser train ..., with the extra mpi; --threads is then of each of N processes."
+    )
     _add_data(train, "*", "; without any: a synthetic corpus, to see that all works")
     _add_training(train, "runs/CORPUS-PRESET-testS-seedN")
     train.add_argument("--test-session", metavar="S", help="session to test on, or none (default: the last)")

@@ -9,14 +9,12 @@ import atexit
 import contextlib
 import os
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from npser.commands import terminal
 
@@ -41,7 +39,7 @@ def place(environment: Mapping[str, str], launchers: Sequence[tuple[str, str]] =
     return 0, 1
 
 
-def refuse(problem: str) -> None:
+def refuse(problem: str) -> NoReturn:
     """End all processes of the launcher, which do not know of each other: the first one says why."""
     if place(os.environ)[0] == 0:
         raise terminal.UsageError(problem)
@@ -69,7 +67,6 @@ def world() -> Any:
         refuse(
             f"{size} processes were started, and each would train alone, since mpi4py is missing: {error}; the extra mpi has it"
         )
-        raise
     if MPI.COMM_WORLD.size != size:
         library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
         refuse(
@@ -93,12 +90,17 @@ def threads_of(comm: Any) -> int:
 
 
 class Ending:
-    """What is said where a run of several ranks ends before its time: the words that go on with it."""
+    """What is said where a run of several ranks ends before its time: the words that go on with it.
+
+    comm: theirs, or None for one process, of which nothing of this is asked but to keep the words.
+    """
 
     def __init__(self, comm: Any, again: str) -> None:
+        import subprocess  # late, as below: each takes a while
+
         self.comm, self.again, self.stopped = comm, again, False
-        self.witness = None
-        if comm is not None and comm.rank == 0:
+        self.rank, self.witness = 0 if comm is None else comm.rank, None
+        if comm is not None and self.rank == 0:
             self.witness = subprocess.Popen([sys.executable, "-ISc", WITNESS], stdin=subprocess.PIPE, start_new_session=True)
         self.go_on_with(again)
 
@@ -125,7 +127,7 @@ class Ending:
         """In a thread: after Ctrl-C, end ranks that are in a long computation, or in a call that does not return."""
         os.read(received, 1)
         time.sleep(PATIENCE)
-        if self.comm.rank == 0:
+        if self.rank == 0:
             self.nothing()
             os.write(2, f"npser: interrupted; go on with: {self.again}\n".encode(errors="surrogateescape"))
         time.sleep(0.5)  # the others end then as well; what a launcher has to kill would count as crashed
@@ -143,13 +145,15 @@ def ending(end: Ending) -> Iterator[None]:
     if comm is None:  # Ctrl-C is raised, as everything else
         yield
         return
+    import socket
+
     farewell = comm.Dup()
     received, sent = os.pipe()
     os.set_blocking(sent, False)
     signal.set_wakeup_fd(sent, warn_on_full_buffer=False)
     signal.signal(signal.SIGINT, end.ctrl_c)
     threading.Thread(target=end.insist, args=(received,), daemon=True).start()
-    if comm.rank:
+    if end.rank:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
     try:
         yield
@@ -161,7 +165,7 @@ def ending(end: Ending) -> Iterator[None]:
                 end.nothing()
                 sys.stderr = sys.__stderr__
                 known = isinstance(error, ValueError | OSError | MemoryError)
-                where = f"rank {comm.rank} on {socket.gethostname()}"
+                where = f"rank {end.rank} on {socket.gethostname()}"
                 raise (ValueError if known else RuntimeError)(f"{where}: {str(error) or type(error).__name__}") from error
             time.sleep(0.01)
         raise

@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
 def _trained(args: argparse.Namespace, end: launched.Ending) -> tuple[Path, dict[str, Any]]:
     """The run's folder and its report."""
     say, comm = terminal.say_to(sys.stderr if args.json else sys.stdout), end.comm
-    threads = args.threads if args.threads is not None or comm is None else launched.threads_of(comm)
-    with terminal.pool(threads) as pool, contextlib.ExitStack() as held:
+    share = None if comm is None else launched.threads_of(comm)
+    with terminal.pool(share if args.threads is None else args.threads) as pool, contextlib.ExitStack() as held:
         ranks = Ranks(pool, comm, lambda: end.stopped)
         if unlike := ranks.unlike(sys.argv[1:]):
             raise terminal.UsageError(
@@ -67,7 +67,7 @@ def _trained(args: argparse.Namespace, end: launched.Ending) -> tuple[Path, dict
         data = dataset.shared(data, config, ranks)
         folder = ranks.first(_run_folder, args, data, parts, config)
         end.go_on_with(_again(args, comm, folder))
-        shared = f", {ranks.size} ranks of {threads} threads" if ranks.size > 1 else ""
+        shared = f", {ranks.size} ranks" if ranks.size > 1 else ""
         say(f"run       {terminal.printable(str(folder))}, preset {preset}, {config.epochs} epochs, seed {config.seed}{shared}")
         place, notices = Run(folder, pool, say, terminal.progress, ranks), synthetic.notices(data.names)
         choices: Any = {"resume": args.resume, "oracle": not args.no_oracle}
