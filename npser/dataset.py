@@ -17,6 +17,7 @@ from npser.config import Config
 from npser.corpora import Corpus, Utterance
 from npser.corpora.labels import GENDERS
 from npser.features import SAMPLE_RATE, window_samples
+from npser.ranks import Ranks
 from npser.silence import refusal_of_features
 from npser.store import Progress, Store
 
@@ -122,6 +123,24 @@ def prepare(
         corpus.names,
         bad,
     )
+
+
+def shared(data: Dataset, config: Config, ranks: Ranks) -> Dataset:
+    """The data of rank 0, which has sent them, on every rank; the others map the store's rows from the cache.
+
+    Raises
+    ------
+    ValueError
+        Where ranks do not see the store.
+    """
+    found = data.store if ranks.rank == 0 else store.reopened(data.store, model.module_of(config).kind(config))
+    blind = ranks.unlike(found is not None)
+    if blind or found is None:
+        raise ValueError(
+            f"{data.store.folder}: {', '.join(blind)} cannot read there what rank 0 has kept; name a folder that all machines "
+            "share with --cache"
+        )
+    return dataclasses.replace(data, store=found)
 
 
 def silent_recordings(features: Store) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""A network over a store: its input, loss, gradient, logits and scores, in shards on the threads of a pool."""
+"""A network over a store: its input, loss, gradient, logits and scores, in shards on the threads of a pool, or on ranks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from npser.config import Config, stream
 from npser.dataset import Dataset
 from npser.metrics import confusion_matrix, scores
 from npser.optim import Adam
+from npser.ranks import Pool, Ranks
 from npser.store import Store, store_of
 
 NEGLIGIBLE = 1e-3  # a feature that varies less than this (dB) is constant: its standard deviation counts as 1
@@ -87,10 +88,10 @@ class Network:
         window: np.ndarray,
         y: Targets,
         step: int,
-        pool: ThreadPoolExecutor,
+        pool: ThreadPoolExecutor | Ranks,
         ends: np.ndarray | None = None,
     ) -> tuple[float, np.ndarray]:
-        """Loss and gradient, (P,), of a batch.
+        """Loss and gradient, (P,), of a batch; of several ranks each has its part of the gradient.
 
         step: of the run; ends (B,): the windows that give these their ends, where they are spliced.
         """
@@ -110,18 +111,16 @@ class Network:
         shards = [shard(start) for start in range(0, len(window), c.shard)]
         if hasattr(self.module, "gradient"):
             with np.errstate(over="ignore", invalid="ignore"):
-                loss, grads, state = self.module.gradient(p, c, shards, pool)
+                loss, grads, state = self.module.gradient(p, c, shards, pool)  # fit has refused several ranks
             self.state.update(state)
             store.release()
             return loss, model.flatten(grads, self.shapes)
-        loss, grad = 0.0, np.zeros_like(self.theta)
-        for shard_loss, shard_grad in pool.map(run, shards):  # in order: threads do not show
-            loss += shard_loss
-            grad += shard_grad
+        ranks = pool if isinstance(pool, Ranks) else Ranks(pool)
+        loss, grad = ranks.total(run, shards, self.theta)  # in order: neither threads nor ranks show
         store.release()
         return loss, grad
 
-    def solve(self, data: Dataset, train: np.ndarray, validation: np.ndarray, pool: ThreadPoolExecutor) -> None:
+    def solve(self, data: Dataset, train: np.ndarray, validation: np.ndarray, pool: Pool) -> None:
         """Set the part of the state that is solved and not descended, where the network has one.
 
         From what the network says of the training part; choices are made on the validation part, where there is one.
@@ -136,7 +135,7 @@ class Network:
                 parts.append(evidence)
             self.state.update(self.module.solve(self.p, self.config, *parts))
 
-    def logits(self, store: Store, recordings: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
+    def logits(self, store: Store, recordings: np.ndarray, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
         """Logits of recordings, emotion (R, classes) and gender (R, 2 or 0): their windows' mean."""
         counts = store.recordings[recordings + 1] - store.recordings[recordings]
         window = np.concatenate([np.arange(n) + first for n, first in zip(counts, store.recordings[recordings], strict=True)])
@@ -154,7 +153,7 @@ class Network:
         return emotion, np.empty((len(emotion), 0)) if gender is None else gender
 
     def _outputs(
-        self, store: Store, window: np.ndarray, pool: ThreadPoolExecutor, of: Callable[..., tuple[np.ndarray, ...]]
+        self, store: Store, window: np.ndarray, pool: Pool, of: Callable[..., tuple[np.ndarray, ...]]
     ) -> list[np.ndarray]:
         """of(p, c, out), some arrays with a row a window, of all windows, in their order."""
         p, c = self.p, self.config
@@ -171,9 +170,7 @@ class Network:
         back = np.argsort(order, kind="stable")
         return [values[back] for values in found]
 
-    def log_probabilities(
-        self, store: Store, recordings: np.ndarray, pool: ThreadPoolExecutor
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def log_probabilities(self, store: Store, recordings: np.ndarray, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
         """Log-probabilities of recordings, emotion (R, classes) and gender (R, 2 or 0): their windows' mean, adding up to 1.
 
         The mean of windows' log-probabilities and that of their logits differ by what all classes share. Only the emotion has a
@@ -184,9 +181,7 @@ class Network:
             return log_softmax(emotion / self.temperature), log_softmax(gender)
 
 
-def evaluate(
-    network: Network, data: Dataset, part: list[int], pool: ThreadPoolExecutor, choices: list[int] | None = None
-) -> dict[str, Any]:
+def evaluate(network: Network, data: Dataset, part: list[int], pool: Pool, choices: list[int] | None = None) -> dict[str, Any]:
     """Scores on some utterances.
 
     Those of metrics.scores, ``loss``, ``confusion``, ``gender_accuracy`` (None where unknown), ``ece``, the calibration error.
@@ -212,7 +207,7 @@ def evaluate(
     }
 
 
-def normaliser(store: Store, window: np.ndarray, pool: ThreadPoolExecutor, c: Config) -> tuple[np.ndarray, np.ndarray]:
+def normaliser(store: Store, window: np.ndarray, pool: Pool, c: Config) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of every column of X, (d_spec,) float32, over the frames of some windows that lie in sound.
 
     The padding does not count: see Store.real. Bounds are those of the windows, one row of X a frame.
@@ -226,7 +221,7 @@ def normaliser(store: Store, window: np.ndarray, pool: ThreadPoolExecutor, c: Co
         return np.stack([np.full(c.d_spec, len(Y)), Y.sum(axis=0), (Y * Y).sum(axis=0)])
 
     parts = [window[i : i + 16] for i in range(0, len(window), 16)]
-    count, total, squares = sum(pool.map(sums, parts), np.zeros((3, c.d_spec)))  # added in order: threads do not show
+    count, total, squares = sum(pool.map(sums, parts), np.zeros((3, c.d_spec)))  # in order, as above
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     std[std < NEGLIGIBLE] = 1

@@ -44,7 +44,7 @@ class Store:
     rows (N, width); window w is rows bounds[w]:bounds[w+1] and samples[w] samples of 16 kHz long; recording r is windows
     recordings[r]:recordings[r+1]. errors: why recording r has no windows. pad_frames: windows are zero-padded to so many frames
     (only the rows that touch sound are stored), or 0. seconds: length of a whole window. hop, floor: see features.Kind.
-    levels (W,): of each window's sound, see features.level_of.
+    levels (W,): of each window's sound, see features.level_of. folder, digest: where rows lie, and their SHA-256.
     """
 
     rows: np.ndarray
@@ -58,6 +58,12 @@ class Store:
     hop: int = HOP
     floor: float = FLOOR_DB
     levels: np.ndarray = field(default_factory=lambda: np.empty(0))
+    folder: Path | None = None
+    digest: str = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is sent to another process: rows that lie on disk stay behind, see reopened."""
+        return self.__dict__ if self.mapping is None else self.__dict__ | {"rows": self.rows[:0], "mapping": None}
 
     def stored(self, window: np.ndarray) -> np.ndarray:
         """Rows of each window, (W,)."""
@@ -338,10 +344,18 @@ def _open(folder: Path, kind: Kind, told: bool = True) -> Store | None:
     with contextlib.suppress(OSError):
         os.utime(folder)  # when it was used last, for `npser cache`
     bounds, samples, recordings = (np.array(index[name], np.int64) for name in ("bounds", "samples", "recordings"))
-    levels = np.array(index["levels"])
+    levels, place = np.array(index["levels"]), (folder, index["rows"])
     return Store(
-        rows, bounds, samples, recordings, {}, pad_frames_of(kind), kind.seconds, mapping, kind.hop, kind.floor, levels
+        rows, bounds, samples, recordings, {}, pad_frames_of(kind), kind.seconds, mapping, kind.hop, kind.floor, levels, *place
     )
+
+
+def reopened(store: Store, kind: Kind) -> Store | None:
+    """The store that another process has sent, with its rows; None where its folder is not to be seen, or holds others."""
+    found = _open(store.folder, kind, told=False) if store.folder is not None else None
+    if found is None or found.digest != store.digest:
+        return None
+    return dataclasses.replace(store, rows=found.rows, mapping=found.mapping)
 
 
 def store_of(waves: Sequence[np.ndarray], kind: Kind, rows: Sequence[np.ndarray] | None = None) -> Store:

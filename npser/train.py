@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import platform
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 
-from npser import augment, checkpoint, model
+from npser import __version__, augment, checkpoint, model
 from npser.calibration import fit_temperature
 from npser.checkpoint import Checkpoint
 from npser.config import Config, stream, to_toml
@@ -23,6 +25,7 @@ from npser.dataset import Dataset
 from npser.files import write
 from npser.network import Network, Targets, evaluate, normaliser
 from npser.optim import Adam, rate_factor
+from npser.ranks import Ranks
 from npser.split import Split
 from npser.store import Progress
 
@@ -33,13 +36,20 @@ Say = Callable[[str], None]
 class Run:
     """What a run works with: its folder, which exists, its threads, and whom it tells.
 
-    say receives a line for the user; progress wraps an iterable, as tqdm does.
+    say receives a line for the user; progress wraps an iterable, as tqdm does. shared: with whom, where there are several
+    ranks; those but the first are to be given functions that tell nobody.
     """
 
     out: Path
     pool: ThreadPoolExecutor
     say: Say = print
     progress: Progress = lambda items, **_: items
+    shared: Ranks | None = None
+
+    @property
+    def ranks(self) -> Ranks:
+        """Who shares the work."""
+        return self.shared or Ranks(self.pool)
 
 
 @dataclass
@@ -47,7 +57,7 @@ class State:
     """Where a run stands; together with the settings and the data it decides everything that follows."""
 
     network: Network
-    adam: Adam
+    adam: Adam  # of this rank's part of theta
     epoch: int = 0  # epochs done
     best: dict[str, Any] | None = None  # scores on the validation session of the epoch whose weights are kept
     oracle: dict[str, Any] | None = None  # the highest test UA of any epoch: never used, only shown
@@ -63,7 +73,7 @@ def fit(
     resume: bool = False,
     oracle: bool = True,
 ) -> dict[str, Any]:
-    """Train the network and score it once on the test part.
+    """Train the network and score it once on the test part. Every rank runs this; the first alone reads and writes files.
 
     Parameters
     ----------
@@ -88,14 +98,16 @@ def fit(
     Raises
     ------
     ValueError
-        When the loss is not finite, a file cannot be written, or last.safetensors belongs to other data or settings.
+        When the loss is not finite, a file cannot be written, last.safetensors belongs to other data or settings, or ranks do
+        not compute alike.
     """
     train = np.array(split.train)
     genders = GENDERS if config.beta > 0 and set(data.gender_y[train]) >= {0, 1} else []
     if not genders:
         config = dataclasses.replace(config, beta=0.0)
-    labels = {"emotion": data.labels, "gender": genders or None}
-    state = _start(data, train, config, len(genders), run.pool)
+    labels, ranks = {"emotion": data.labels, "gender": genders or None}, run.ranks
+    state = _start(data, train, config, len(genders), ranks)
+    _compare(data, train, state.network, ranks)
     identity = _identity(data, split, config, oracle)
     lines = _opened(run, state, identity, config, resume)  # of metrics.jsonl
     if state.epoch == 0 and hasattr(state.network.module, "pretrain"):
@@ -106,27 +118,27 @@ def fit(
         row: dict[str, Any] = {"epoch": epoch, "train_loss": _epoch(data, train, state, epoch, run)}
         if not np.isfinite(state.network.theta).all():
             raise _diverged(f"the weights are not finite after epoch {epoch}", config)
-        state.network.solve(data, train, np.array(split.validation, int), run.pool)
+        state.network.solve(data, train, np.array(split.validation, int), ranks)
         if split.validation:
             row["validation"] = _validated(data, split, state.network, epoch, run)
         row["best"] = _is_better(row.get("validation"), state.best, config.select)
         if row["best"]:
             state.best = {"epoch": epoch, **row.get("validation", {})}
             found = {"epoch": epoch, "validation": row.get("validation"), "test": None}
-            _save_model(run.out, state.network, labels, about, found)
+            ranks.first(_save_model, run.out, state.network, labels, about, found)
         if oracle and split.test:
-            test = evaluate(state.network, data, split.test, run.pool)
+            test = evaluate(state.network, data, split.test, ranks)
             if state.oracle is None or test["ua"] > state.oracle["ua"]:
                 state.oracle = {"wa": test["wa"], "ua": test["ua"], "epoch": epoch, "confusion": test["confusion"]}
         state.epoch = epoch
         lines.append(json.dumps(row) + "\n")
-        write(run.out / "metrics.jsonl", "".join(lines).encode())
-        _save_state(run.out, state, identity)
+        ranks.first(write, run.out / "metrics.jsonl", "".join(lines).encode())
+        _save_state(run, state, identity)
         run.say(_epoch_line(row, state.best, config, time.perf_counter() - started))
 
     assert state.best is not None  # there is at least one epoch
     best, found = _scored(data, split, state.best, config, run)
-    _save_model(run.out, best, labels, about, found)
+    ranks.first(_save_model, run.out, best, labels, about, found)
     return {
         "selected_epoch": found.pop("epoch"),
         **found,
@@ -137,39 +149,79 @@ def fit(
     }
 
 
-def _start(data: Dataset, train: np.ndarray, config: Config, genders: int, pool: ThreadPoolExecutor) -> State:
+def _start(data: Dataset, train: np.ndarray, config: Config, genders: int, ranks: Ranks) -> State:
     """A run before its first epoch."""
     shapes = model.shapes_of(config, len(data.labels), genders)
     module, window = model.module_of(config), data.first_windows(train)
+    if ranks.size > 1 and (hasattr(module, "gradient") or hasattr(module, "optimiser")):
+        raise ValueError(
+            f"the network {config.network} takes a mini-batch as one, or has an optimiser of its own, which {ranks.size} ranks "
+            "cannot share; train it in one process, without mpiexec"
+        )
     own = hasattr(module, "normaliser")
-    mean, std = module.normaliser(data, train, pool, config) if own else normaliser(data.store, window, pool, config)
+    mean, std = module.normaliser(data, train, ranks.pool, config) if own else normaliser(data.store, window, ranks, config)
     theta = module.init(shapes, config.seed) if hasattr(module, "init") else model.init(shapes, config.seed)
     network = Network(theta, shapes, config, mean, std, state=model.state_of(config, len(data.labels), genders))
-    decay = _decayed(config, shapes)
+    decay = _decayed(config, shapes)[ranks.part(theta.size)]
     if hasattr(module, "optimiser"):
-        return State(network, module.optimiser(config, theta.size, decay))
-    return State(network, Adam(theta.size, config.learning_rate, config.decay, config.clip, weight_decay=decay))
+        return State(network, module.optimiser(config, decay.size, decay))
+    return State(network, Adam(decay.size, config.learning_rate, config.decay, config.clip, weight_decay=decay))
+
+
+def _compare(data: Dataset, train: np.ndarray, network: Network, ranks: Ranks) -> None:
+    """Refuse ranks that do not compute the gradient of the first shard as rank 0 does."""
+    if ranks.size == 1:
+        return
+    few = train[: network.config.shard]
+    y = Targets(data.emotion_y[few], data.gender_y[few], *np.full((2, len(few)), 1 / len(few), np.float32))
+    loss, grad = network.gradient(data.store, data.first_windows(few), y, 0, ranks.pool)
+    unlike = ranks.unlike(hashlib.sha256(np.float64(loss).tobytes() + grad.tobytes()).hexdigest())
+    if unlike:
+        versions = {
+            "npser": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "numba": numba.__version__,
+        }
+        others = [name for name, own in versions.items() if ranks.unlike(own)]
+        reason = f"their {' and '.join(others)} is of another version" if others else "their processor is of another kind"
+        raise ValueError(
+            f"{', '.join(unlike)}: the gradient of one shard differs from that of rank 0, since {reason}, so that the weights "
+            "would depend on the number of ranks; start npser on machines of one kind, with the same packages"
+        )
 
 
 def _opened(run: Run, state: State, identity: str, config: Config, resume: bool) -> list[str]:
     """Make the run's folder ready, and with resume set the state to where it stopped; the lines of its metrics so far."""
-    lines: list[str] = []
-    if resume and (run.out / "last.safetensors").exists():
-        lines = _resume(run.out, state, identity, config.epochs)
+    ranks, lines = run.ranks, list[str]()
+    saved = ranks.first(_saved, run.out, identity, config.epochs) if resume else None
+    if saved is not None:
+        tensors, about, lines = saved
+        own = ranks.part(state.network.theta.size)
+        state.network.theta[:], state.adam.m[:], state.adam.v[:] = tensors["theta"], tensors["m"][own], tensors["v"][own]
+        state.network.state.update({name: tensors[name] for name in state.network.state})
+        state.adam.updates, state.epoch = about["updates"], about["epoch"]
+        state.best, state.oracle = about["best"], about["oracle"]
         run.say(f"resume    after epoch {state.epoch}")
     elif resume:
         run.say(f"resume    there is nothing to go on with in {run.out}: starting at epoch 1")
-    if state.epoch < config.epochs:  # what an earlier end of this run reported is no longer its end
-        for name in ("report.json", "report.md", "curves.png", "confusion.png"):
-            (run.out / name).unlink(missing_ok=True)
-    write(run.out / "metrics.jsonl", "".join(lines).encode())
-    write(run.out / "config.toml", to_toml(config).encode())
+    ranks.first(_cleared, run.out, lines, config, state.epoch < config.epochs)
     return lines
+
+
+def _cleared(out: Path, lines: list[str], config: Config, goes_on: bool) -> None:
+    """Make the files that a run begins with; where it goes on, what an earlier end of it reported is no longer its end."""
+    if goes_on:
+        for name in ("report.json", "report.md", "curves.png", "confusion.png"):
+            (out / name).unlink(missing_ok=True)
+    write(out / "metrics.jsonl", "".join(lines).encode())
+    write(out / "config.toml", to_toml(config).encode())
 
 
 def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run) -> float:
     """Every utterance of the training part once, in random order; returns their mean loss."""
-    network, adam, config = state.network, state.adam, state.network.config
+    network, adam, config, ranks = state.network, state.adam, state.network.config, run.ranks
+    own = network.theta[ranks.part(network.theta.size)]
     weight = class_weights(data.emotion_y[train], len(data.labels), config.class_weight)[data.emotion_y].astype(np.float32)
     shuffled = stream("shuffle", config.seed, epoch).permutation(train)
     splicing = stream("splice", config.seed, epoch)
@@ -182,10 +234,11 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
         share = np.float32(1 / len(batch))
         y = Targets(data.emotion_y[batch], data.gender_y[batch], weight[batch] * share, np.full(len(batch), share))
         window, other = data.first_windows(batch), data.first_windows(ends[batch])
-        loss, grad = network.gradient(data.store, window, y, adam.updates, run.pool, other)
-        if not (np.isfinite(loss) and np.isfinite(grad).all()):
+        loss, grad = network.gradient(data.store, window, y, adam.updates, ranks, other)
+        if not ranks.every(np.isfinite(loss) and np.isfinite(grad).all()):
             raise _diverged(f"the loss is not finite in epoch {epoch}, batch {start // config.batch + 1}", config)
-        adam.step(network.theta, grad, rate_factor(config, adam.updates, len(starts)))
+        adam.step(own, grad, rate_factor(config, adam.updates, len(starts)))
+        ranks.gather(network.theta)
         losses.append(loss * len(batch))
     return sum(losses) / len(train)
 
@@ -193,7 +246,7 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
 def _validated(data: Dataset, split: Split, network: Network, epoch: int, run: Run) -> dict[str, Any]:
     """Scores on the validation part."""
     with np.errstate(invalid="ignore"):  # told below
-        scores = evaluate(network, data, split.validation, run.pool)
+        scores = evaluate(network, data, split.validation, run.ranks)
     if not np.isfinite(scores["loss"]):
         raise _diverged(f"the validation loss is not finite after epoch {epoch}", network.config)
     return scores
@@ -209,11 +262,12 @@ def _diverged(what: str, config: Config) -> ValueError:
 
 def _scored(data: Dataset, split: Split, best: dict[str, Any], config: Config, run: Run) -> tuple[Network, dict[str, Any]]:
     """The network of the kept epoch with its temperature, and its scores on the test part with it."""
-    network = Network.of(checkpoint.load(run.out / "model.safetensors"))
+    ranks = run.ranks
+    network = Network.of(ranks.first(checkpoint.load, run.out / "model.safetensors"))
     # of a resumed run a temperature may have been fitted before, and its epochs may have been fewer
     network = dataclasses.replace(network, temperature=1.0, config=config)
-    calibrated = _calibrated(network, data, split.validation, run.pool)
-    before, test = (evaluate(n, data, split.test, run.pool) if split.test else None for n in (network, calibrated))
+    calibrated = _calibrated(network, data, split.validation, ranks)
+    before, test = (evaluate(n, data, split.test, ranks) if split.test else None for n in (network, calibrated))
     calibration = None
     if split.validation:
         calibration = {"temperature": calibrated.temperature}
@@ -222,12 +276,12 @@ def _scored(data: Dataset, split: Split, best: dict[str, Any], config: Config, r
     return calibrated, {"epoch": best["epoch"], "validation": validation, "test": test, "calibration": calibration}
 
 
-def _calibrated(network: Network, data: Dataset, part: list[int], pool: ThreadPoolExecutor) -> Network:
+def _calibrated(network: Network, data: Dataset, part: list[int], ranks: Ranks) -> Network:
     """The network with the temperature that makes some utterances most likely; of none, as it is."""
     if not part:
         return network
     recordings = np.array(part)
-    logits, _ = network.logits(data.store, recordings, pool)
+    logits, _ = network.logits(data.store, recordings, ranks)
     return dataclasses.replace(network, temperature=fit_temperature(logits, data.emotion_y[recordings]))
 
 
@@ -287,9 +341,11 @@ def _identity(data: Dataset, split: Split, config: Config, oracle: bool) -> str:
     return hashlib.sha256(json.dumps([settings, utterances, parts, data.labels, oracle]).encode()).hexdigest()
 
 
-def _save_state(out: Path, state: State, identity: str) -> None:
+def _save_state(run: Run, state: State, identity: str) -> None:
     """All that --resume needs, once an epoch."""
-    tensors = {"theta": state.network.theta, "m": state.adam.m, "v": state.adam.v} | state.network.state
+    theta = state.network.theta
+    m, v = (run.ranks.whole(part, theta.size) for part in (state.adam.m, state.adam.v))
+    tensors = {"theta": theta, "m": m, "v": v} | state.network.state
     about = {
         "epoch": state.epoch,
         "updates": state.adam.updates,
@@ -297,24 +353,22 @@ def _save_state(out: Path, state: State, identity: str) -> None:
         "oracle": state.oracle,
         "identity": identity,
     }
-    checkpoint.write_tensors(out / "last.safetensors", tensors, about)
+    run.ranks.first(checkpoint.write_tensors, run.out / "last.safetensors", tensors, about)
 
 
-def _resume(out: Path, state: State, identity: str, epochs: int) -> list[str]:
-    """Load the state of an interrupted run; returns the lines of its metrics, up to the last epoch that was saved."""
+def _saved(out: Path, identity: str, epochs: int) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]] | None:
+    """The state of an interrupted run, None without any: tensors, what is said of them, and the lines of its metrics."""
+    if not (out / "last.safetensors").exists():
+        return None
     tensors, about = checkpoint.read_tensors(out / "last.safetensors")
     if about.get("identity") != identity:
         raise ValueError(
             f"{out}: its run had other data or settings; give the same ones or another --out "
             "(--epochs may grow where the learning rate is constant)"
         )
-    state.network.theta[:], state.adam.m[:], state.adam.v[:] = tensors["theta"], tensors["m"], tensors["v"]
-    state.network.state.update({name: tensors[name] for name in state.network.state})
-    state.adam.updates, state.epoch = about["updates"], about["epoch"]
-    state.best, state.oracle = about["best"], about["oracle"]
-    if state.epoch > epochs:
-        raise ValueError(f"{out}: {state.epoch} epochs are done; --epochs may grow and not shrink to {epochs}")
+    if about["epoch"] > epochs:
+        raise ValueError(f"{out}: {about['epoch']} epochs are done; --epochs may grow and not shrink to {epochs}")
     for name in ("metrics.jsonl", "model.safetensors"):
         if not (out / name).exists():
             raise ValueError(f"{out / name}: is missing, so this run cannot be resumed; name another --out")
-    return (out / "metrics.jsonl").read_text().splitlines(keepends=True)[: state.epoch]
+    return tensors, about, (out / "metrics.jsonl").read_text().splitlines(keepends=True)[: about["epoch"]]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from npser import SHIPPED, __version__
-from npser.commands import terminal
+from npser.commands import launched, terminal
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     """The command, and what is said of its errors."""
     try:
+        if args.command != "train":
+            launched.alone(args.command)
         return importlib.import_module(f"npser.commands.{args.command}").run(args)
     except KeyboardInterrupt:
         print("npser: interrupted", file=sys.stderr)
@@ -112,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(train: argparse.ArgumentParser) -> None:
+    train.epilog = (
+        "On several machines: mpiexec -n N npser train ..., with the extra mpi; --threads is then of each of N processes."
+    )
     _add_data(train, "*", "; without any: a synthetic corpus, to see that all works")
     _add_training(train, "runs/CORPUS-PRESET-testS-seedN")
     train.add_argument("--test-session", metavar="S", help="session to test on, or none (default: the last)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import shlex
@@ -15,7 +16,7 @@ from typing import Any
 import soundfile
 
 from npser import corpora, dataset, model, split
-from npser.commands import terminal
+from npser.commands import launched, terminal
 from npser.config import Config, parse_setting, read_toml
 from npser.corpora import synthetic
 from npser.corpora.labels import parse_map
@@ -24,6 +25,8 @@ from npser.experiment import report
 from npser.experiment.run import run as run_experiment
 from npser.files import lock
 from npser.network import compile_kernels
+from npser.ranks import Ranks
+from npser.split import Split
 from npser.store import default_cache
 from npser.train import Run
 
@@ -31,39 +34,69 @@ SYNTHETIC_UTTERANCES, SYNTHETIC_SEED = 400, 0
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `npser train`; returns its exit status."""
-    if args.data and args.synthetic_utterances is not None:
-        raise ValueError("--synthetic-utterances is the size of the corpus that serves without DATA; leave one of the two out")
-    config = configured(args)
-    say = terminal.say_to(sys.stderr if args.json else sys.stdout)
-    folder = None
+    """Run `npser train`; returns its exit status. Under an MPI launcher every rank does this, and the first alone is heard."""
+    comm = launched.world()
+    end = launched.Ending(comm, _again(args, comm))
     try:
-        with terminal.pool(args.threads) as pool:
-            data = prepared(args, args.data or [_synthetic(args)], config, pool, say)
-            parts = split.make_split(
-                data.utterances, args.test_session, args.val_session, config.seed, args.allow_speaker_overlap, data.content
-            )
-            say(f"split     {terminal.printable(_split_text(data, parts))}")
-            for text in parts.warnings:
-                warnings.warn(text, stacklevel=1)
-            folder = _run_folder(args, data, parts, config)
-            about = f"preset {args.preset}, {config.epochs} epochs, seed {config.seed}"
-            say(f"run       {terminal.printable(str(folder))}, {about}")
-            place, notices = Run(folder, pool, say, terminal.progress), synthetic.notices(data.names)
-            choices: Any = {"resume": args.resume, "oracle": not args.no_oracle}
-            with lock(folder / ".lock", wait=False):
-                found = run_experiment(data, parts, config, args.preset, place, notices=notices, **choices)
+        with launched.ending(end):
+            folder, found = _trained(args, end)
     except KeyboardInterrupt:
-        again = [word for word in sys.argv[1:] if word != "--resume"]
-        out = ["--out", str(folder)] if folder is not None and args.out is None else []
-        print(f"npser: interrupted; go on with: npser {shlex.join([*again, *out, '--resume'])}", file=sys.stderr)
+        print(f"npser: interrupted; go on with: {end.again}", file=sys.stderr)
         return terminal.INTERRUPTED
+    say = terminal.say_to(sys.stderr if args.json else sys.stdout)
     say(f"\n{report.terminal(terminal.printable(found))}")
     shown = terminal.printable(str(folder))
     say(f"\nreport    {shown}/report.md\nmodel     {shown}/model.safetensors")
     if args.json:
         print(json.dumps(found, indent=2))
     return 0
+
+
+def _trained(args: argparse.Namespace, end: launched.Ending) -> tuple[Path, dict[str, Any]]:
+    """The run's folder and its report."""
+    say, comm = terminal.say_to(sys.stderr if args.json else sys.stdout), end.comm
+    share = None if comm is None else launched.threads_of(comm)
+    with terminal.pool(share if args.threads is None else args.threads) as pool, contextlib.ExitStack() as held:
+        ranks = Ranks(pool, comm, lambda: end.stopped)
+        if unlike := ranks.unlike(sys.argv[1:]):
+            raise terminal.UsageError(
+                f"{', '.join(unlike)}: has other words on the command line than rank 0; give all the same"
+            )
+        config, preset, data, parts = ranks.first(_begun, args, say)
+        compile_kernels()  # of other ranks; those of the first are
+        data = dataset.shared(data, config, ranks)
+        folder = ranks.first(_run_folder, args, data, parts, config)
+        end.go_on_with(_again(args, comm, folder))
+        shared = f", {ranks.size} ranks" if ranks.size > 1 else ""
+        say(f"run       {terminal.printable(str(folder))}, preset {preset}, {config.epochs} epochs, seed {config.seed}{shared}")
+        place, notices = Run(folder, pool, say, terminal.progress, ranks), synthetic.notices(data.names)
+        choices: Any = {"resume": args.resume, "oracle": not args.no_oracle}
+        ranks.first(lambda: held.enter_context(lock(folder / ".lock", wait=False)))
+        return folder, run_experiment(data, parts, config, preset, place, notices=notices, **choices)
+
+
+def _begun(args: argparse.Namespace, say: Any) -> tuple[Config, str, Dataset, Split]:
+    """What a run is made of: its settings, the preset that they started from, its data and their parts. On all threads."""
+    if args.data and args.synthetic_utterances is not None:
+        raise ValueError("--synthetic-utterances is the size of the corpus that serves without DATA; leave one of the two out")
+    config = configured(args)
+    with terminal.pool(args.threads) as pool:
+        data = prepared(args, args.data or [_synthetic(args)], config, pool, say)
+    parts = split.make_split(
+        data.utterances, args.test_session, args.val_session, config.seed, args.allow_speaker_overlap, data.content
+    )
+    say(f"split     {terminal.printable(_split_text(data, parts))}")
+    for text in parts.warnings:
+        warnings.warn(text, stacklevel=1)
+    return config, args.preset, data, parts
+
+
+def _again(args: argparse.Namespace, comm: Any, folder: Path | None = None) -> str:
+    """The words that go on with a run. folder: its own, once that is known."""
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    out = ["--out", str(folder)] if folder is not None and args.out is None else []
+    launcher = ["mpiexec", "-n", str(comm.size)] if comm is not None else []
+    return shlex.join([*launcher, "npser", *words, *out, "--resume"])
 
 
 def prepared(args: argparse.Namespace, places: list[Path], config: Config, pool: ThreadPoolExecutor, say: Any) -> Dataset:
