@@ -184,10 +184,10 @@ def _compare(data: Dataset, train: np.ndarray, network: Network, ranks: Ranks) -
             "numba": numba.__version__,
         }
         others = [name for name, own in versions.items() if ranks.unlike(own)]
-        reason = f"their {' and '.join(others)} is of another version" if others else "their processor is of another kind"
+        reason = f"another version of {' and '.join(others)}" if others else "another kind of processor"
         raise ValueError(
-            f"{', '.join(unlike)}: the gradient of one shard differs from that of rank 0, since {reason}, so that the weights "
-            "would depend on the number of ranks; start npser on machines of one kind, with the same packages"
+            f"{', '.join(unlike)}: with {reason}, the gradient of one shard differs from that of rank 0, and the weights would "
+            "depend on the number of ranks; start npser on machines of one kind, with the same packages"
         )
 
 
