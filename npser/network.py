@@ -95,7 +95,11 @@ class Network:
 
         step: of the run; ends (B,): the windows that give these their ends, where they are spliced.
         """
-        p, c = self.p, self.config
+        return self.total(self.shards(store, window, y, step, ends), store, pool)
+
+    def shards(self, store: Store, window: np.ndarray, y: Targets, step: int, ends: np.ndarray | None = None) -> list[Shard]:
+        """A batch cut up, with nothing computed as yet; arguments as of gradient."""
+        c = self.config
 
         def shard(start: int) -> Shard:
             part, numbers = slice(start, start + c.shard), (c.seed, step, start // c.shard)
@@ -103,20 +107,32 @@ class Network:
             inputs = functools.partial(self.inputs, store, window[part], others, stream("augment", *numbers))
             return Shard(inputs, y.of(part), stream("dropout", *numbers))
 
+        return [shard(start) for start in range(0, len(window), c.shard)]
+
+    def total(
+        self,
+        shards: list[Shard],
+        store: Store,
+        pool: ThreadPoolExecutor | Ranks,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> tuple[float, np.ndarray]:
+        """Loss and gradient of the shards of a batch. meanwhile: is called when all threads have been given theirs."""
+        p, c = self.p, self.config
+
         def run(shard: Shard) -> tuple[float, np.ndarray]:
             with np.errstate(over="ignore", invalid="ignore"):  # the loss tells: fit stops where it is not finite
                 loss, grads = model.loss(p, c, shard.inputs(), shard.y, shard.rng)
                 return loss, model.flatten(grads, self.shapes)
 
-        shards = [shard(start) for start in range(0, len(window), c.shard)]
         if hasattr(self.module, "gradient"):
             with np.errstate(over="ignore", invalid="ignore"):
                 loss, grads, state = self.module.gradient(p, c, shards, pool)  # fit has refused several ranks
+            meanwhile()
             self.state.update(state)
             store.release()
             return loss, model.flatten(grads, self.shapes)
         ranks = pool if isinstance(pool, Ranks) else Ranks(pool)
-        loss, grad = ranks.total(run, shards, self.theta)  # in order: neither threads nor ranks show
+        loss, grad = ranks.total(run, shards, self.theta, meanwhile)  # in order: neither threads nor ranks show
         store.release()
         return loss, grad
 

@@ -53,12 +53,25 @@ class Ranks:
         results = self.pool.map(fn, self._own(items))
         return results if self.comm is None else self._dealt(self.comm.allgather(list(results)), len(items))
 
-    def total(self, fn: Callable[[Item], tuple[float, Array]], items: Sequence[Item], like: Array) -> tuple[float, Array]:
+    def begun(self, items: Sequence[Item], fn: Callable[[Item], Item]) -> list[Item]:
+        """The items, those of this rank's share as fn makes them of each."""
+        mine = owners(len(items), self.size)
+        return [fn(item) if owner == self.rank else item for item, owner in zip(items, mine, strict=True)]
+
+    def total(
+        self,
+        fn: Callable[[Item], tuple[float, Array]],
+        items: Sequence[Item],
+        like: Array,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> tuple[float, Array]:
         """The sum over the items, in order, of fn: of its numbers, and of this rank's part of its vectors.
 
         like (P,): of the vectors' size and type. From each rank to each go the sender's vectors cut to the receiver's part.
+        meanwhile: is called when all threads have been given their items.
         """
         computed: Iterable[tuple[float, Array]] = self.pool.map(fn, self._own(items))
+        meanwhile()
         if self.comm is not None:
             computed = self._exchanged(list(computed), len(items), like)
         value, vector = 0.0, np.zeros_like(like[self.part(like.size)])

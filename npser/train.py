@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import platform
@@ -23,7 +24,7 @@ from npser.config import Config, stream, to_toml
 from npser.corpora.labels import GENDERS
 from npser.dataset import Dataset
 from npser.files import write
-from npser.network import Network, Targets, evaluate, normaliser
+from npser.network import Network, Shard, Targets, evaluate, normaliser
 from npser.optim import Adam, rate_factor
 from npser.ranks import Ranks
 from npser.split import Split
@@ -226,20 +227,29 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
     shuffled = stream("shuffle", config.seed, epoch).permutation(train)
     splicing = stream("splice", config.seed, epoch)
     ends = augment.splice_partners(train, data.emotion_y, data.gender_y, config.splice, splicing)
-    losses = []
-    starts = range(0, len(train), config.batch)
-    for start in run.progress(starts, desc=f"epoch {epoch}", unit="batch", leave=False):
+    losses, starts, upcoming = [], range(0, len(train), config.batch), list[Shard]()
+
+    def begin(start: int, step: int) -> None:
+        """Have the input of a batch computed by threads that are free: in time, where there are more of them than shards."""
+        nonlocal upcoming
         batch = shuffled[start : start + config.batch]
+        if len(batch) == 0:
+            return
         batch = batch[np.argsort(-data.store.frames(data.first_windows(batch)), kind="stable")]  # similar lengths together
         share = np.float32(1 / len(batch))
         y = Targets(data.emotion_y[batch], data.gender_y[batch], weight[batch] * share, np.full(len(batch), share))
-        window, other = data.first_windows(batch), data.first_windows(ends[batch])
-        loss, grad = network.gradient(data.store, window, y, adam.updates, ranks, other)
+        shards = network.shards(data.store, data.first_windows(batch), y, step, data.first_windows(ends[batch]))
+        upcoming = ranks.begun(shards, lambda shard: shard._replace(inputs=ranks.pool.submit(shard.inputs).result))
+
+    begin(0, adam.updates)
+    for start in run.progress(starts, desc=f"epoch {epoch}", unit="batch", leave=False):
+        following = functools.partial(begin, start + config.batch, adam.updates + 1)
+        loss, grad = network.total(upcoming, data.store, ranks, following)
         if not ranks.every(np.isfinite(loss) and np.isfinite(grad).all()):
             raise _diverged(f"the loss is not finite in epoch {epoch}, batch {start // config.batch + 1}", config)
         adam.step(own, grad, rate_factor(config, adam.updates, len(starts)))
         ranks.gather(network.theta)
-        losses.append(loss * len(batch))
+        losses.append(loss * min(config.batch, len(train) - start))
     return sum(losses) / len(train)
 
 

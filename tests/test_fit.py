@@ -19,7 +19,7 @@ from npser.config import Config, stream
 from npser.dataset import Dataset
 from npser.features import log_mel_kind
 from npser.inputs import with_deltas
-from npser.network import Network, Targets, evaluate, normaliser
+from npser.network import Network, Shard, Targets, evaluate, normaliser
 from npser.networks import li2019
 from npser.split import Split
 from npser.store import Store, store_of
@@ -92,13 +92,13 @@ def test_the_emotions_weights_are_those_of_the_training_part_and_the_genders_are
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     met: list[Targets] = []
-    gradient = Network.gradient
+    shards = Network.shards
 
-    def watched(self: Network, store: Any, window: np.ndarray, y: Targets, *rest: Any) -> tuple[float, np.ndarray]:
+    def watched(self: Network, store: Any, window: np.ndarray, y: Targets, *rest: Any) -> list[Shard]:
         met.append(y)
-        return gradient(self, store, window, y, *rest)
+        return shards(self, store, window, y, *rest)
 
-    monkeypatch.setattr(Network, "gradient", watched)
+    monkeypatch.setattr(Network, "shards", watched)
     c = replace(SMALL, epochs=1, batch=4, class_weight=kind)
     with ThreadPoolExecutor(1) as pool:
         data = dataset.prepare(corpora.load(corpus), c, tmp_path / "cache", pool, lambda items, **_: items)
@@ -340,13 +340,13 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
 def test_a_loss_or_a_gradient_that_is_not_finite_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float, slope: float
 ) -> None:
-    gradient, met = Network.gradient, []
+    total, met = Network.total, []
 
     def broken(self: Network, *given: Any) -> tuple[float, np.ndarray]:
-        met.append(gradient(self, *given))
+        met.append(total(self, *given))
         return met[-1] if len(met) < 6 else (loss, np.full_like(met[-1][1], slope))
 
-    monkeypatch.setattr(Network, "gradient", broken)
+    monkeypatch.setattr(Network, "total", broken)
     with pytest.raises(ValueError, match=r"not finite in epoch 2, batch 2; try .* learning_rate=0\.001"):
         trained(replace(SMALL, **SHORT), *unbalanced(SMALL), tmp_path / "run")
     theta = Network.of(checkpoint.load(tmp_path / "run" / "model.safetensors")).theta
