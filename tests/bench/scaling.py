@@ -3,14 +3,15 @@
     python tests/bench/scaling.py --out bench
 
 Prints tables and writes DIR/scaling.md. Give it a quiet machine. A step is the work of its shards, shared by the threads, and
-what one thread does behind them:
+what one thread does after them. A thread that has no shard makes the next step's input:
 
-    step = ceil(shards / threads) (products + passes + overhead) + serial
+    step = max(ceil(shards / threads) network, shards (network + input) / threads, shards overhead) + serial
+    network = products + passes + overhead
 
 products: the shard's matrix products, timed alone at their own shapes. passes: whatever else goes over the rows (activations,
-recurrence gates, pooling, dropout, assembly), a shard's time less its products. overhead: of Python and NumPy, the time of a
-shard that has next to no rows; it holds the interpreter lock, so that the shards' overheads together are a floor as well.
-serial: the gradients' sum and Adam.
+recurrence gates, pooling, dropout). overhead: of Python and NumPy, the time of a shard that has next to no rows; it holds the
+interpreter lock, so that the shards' overheads together are a floor. input: assembly, and augmentation where there is some.
+serial: the gradients' sum and Adam. A cross-validation of J networks on C cores runs min(J, C) of them side by side.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from run import machine
+from run import EMODB, machine
 
 from npser.commands import bench
-from npser.network import Network, Targets, compile_kernels
+from npser.network import Network, Shard, Targets, compile_kernels
 from npser.networks.li2019 import PRESETS, Config
 from npser.optim import Adam
 from npser.threads import available_cores, keep_freed_memory, single_threaded_blas
 
-FRAMES, OTHER_THREADS = 301, (4, 8, 16)
+FRAMES, CORES, NETWORKS = 301, (1, 2, 4, 8, 16, 64), 15
 IN_A_ROW = 10
 
 
@@ -86,63 +87,81 @@ def seconds_in_turns(tasks: dict[Any, Callable[[], Any]], repeats: int) -> dict[
     return {name: float(np.median(taken)) for name, taken in times.items()}
 
 
+def parts_of(c: Config, frames: int, repeats: int) -> dict[str, float]:
+    """Seconds of the parts of the model, for shards of utterances of so many frames; and of a shard, forward and backward."""
+    network, few = bench.network_of(c), [frames] * c.shard
+    whole, ends = bench.store_of(few, c.pad), np.roll(np.arange(c.shard), 1)
+    spliced = np.where(np.arange(c.shard) < c.splice * c.shard, ends, np.arange(c.shard))
+    seeds = iter(range(1 << 30))
+    with ThreadPoolExecutor(1) as pool:
+        nothing = bench.store_of([c.n_pw] * c.shard, pad=False)
+        x = network.inputs(whole, np.arange(c.shard))
+        tasks: dict[Any, Callable[[], Any]] = {
+            "products": in_a_row(products_alone(c, frames)),
+            "network": in_a_row(lambda: network.total([shard_of(network, lambda: x)], whole, pool)),
+            "overhead": in_a_row(gradient_of(network, nothing, pool)),
+            "input": in_a_row(lambda: network.inputs(whole, np.arange(c.shard), spliced, np.random.default_rng(next(seeds)))),
+            "serial": in_a_row(serial(network, -(-c.batch // c.shard))),
+        }
+        found = seconds_in_turns(tasks, repeats)
+    found = {part: seconds / IN_A_ROW for part, seconds in found.items()}
+    return {**found, "passes": found["network"] - found["products"] - found["overhead"]}
+
+
+def step_of(c: Config, t: dict[str, float], threads: int, batch: int | None = None, share: float = 1.0) -> float:
+    """The model's seconds of a step. share: of the frames that t was measured with."""
+    shards = -(-(batch or c.batch) // c.shard)
+    network = (t["products"] + t["passes"]) * share + t["overhead"]
+    work = max(-(-shards // threads) * network, shards * (network + t["input"] * share) / threads, shards * t["overhead"])
+    return work + t["serial"] * shards / -(-c.batch // c.shard)
+
+
 def measure(threads: int, repeats: int) -> str:
     """All tables, as Markdown."""
-    c, network = PRESETS["paper"], bench.network_of(PRESETS["paper"])
-    shards = -(-c.batch // c.shard)
-    pools = {n: ThreadPoolExecutor(n) for n in range(1, threads + 1)}
-
-    def step_of(batch: int, frames: int, n: int) -> Callable[[], Any]:
-        store = bench.store_of([frames] * batch, pad=False)
-        return lambda: bench.step(network, store, pools[n])
-
-    alone = products_alone(c, FRAMES)
-    few = bench.store_of([c.n_pw] * c.shard, pad=False)
-    whole = bench.store_of([FRAMES] * c.shard, pad=False)
-    tasks: dict[Any, Callable[[], Any]] = {
-        "products": in_a_row(alone),
-        "shard": in_a_row(gradient_of(network, whole, pools[1])),
-        "overhead": in_a_row(gradient_of(network, few, pools[1])),
-        "serial": in_a_row(serial(network, shards)),
-    }
-    for n in pools:
-        tasks["limit", n] = lambda n=n: list(pools[n].map(lambda _: alone(), range(shards)))
-    sizes = [(10, FRAMES), (20, FRAMES), (40, FRAMES), (80, FRAMES), (40, 75), (40, 151), (40, 601)]
-    for size in sizes:
-        for n in pools:
-            tasks[(*size, n)] = step_of(*size, n)
-    t = seconds_in_turns(tasks, repeats)
-    for part in ("products", "shard", "overhead", "serial"):
-        t[part] /= IN_A_ROW
-
-    flops = bench.flops(c, np.full(c.shard, FRAMES), np.full(c.shard, FRAMES), True)
-    passes = t["shard"] - t["products"] - t["overhead"]
-
-    def predicted(batch: int, frames: int, n: int) -> float:
-        whole_shards, share = -(-batch // c.shard), frames / FRAMES
-        turns = -(-whole_shards // n)
-        work = turns * ((t["products"] + passes) * share + t["overhead"])
-        return max(work, whole_shards * t["overhead"]) + t["serial"] * whole_shards / shards
-
-    lines = [f"{machine()}, {date.today().isoformat()}, medians of {repeats}, in turns", ""]
-    lines += [f"A shard of {c.shard} x {FRAMES} frames, one thread: {1e3 * t['shard']:.1f} ms", ""]
-    lines += ["| part | ms | |", "|---|---|---|"]
-    lines.append(f"| products | {1e3 * t['products']:.2f} | {flops / t['products'] / 1e9:.0f} GFLOP/s |")
-    lines.append(f"| passes | {1e3 * passes:.2f} | {1e9 * passes / c.shard / FRAMES:.0f} ns a frame |")
-    lines.append(f"| overhead | {1e3 * t['overhead']:.2f} | a shard |")
-    lines += [f"| serial | {1e3 * t['serial']:.2f} | a step of {shards} shards |", ""]
-    for n in pools:
-        limit, step = 1e3 * t["limit", n], 1e3 * t[c.batch, FRAMES, n]
-        lines.append(f"- {n} threads: the products of a step alone {limit:.1f} ms, the step {step:.1f} ms: {limit / step:.0%}")
+    lines = [f"{machine()}, {date.today().isoformat()}, medians of {repeats}, in turns"]
+    natural = round(float(np.mean(EMODB)))
+    cases = {"paper, 7.5 s": (PRESETS["paper"], FRAMES), f"default, {natural} frames": (PRESETS["default"], natural)}
+    found = {name: parts_of(c, frames, repeats) for name, (c, frames) in cases.items()}
+    lines += ["", "Milliseconds of a shard on one thread, and of what follows the shards of a step:", ""]
+    names = ("products", "passes", "overhead", "input", "serial")
+    lines += [f"| | {' | '.join(names)} | GFLOP/s of the products |", f"|---|{(len(names) + 1) * '---|'}"]
+    for name, t in found.items():
+        c, frames = cases[name]
+        flops = bench.flops(c, np.full(c.shard, frames), np.full(c.shard, frames), True)
+        row = " | ".join(f"{1e3 * t[part]:.2f}" for part in names)
+        lines.append(f"| {name} | {row} | {flops / t['products'] / 1e9:.0f} |")
     lines += ["", "| utterances x frames | threads | measured ms | model ms |", "|---|---|---|---|"]
-    for batch, frames in sizes:
-        for n in pools:
-            lines.append(
-                f"| {batch} x {frames} | {n} | {1e3 * t[batch, frames, n]:.1f} | {1e3 * predicted(batch, frames, n):.1f} |"
-            )
-    for n in OTHER_THREADS:
-        lines.append(f"| {c.batch} x {FRAMES} | {n} | - | {1e3 * predicted(c.batch, FRAMES, n):.1f} |")
+    c, t = PRESETS["paper"], found["paper, 7.5 s"]
+    network, steps = bench.network_of(c), dict[Any, Callable[[], Any]]()
+    for n in range(1, threads + 1):
+        pool = ThreadPoolExecutor(n)
+        for batch, frames in [(10, FRAMES), (20, FRAMES), (40, FRAMES), (80, FRAMES), (40, 75), (40, 151), (40, 601)]:
+            store = bench.store_of([frames] * batch, pad=False)
+            steps[batch, frames, n] = lambda store=store, pool=pool: bench.step(network, store, pool)
+    for (batch, frames, n), seconds in seconds_in_turns(steps, repeats).items():
+        lines.append(
+            f"| {batch} x {frames} | {n} | {1e3 * seconds:.1f} | {1e3 * step_of(c, t, n, batch, frames / FRAMES):.1f} |"
+        )
+    lines += [
+        "",
+        f"Other machines, by the model: ms a step; and {NETWORKS} networks cross-validated, times as fast as on one core:",
+    ]
+    lines += ["", f"| cores | {' | '.join(f'{name}: train | crossval' for name in cases)} |", f"|---|{2 * len(cases) * '---|'}"]
+    for cores in CORES:
+        row = []
+        for name, (c, _) in cases.items():
+            side_by_side = min(NETWORKS, cores)
+            rounds = -(-NETWORKS // side_by_side)
+            faster = NETWORKS * step_of(c, found[name], 1) / (rounds * step_of(c, found[name], cores // side_by_side))
+            row += [f"{1e3 * step_of(c, found[name], cores):.1f}", f"{faster:.1f}"]
+        lines.append(f"| {cores} | {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
+
+
+def shard_of(network: Network, inputs: Callable[[], Any]) -> Shard:
+    """All utterances of a store, whose input is there."""
+    window, share = np.arange(network.config.shard), np.full(network.config.shard, 1 / network.config.shard, np.float32)
+    return Shard(inputs, Targets(window % 4, window % 2, share, share), np.random.default_rng(0))
 
 
 def gradient_of(network: Network, store: Any, pool: ThreadPoolExecutor) -> Callable[[], Any]:
