@@ -76,7 +76,7 @@ def blstm(
     """
     N, H = len(X), len(R_fw)
     W = np.concatenate([W_fw, W_bw], axis=1)  # (C, 8H): one product serves both directions
-    R = aligned((2, -(-H // 4) * 4, 4 * H), X.dtype)
+    R = _aligned((2, -(-H // 4) * 4, 4 * H), X.dtype)
     R[0, :H], R[1, :H], R[:, H:] = R_fw, R_bw, 0  # rows of zeros up to a multiple of four
     order = np.argsort(-np.diff(bounds), kind="stable")  # the kernel's tiles hold utterances of similar length
 
@@ -100,7 +100,7 @@ def blstm(
     return out.reshape(N, 2 * H), backward
 
 
-def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
+def _aligned(shape: tuple[int, ...], dtype: Any) -> Array:
     """An array that begins at a cache line: of one that does not, every vector that a kernel loads may straddle two."""
     size = math.prod(shape)
     memory = np.empty(size + 64, dtype)

@@ -27,7 +27,7 @@ def planned(corpus: Path, out: Path, config: Any = C, variant: str = "full", **c
         data = dataset.prepare(corpora.load(corpus), config, out / "cache", pool, lambda items, **_: items)
     folds = [fold for fold in make_folds(data.utterances) if fold.name == "3"]
     plan = jobs.Plan(folds, "session", config, "default", **choices)
-    return jobs.jobs_of(plan, variant, data, jobs.write_plan(out, data, plan, out / "cache"), 1)
+    return [{**job, "threads": 1} for job in jobs.jobs_of(plan, variant, data, jobs.write_plan(out, data, plan, out / "cache"))]
 
 
 @pytest.fixture(scope="module")

@@ -136,7 +136,8 @@ def _crossval(crossval: argparse.ArgumentParser) -> None:
     crossval.add_argument("--ablate", action="store_true", help=text)
     text = "train with the validation group too, for the epochs it has chosen, or all"
     crossval.add_argument("--refit", action="store_true", help=text)
-    crossval.add_argument("--workers", type=int, default=1, metavar="N", help="processes, which share the threads (default: 1)")
+    text = "processes, which share the threads; each takes some 300 MB (default: one a thread, at most one a network)"
+    crossval.add_argument("--workers", type=int, metavar="N", help=text)
     text = "run on the Dask cluster of this scheduler, such as tcp://host:8786"
     crossval.add_argument("--dask", metavar="ADDRESS", help=text)
 

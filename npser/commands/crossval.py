@@ -25,7 +25,7 @@ from npser.train import Run
 def run(args: argparse.Namespace) -> int:
     """Run `npser crossval`; returns its exit status."""
     for name in ("seeds", "workers"):
-        if getattr(args, name) < 1:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             raise terminal.UsageError(f"--{name} {getattr(args, name)}: expected at least 1")
     config = configured(args)
     if args.refit and (config.schedule != "constant" or config.warmup) and config.select != "last":
@@ -49,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
             say(f"run       {terminal.printable(str(folder))}, preset {args.preset}, {config.epochs} epochs")
             choices: Any = {name: getattr(args, name) for name in ("seeds", "ablate", "refit")}
             plan = Plan(parts, args.folds, config, args.preset, oracle=not args.no_oracle, **choices)
-            workers = crossval.Workers(args.workers, args.threads or available_cores(), args.dask, terminal.warn_in_a_line)
+            threads = args.threads or available_cores()
+            workers = crossval.Workers(args.workers or threads, threads, args.dask, terminal.warn_in_a_line)
             place, notices = Run(folder, pool, say, terminal.progress), [*synthetic.notices(data.names), *branded, *told]
             with lock(folder / ".lock", wait=False):
                 found = crossval.run(data, plan, place, args.cache or default_cache(), workers, notices)

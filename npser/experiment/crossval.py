@@ -69,11 +69,14 @@ def run(data: Dataset, plan: Plan, place: Run, cache: Path, workers: Workers, no
     started, clock = datetime.now(UTC), time.perf_counter()
     variants, left_out = _variants(data, plan)
     written = jobs.write_plan(place.out, data, plan, cache)
-    threads = None if workers.dask else max(1, workers.threads // workers.processes)
-    by_variant = {variant: jobs.jobs_of(plan, variant, data, written, threads) for variant in variants}
+    by_variant = {variant: jobs.jobs_of(plan, variant, data, written) for variant in variants}
     all_jobs = [job for same in by_variant.values() for job in same]
     pending = [job for job in all_jobs if jobs.finished(job) is None]
     kept = len(all_jobs) - len(pending)
+    if not workers.dask:
+        workers = dataclasses.replace(workers, processes=max(1, min(workers.processes, len(pending))))
+        for job in pending:
+            job["threads"] = max(1, workers.threads // workers.processes)
     place.say(f"jobs      {len(all_jobs)}" + (f", of which {kept} are done already" if kept else ""))
     broken = _run_pending(pending, plan.config.epochs, workers, place) if pending else 0
 
@@ -161,7 +164,7 @@ def _run_pending(pending: list[Job], epochs: int, workers: Workers, place: Run) 
 
     with contextlib.closing(bar), contextlib.ExitStack() as stack:
         if workers.dask is None:
-            made: Callable[[], Any] = lambda: executors.local_processes(min(workers.processes, len(pending)), workers.prepare)  # noqa: E731
+            made: Callable[[], Any] = lambda: executors.local_processes(workers.processes, workers.prepare)  # noqa: E731
             watch = count
         else:
             made, look = stack.enter_context(executors.dask_cluster(workers.dask, tell))

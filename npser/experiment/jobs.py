@@ -85,8 +85,8 @@ def write_plan(out: Path, data: Dataset, plan: Plan, cache: Path) -> tuple[Path,
     return (out / "plan.json").resolve(), hashlib.sha256(text).hexdigest()
 
 
-def jobs_of(plan: Plan, variant: str, data: Dataset, written: tuple[Path, str], threads: int | None) -> list[Job]:
-    """The jobs of a variant, seed after seed, fold after fold. written: see write_plan; threads: of each, see run_job."""
+def jobs_of(plan: Plan, variant: str, data: Dataset, written: tuple[Path, str]) -> list[Job]:
+    """The jobs of a variant, seed after seed, fold after fold. written: see write_plan."""
     path, digest = written
     found: list[Job] = []
     for seed in range(plan.config.seed, plan.config.seed + plan.seeds):
@@ -96,7 +96,7 @@ def jobs_of(plan: Plan, variant: str, data: Dataset, written: tuple[Path, str], 
             found.append({
                 "plan": str(path), "plan_hash": digest, "folder": str(folder),
                 "identity": identity(data, fold.split, config, plan, variant),
-                "variant": variant, "seed": seed, "fold": fold.name, "threads": threads,
+                "variant": variant, "seed": seed, "fold": fold.name, "threads": None,
             })  # fmt: skip
     return found
 
