@@ -123,7 +123,7 @@ def test_gradcheck_prints_a_table_of_every_layer_and_network(npser: Command) -> 
     public = {
         name
         for name, member in vars(layers_of_the_engine).items()
-        if getattr(member, "__module__", "") == "npser.layers" and inspect.isfunction(member)
+        if getattr(member, "__module__", "") == "npser.layers" and inspect.isfunction(member) and not name.startswith("_")
     }
     assert layers == public | {name for network in model.NETWORKS.values() for name in network.SMALL}
     single = [row["argument"].endswith(" float32") for row in rows]
