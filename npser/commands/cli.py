@@ -137,14 +137,22 @@ def _crossval(crossval: argparse.ArgumentParser) -> None:
 
 
 def _predict(predict: argparse.ArgumentParser) -> None:
-    text = "audio file, folder, or pattern such as 'calls/*.wav'; - for one on standard input"
+    text = "audio file, folder, pattern such as 'calls/*.wav', or address such as s3://bucket/calls; - for standard input"
     predict.add_argument("audio", nargs="*", metavar="AUDIO", help=text)
     predict.add_argument("--from-file", type=_path, metavar="LIST", help="text file that names more, one on each line")
     _add_model(predict)
-    predict.add_argument("--format", choices=("text", "jsonl", "csv"), default="text", help="(default: text; --json is jsonl)")
+    text = "(default: text, with --out jsonl; --json is jsonl)"
+    predict.add_argument("--format", choices=("text", "jsonl", "csv"), help=text)
     predict.add_argument("--timeline", action="store_true", help="add a row for every window, with its start and end")
     text = "no answer where the likeliest emotion has less (default: 0)"
     predict.add_argument("--min-confidence", type=float, default=0.0, metavar="P", help=text)
+    text = "write the rows there in parts, each whole or not at all; the same command goes on after a stop"
+    predict.add_argument("--out", type=_path, metavar="DIR", help=text)
+    text = (
+        "with --out: predict on the Dask cluster of this scheduler, such as tcp://host:8786, whose workers see the same files"
+    )
+    predict.add_argument("--dask", metavar="ADDRESS", help=text)
+    predict.add_argument("--batch-seconds", type=float, default=600, help=argparse.SUPPRESS)  # for tests
     predict.add_argument("--engine", choices=("auto", "lite", "numba"), default="auto", help=argparse.SUPPRESS)  # for tests
     _add_threads(predict)
 

@@ -145,19 +145,10 @@ def _run_folder(args: argparse.Namespace, data: Dataset, parts: Any, config: Con
             if args.resume and not following.exists():
                 return folder
             folder, number = following, number + 1
-    return made(folder)
+    return terminal.made(folder)
 
 
 def folder_name(args: argparse.Namespace, data: Dataset, config: Config, rest: str) -> str:
     """A name for a run folder: corpora may be called anything."""
     network = "" if config.network == "li2019" else f"{config.network}-"
     return re.sub(r"[^\w.+-]+", "-", f"{'+'.join(data.names)}-{network}{args.preset}-{rest}").strip(".-")[:100]
-
-
-def made(folder: Path) -> Path:
-    """A folder that can be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out {folder}: cannot be made ({error.strerror}); name another folder") from None
-    return folder
