@@ -117,6 +117,7 @@ def _train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--test-session", metavar="S", help="session to test on, or none (default: the last)")
     train.add_argument("--val-session", metavar="V", help="session that validates, or none (default: the next one)")
     train.add_argument("--resume", action="store_true", help="go on with an interrupted run, given the same settings and data")
+    _add_dask(train, "compute the features, not the training, on the Dask cluster of this scheduler")
     train.add_argument("--synthetic-utterances", type=int, metavar="N", help="size of the synthetic corpus (default: 400)")
 
 
@@ -132,8 +133,7 @@ def _crossval(crossval: argparse.ArgumentParser) -> None:
     text = "train with the validation group too, for the epochs it has chosen, or all"
     crossval.add_argument("--refit", action="store_true", help=text)
     crossval.add_argument("--workers", type=int, default=1, metavar="N", help="processes, which share the threads (default: 1)")
-    text = "run on the Dask cluster of this scheduler, such as tcp://host:8786"
-    crossval.add_argument("--dask", metavar="ADDRESS", help=text)
+    _add_dask(crossval, "run on the Dask cluster of this scheduler")
 
 
 def _predict(predict: argparse.ArgumentParser) -> None:
@@ -148,10 +148,7 @@ def _predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--min-confidence", type=float, default=0.0, metavar="P", help=text)
     text = "write the rows there in parts, each whole or not at all; the same command goes on after a stop"
     predict.add_argument("--out", type=_path, metavar="DIR", help=text)
-    text = (
-        "with --out: predict on the Dask cluster of this scheduler, such as tcp://host:8786, whose workers see the same files"
-    )
-    predict.add_argument("--dask", metavar="ADDRESS", help=text)
+    _add_dask(predict, "with --out: predict on the Dask cluster of this scheduler")
     predict.add_argument("--batch-seconds", type=float, default=600, help=argparse.SUPPRESS)  # for tests
     predict.add_argument("--engine", choices=("auto", "lite", "numba"), default="auto", help=argparse.SUPPRESS)  # for tests
     _add_threads(predict)
@@ -171,6 +168,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="threads; results do not depend on them (default: all cores)")
+
+
+def _add_dask(parser: argparse.ArgumentParser, what: str) -> None:
+    text = f"{what}, such as tcp://host:8786; its workers must see the same files under the same paths"
+    parser.add_argument("--dask", metavar="ADDRESS", help=text)
 
 
 def _add_layout(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from npser.config import Config, parse_setting, read_toml
 from npser.corpora import synthetic
 from npser.corpora.labels import parse_map
 from npser.dataset import Dataset
-from npser.experiment import report
+from npser.experiment import elsewhere, report
 from npser.experiment.run import run as run_experiment
 from npser.files import lock
 from npser.network import compile_kernels
@@ -82,7 +82,8 @@ def prepared(args: argparse.Namespace, places: list[Path], config: Config, pool:
         say(f"          left out, being of other classes: {dropped}; --labels chooses the classes")
     with terminal.compiling(say):
         compile_kernels()
-    data = dataset.prepare(corpus, config, cache, pool, terminal.progress, args.skip_bad)
+    there = None if args.dask is None else elsewhere.features_on(args.dask, config, say)
+    data = dataset.prepare(corpus, config, cache, pool, terminal.progress, args.skip_bad, there)
     say(f"features  kept in {cache}")
     return data
 
