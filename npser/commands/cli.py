@@ -149,7 +149,6 @@ def _predict(predict: argparse.ArgumentParser) -> None:
     text = "write the rows there in parts, each whole or not at all; the same command goes on after a stop"
     predict.add_argument("--out", type=_path, metavar="DIR", help=text)
     _add_dask(predict, "with --out: predict on the Dask cluster of this scheduler")
-    predict.add_argument("--batch-seconds", type=float, default=600, help=argparse.SUPPRESS)  # for tests
     predict.add_argument("--engine", choices=("auto", "lite", "numba"), default="auto", help=argparse.SUPPRESS)  # for tests
     _add_threads(predict)
 

@@ -82,7 +82,7 @@ def _write_parts(args: argparse.Namespace, paths: list[str], trained: Model, for
     order = archive.order_of(args.model, trained.engine_for(args.engine, len(paths)), form, args.timeline, args.min_confidence)
     unit = trained.config.shard
     with lock(out / ".lock", wait=False):
-        parts = archive.plan(paths, order, out, unit, args.batch_seconds)
+        parts = archive.plan(paths, order, out, unit)
         missing = archive.missing(parts)
         files = sum(end - first for first, end in (part.batch for part in missing))
         bar = terminal.progress(None, total=len(paths), initial=len(paths) - files, unit="file")

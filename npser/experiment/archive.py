@@ -64,7 +64,7 @@ def order_of(model: Path, engine: str, form: str, timeline: bool, least: float) 
     return Order(os.fspath(model), place, digest_of(model) or "", engine, form, timeline, least)
 
 
-def plan(names: Sequence[str], order: Order, out: Path, unit: int, seconds: float) -> list[Part]:
+def plan(names: Sequence[str], order: Order, out: Path, unit: int) -> list[Part]:
     """The parts of a list of recordings.
 
     Parameters
@@ -76,8 +76,6 @@ def plan(names: Sequence[str], order: Order, out: Path, unit: int, seconds: floa
     unit : int
         Recordings that the engine computes together: every part starts at a multiple of it, as their numbers' last bits depend
         on who is computed with whom.
-    seconds : float
-        Of audio in a part, about.
 
     Raises
     ------
@@ -85,7 +83,7 @@ def plan(names: Sequence[str], order: Order, out: Path, unit: int, seconds: floa
         Where the folder holds a part that is not one of these.
     """
     states = [_state(name) for name in names]
-    batches = cluster.cut(names, [state[0] for state in states], unit, seconds)
+    batches = cluster.cut(names, [state[0] for state in states], unit)
     digits = max(5, len(str(len(batches))))
     about = [order.sha256, order.engine, order.form, order.timeline, order.least, order.npser]
     parts: list[Part] = []

@@ -106,8 +106,8 @@ def check_version(version: str) -> None:
         raise ValueError(f"a worker runs npser {__version__} and the command npser {version}; install the same version")
 
 
-def cut(names: Sequence[str], sizes: Sequence[int], unit: int, seconds: float = SECONDS) -> list[Batch]:
-    """A list of recordings in its order, cut into batches of about so many seconds of audio.
+def cut(names: Sequence[str], sizes: Sequence[int], unit: int) -> list[Batch]:
+    """A list of recordings in its order, cut into batches of about SECONDS of audio, and MOST files at most.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def cut(names: Sequence[str], sizes: Sequence[int], unit: int, seconds: float = 
     batches: list[Batch] = []
     start, held = 0, 0.0
     for first in range(0, len(names), unit):
-        if held >= seconds or first - start >= MOST:
+        if first > start and (held >= SECONDS or first + unit - start > MOST):
             batches.append((start, first))
             start, held = first, 0.0
         for r in range(first, min(first + unit, len(names))):
