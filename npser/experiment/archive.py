@@ -7,6 +7,7 @@ all, so what is there need not be computed again. One after another, parts are w
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import hashlib
 import io
@@ -46,7 +47,6 @@ class Order:
     form: str
     timeline: bool
     least: float  # confidence
-    npser: str = __version__
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def plan(names: Sequence[str], order: Order, out: Path, unit: int) -> list[Part]
     states = [_state(name) for name in names]
     batches = cluster.cut(names, [state[0] for state in states], unit)
     digits = max(5, len(str(len(batches))))
-    about = [order.sha256, order.engine, order.form, order.timeline, order.least, order.npser]
+    about = [order.sha256, order.engine, order.form, order.timeline, order.least, __version__]
     parts: list[Part] = []
     for number, (first, end) in enumerate(batches):
         held = json.dumps([about, list(zip(names[first:end], states[first:end], strict=True))])
@@ -146,7 +146,7 @@ def compute_there(
 
     def work(batch: Batch) -> tuple[Any, ...]:
         own = names[slice(*batch)]
-        return rows_on_worker, order, own, [cluster.seen_by_workers(name) for name in own]
+        return rows_on_worker, dataclasses.asdict(order), own, [cluster.seen_by_workers(name) for name in own]
 
     for (first, end), result in cluster.computed(address, [part.batch for part in parts], work, unit, say):
         part = whose[first]
@@ -208,15 +208,12 @@ def _rows_of(trained: Model, order: Order, names: Sequence[str], places: Sequenc
     return text.getvalue()
 
 
-def rows_on_worker(order: Order, names: Sequence[str], places: Sequence[str]) -> tuple[str, list[str]]:
-    """Rows of recordings as text, and what was warned of. Called on a Dask worker.
+def rows_on_worker(wanted: dict[str, Any], names: Sequence[str], places: Sequence[str]) -> tuple[str, list[str]]:
+    """Rows of recordings as text, and what was warned of; ValueError where a Dask worker has another model than the command.
 
-    Raises
-    ------
-    ValueError
-        Where the worker has another npser or another model than the command.
+    wanted: an Order.
     """
-    cluster.check_version(order.npser)
+    order = Order(**wanted)
     trained, told = _model(order.model, order.place or SHIPPED, order.sha256), _told()
     text = _rows_of(trained, order, names, places, cluster.share_of_cores())
     return text, [told.popleft() for _ in range(len(told))]

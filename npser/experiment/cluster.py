@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import time
 from collections import deque
@@ -17,6 +18,8 @@ from npser.threads import available_cores
 POLL = 0.5  # seconds between two looks at what the workers have done
 REACH = 10  # seconds in which a scheduler must answer
 PATIENCE = 60.0  # seconds for which a scheduler that is gone is waited for
+# A worker without this npser would die when it reads a function that it cannot import; this it imports when it runs it
+CALL = "__import__('importlib').import_module('npser.experiment.cluster').called(*work)"
 AT_ONCE = 2  # batches of each worker's thread that are submitted: one is computed while the other waits
 SECONDS, MOST = 600.0, 500  # of audio in a batch, about, and files at most
 RATES = {".wav": 32_000}  # bytes a second of 16-bit speech at 16 kHz; what is compressed has about a quarter
@@ -24,7 +27,7 @@ COMPRESSED = 8_000
 
 Say = Callable[[str], object]
 Batch = tuple[int, int]  # the numbers of its first recording, and of the first after it
-Work = tuple[Any, ...]  # a function that a worker can import, and its arguments
+Work = tuple[Any, ...]  # a function at the top of a module, and its arguments, all of them plain values
 
 
 class SchedulerGone(ValueError):
@@ -43,7 +46,8 @@ def dask_cluster(address: str, say: Say) -> Iterator[tuple[Callable[[], Any], Ca
         raise ValueError("--dask needs the package distributed; install it with: pip install 'dask[distributed]'") from None
     import logging
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # we tell what matters
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # we tell what matters
     try:
         client: Any = Client(address, timeout=REACH)
     except (OSError, ValueError, TypeError) as error:
@@ -104,6 +108,18 @@ def check_version(version: str) -> None:
     """ValueError on a worker that runs another npser than the command does."""
     if version != __version__:
         raise ValueError(f"a worker runs npser {__version__} and the command npser {version}; install the same version")
+
+
+def called(version: str, module: str, name: str, arguments: tuple[Any, ...]) -> Any:
+    """What a function of npser returns, on a worker; ValueError where that runs another version."""
+    check_version(version)
+    return getattr(importlib.import_module(module), name)(*arguments)
+
+
+def _submitted(executor: Executor, work: Work) -> Future[Any]:
+    """A call of called, on a worker."""
+    function, *arguments = work
+    return executor.submit(eval, CALL, {"work": (__version__, function.__module__, function.__name__, arguments)})
 
 
 def cut(names: Sequence[str], sizes: Sequence[int], unit: int) -> list[Batch]:
@@ -219,10 +235,10 @@ def _run(
             most = AT_ONCE * max(1, watch())
             while queue.pending and len(running) < most:
                 batch, alone = queue.pending.popleft(), not running and not queue.pending
-                running[executor.submit(*work(batch))] = batch, alone
+                running[_submitted(executor, work(batch))] = batch, alone
             if not running:
                 batch = queue.suspects.popleft()
-                running[executor.submit(*work(batch))] = batch, True
+                running[_submitted(executor, work(batch))] = batch, True
             done, _ = wait(running, POLL, FIRST_COMPLETED)
             for future in done:
                 batch, alone = running[future]

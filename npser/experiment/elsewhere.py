@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from npser import __version__, model
+from npser import model
 from npser.config import Config
 from npser.experiment import cluster
 from npser.experiment.cluster import Batch, Say
@@ -26,7 +26,7 @@ def features_on(address: str, config: Config, say: Say) -> Elsewhere:
     Each batch's features, about 12 MB, wait in memory until they are written; at most two batches for each worker's thread. For
     errors see cluster.computed.
     """
-    settings = {"npser": __version__, "config": dataclasses.asdict(config)}
+    settings = dataclasses.asdict(config)
 
     def elsewhere(recordings: list[tuple[Path, str]]) -> Iterator[tuple[int, Features | str]]:
         places = [cluster.seen_by_workers(str(path)) for path, _ in recordings]
@@ -42,15 +42,11 @@ def features_on(address: str, config: Config, say: Say) -> Elsewhere:
 
 
 def features_on_worker(settings: dict[str, Any], recordings: list[tuple[str, str]]) -> list[Features | str]:
-    """Features of recordings, or why they have none. recordings: path and SHA-256 of each. Called on a Dask worker.
+    """Features of recordings, or why they have none; ValueError where a Dask worker sees other files than the command.
 
-    Raises
-    ------
-    ValueError
-        Where the worker has another npser than the command, or sees other files.
+    settings: of a Config; recordings: path and SHA-256 of each.
     """
-    cluster.check_version(settings["npser"])
-    config = model.restored(settings["config"])
+    config = model.restored(settings)
     kind = model.module_of(config).kind(config)
 
     def of(k: int) -> Features | str:
