@@ -262,6 +262,12 @@ def start(environment: dict[str, str], folder: Path, *words: str | Path) -> subp
     )
 
 
+def children(pid: int) -> list[int]:
+    """Worker processes of a command or a nanny: not the tracker of its semaphores."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
 class Cluster:
     """A Dask scheduler and workers in processes of this machine; all end with the block."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import UNCOMPILED, Cluster, Command, one_sentence, report_of, start
+from helpers import UNCOMPILED, Cluster, Command, children, one_sentence, report_of, start
 
 HEAVY = pytest.mark.skipif(UNCOMPILED, reason="many processes and epochs: too slow without the compiler")
 PROC = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds worker processes in /proc")
@@ -52,12 +52,6 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
 def epochs_done(out: Path, fold: int) -> int:
     file = out / "jobs" / f"full-seed0-fold{fold}" / "metrics.jsonl"
     return file.read_bytes().count(b"\n") if file.exists() else 0
-
-
-def children(pid: int) -> list[int]:
-    """Worker processes of a command: not the tracker of its semaphores."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 @HEAVY

@@ -14,6 +14,7 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ import soundfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from helpers import RATE, ROOT, Cluster, sound
+from helpers import RATE, ROOT, Cluster, children, sound
 
 DISTINCT = 300  # files; the others are links to them
 # Each batch that a worker begins is a line in a file
@@ -92,13 +93,14 @@ def wait_for_workers(cluster: Cluster, workers: int) -> None:
 
 
 def kill_at(moments: list[float], cluster: Cluster) -> None:
-    """Kill the worker of a random nanny at each moment, in seconds from now."""
+    """Kill a worker at each moment, in seconds from now."""
     start = time.perf_counter()
     for moment in moments:
         time.sleep(max(0.0, start + moment - time.perf_counter()))
-        nanny = random.choice(cluster.running[1:])
-        found = subprocess.run(["pkill", "-9", "-f", "spawn_main", "-P", str(nanny.pid)], check=False)
-        print(f"  {moment:6.1f} s: killed a worker of {nanny.pid}" if found.returncode == 0 else "  nobody to kill", flush=True)
+        workers = [pid for nanny in cluster.running[1:] for pid in children(nanny.pid)]
+        for pid in random.sample(workers, min(1, len(workers))):
+            os.kill(pid, signal.SIGKILL)
+        print(f"  {moment:6.1f} s: killed one of {len(workers)} workers", flush=True)
 
 
 def whole(out: Path) -> bytes:
@@ -117,18 +119,18 @@ def main() -> None:
         calls, out = folder / "calls", folder / "out"
         make(calls, args.files)
         words = (calls, "--format", "jsonl", "--engine", "numba")
+        print("what the local command prints ...", flush=True)
+        local = subprocess.run([sys.executable, "-m", "npser", "predict", *words], env=environment, capture_output=True).stdout
         best: dict[int, float] = {}
         for _ in range(args.turns):
             for workers in (1, 2):
                 with cluster_of(workers, folder, environment) as cluster:
                     seconds = predict(environment, *words, "--out", out, "--dask", cluster.address)
                 best[workers] = min(seconds, best.get(workers, seconds))
-                print(f"{workers} workers: {seconds:6.1f} s, {args.files / seconds:6.0f} files/s", flush=True)
-                result = whole(out)
+                equal = whole(out) == local
+                print(f"{workers} workers: {seconds:6.1f} s, {args.files / seconds:6.0f} files/s, equal: {equal}", flush=True)
                 shutil.rmtree(out)
         print(f"ratio of the best of {args.turns}: {best[1] / best[2]:.2f}")
-        local = subprocess.run([sys.executable, "-m", "npser", "predict", *words], env=environment, capture_output=True)
-        print(f"equal to the local output: {result == local.stdout}")
         if args.kills:
             moments = sorted(random.uniform(0.5, 2 * best[2]) for _ in range(args.kills))
             with cluster_of(2, folder, environment) as cluster:
@@ -137,10 +139,8 @@ def main() -> None:
                 predict(environment, *words, "--out", out, "--dask", cluster.address)
                 killer.join()
                 begun = Counter((folder / "batches").read_text().splitlines())
-            again = sum(count - 1 for count in begun.values())
-            print(
-                f"{args.kills} kills: complete and equal: {whole(out) == local.stdout}; {len(begun)} batches, {again} begun again"
-            )
+            again, equal = sum(begun.values()) - len(begun), whole(out) == local
+            print(f"{args.kills} kills: complete and equal: {equal}; {len(begun)} batches, {again} begun again")
 
 
 if __name__ == "__main__":
