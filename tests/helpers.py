@@ -264,7 +264,7 @@ def start(environment: dict[str, str], folder: Path, *words: str | Path) -> subp
 
 def children(pid: int) -> list[int]:
     """Worker processes of a command or a nanny: not the tracker of its semaphores."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    found = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
     return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 

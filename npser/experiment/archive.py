@@ -6,6 +6,8 @@ all, so what is there need not be computed again. One after another, parts are w
 
 from __future__ import annotations
 
+import bisect
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -15,7 +17,7 @@ import json
 import os
 import threading
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,24 +141,23 @@ def compute_there(
 
     See cluster.computed for arguments and errors.
     """
-    waiting = {part.batch[0]: part for part in parts}
-    whose = {r: part for part in parts for r in range(*part.batch)}
-    pieces: dict[int, dict[int, str]] = {first: {} for first in waiting}
-    done: dict[int, int] = dict.fromkeys(waiting, 0)
+    starts = [part.batch[0] for part in parts]
+    pieces: dict[int, dict[int, str]] = {}  # of parts that are not whole yet: the text from each recording on
+    done: Counter[int] = Counter()
 
     def work(batch: Batch) -> tuple[Any, ...]:
         own = names[slice(*batch)]
         return rows_on_worker, dataclasses.asdict(order), own, [cluster.seen_by_workers(name) for name in own]
 
     for (first, end), result in cluster.computed(address, [part.batch for part in parts], work, unit, say):
-        part = whose[first]
-        start = part.batch[0]
+        part = parts[bisect.bisect(starts, first) - 1]
+        start, stop = part.batch
         text, told = result or (_row_of_death(names[first], order, trained), [])
         for one in told:
             warnings.warn(one, stacklevel=2)
-        pieces[start][first] = text
+        pieces.setdefault(start, {})[first] = text
         done[start] += end - first
-        if part.batch[0] + done[start] == part.batch[1]:
+        if start + done[start] == stop:
             _keep(part, "".join(text for _, text in sorted(pieces.pop(start).items())), order, trained)
         yield end - first
 
@@ -215,8 +216,11 @@ def rows_on_worker(wanted: dict[str, Any], names: Sequence[str], places: Sequenc
     """
     order = Order(**wanted)
     trained, told = _model(order.model, order.place or SHIPPED, order.sha256), _told()
-    text = _rows_of(trained, order, names, places, cluster.share_of_cores())
-    return text, [told.popleft() for _ in range(len(told))]
+    text, warned = _rows_of(trained, order, names, places, cluster.share_of_cores()), list[str]()
+    with contextlib.suppress(IndexError):  # of other threads' batches too
+        while True:
+            warned.append(told.popleft())
+    return text, warned
 
 
 _loading = threading.Lock()

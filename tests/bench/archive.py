@@ -3,14 +3,15 @@
     python tests/bench/archive.py                    # 20,000 files, one worker and two in turns
     python tests/bench/archive.py --kills 10         # kills workers at ten random moments as well
 
-Give it a quiet machine with a core for each worker, besides what the scheduler and the command take. Workers have one thread
-each and are warm: they have predicted a few files before the clock starts.
+Give it a quiet machine of two cores or more. Each worker has a core of its own, as if it were a machine, and is warm: it has
+predicted a few files before the clock starts. The scheduler and the command, which have little to do, run where there is room.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import random
 import shutil
@@ -25,6 +26,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import soundfile
+
+from npser import SHIPPED
+from npser.experiment import archive
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -69,27 +73,23 @@ def predict(environment: dict[str, str], *words: str | Path) -> float:
 @contextlib.contextmanager
 def cluster_of(workers: int, folder: Path, environment: dict[str, str]) -> Iterator[Cluster]:
     """Warm workers, which a nanny starts again."""
-    log = folder / "batches"
-    log.write_text("")
-    with Cluster(environment, folder) as cluster:
-        for _ in range(workers):
-            cluster.worker(COUNTED.format(log=str(log)), nanny=True)
-        few = folder / "few"
-        if not few.exists():
-            make(few, 8)
-        wait_for_workers(cluster, workers)
-        for _ in range(2 * workers):
-            predict(environment, few, "--engine", "numba", "--out", folder / "warm", "--dask", cluster.address)
-            shutil.rmtree(folder / "warm")
-        log.write_text("")
-        yield cluster
-
-
-def wait_for_workers(cluster: Cluster, workers: int) -> None:
     from distributed import Client
 
-    with Client(cluster.address, timeout=60) as client:
-        client.wait_for_workers(workers, timeout=60)
+    log, few, cores = folder / "batches", folder / "few", os.sched_getaffinity(0)
+    if not few.exists():
+        make(few, 8)
+    with Cluster(environment, folder) as cluster:
+        for core in sorted(cores)[:workers]:
+            os.sched_setaffinity(0, {core})  # the worker's as well
+            cluster.worker(COUNTED.format(log=str(log)), nanny=True)
+            os.sched_setaffinity(0, cores)
+        with Client(cluster.address, timeout=60) as client:
+            client.wait_for_workers(workers, timeout=60)
+            names = sorted(map(str, few.iterdir()))
+            order = archive.order_of(Path(SHIPPED), "numba", "jsonl", False, 0.0)
+            client.run(archive.rows_on_worker, dataclasses.asdict(order), names, names)
+        log.write_text("")
+        yield cluster
 
 
 def kill_at(moments: list[float], cluster: Cluster) -> None:
