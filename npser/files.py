@@ -90,9 +90,8 @@ def at_address(address: str) -> Iterator[tuple[Any, str]]:
 
         yield url_to_fs(address)
     except ImportError as error:
-        raise ValueError(
-            f"{address}: needs a package ({error}); install fsspec, and what it names, with: pip install fsspec s3fs"
-        ) from None
+        kind = address.partition("://")[0].rpartition(":")[2].replace("https", "http")
+        raise ValueError(f"{address}: needs a package ({error}); install it with: pip install 'fsspec[{kind}]'") from None
     except Exception as error:  # every file system has errors of its own
         text = " ".join(str(error).split()).removeprefix(address).lstrip(": ")
         raise ValueError(f"{address}: cannot be opened ({text or type(error).__name__})") from None

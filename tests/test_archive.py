@@ -136,8 +136,7 @@ def parts(out: Path) -> int:
     [
         ("0.01", 8, ()),
         ("20", 3, ("--format", "csv", "--timeline", "--min-confidence", "0.3")),
-        ("600", 1, ("--timeline",)),
-        ("0.01", 8, ("--engine", "lite")),
+        ("600", 1, ("--timeline", "--engine", "lite")),
     ],
 )
 def test_the_parts_are_the_local_output_byte_for_byte(
@@ -434,7 +433,7 @@ def test_an_address_of_no_kind_and_a_missing_package_are_told(npser: Command, tm
     one_sentence(npser("predict", "nonsense://calls", status=1), "nonsense://calls: cannot be opened", "nonsense")
     code = without("fsspec") + "from npser.commands.cli import main; sys.exit(main(['predict', 's3://bucket/calls']))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    one_sentence(shown, "s3://bucket/calls: needs a package", "pip install fsspec s3fs")
+    one_sentence(shown, "s3://bucket/calls: needs a package", "pip install 'fsspec[s3]'")
 
 
 def test_a_copy_of_what_lies_at_an_address_is_closed_with_the_recording(tmp_path: Path) -> None:
