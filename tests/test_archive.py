@@ -317,6 +317,10 @@ def test_wrong_words_get_one_sentence(archive: Path, npser: Command, tmp_path: P
     ):
         shown = npser("predict", file, "--model", archive / "model.safetensors", *more, status=status, input="-")
         one_sentence(shown, expected)
+    code = without("distributed") + f"from npser.commands.cli import main; sys.exit(main(['predict', {str(file)!r}, "
+    code += f"'--model', {str(archive / 'model.safetensors')!r}, '--out', {str(tmp_path / 'out')!r}, '--dask', 'tcp://x:1']))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    one_sentence(shown, "--dask needs the package distributed", "pip install 'dask[distributed]'")
 
 
 # The queue of batches, on a cluster that is only played

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
+from dataclasses import dataclass
 from typing import Any
 
 from npser import __version__
@@ -197,6 +198,7 @@ def computed(
             time.sleep(POLL)
 
 
+@dataclass(frozen=True)
 class _Queue:
     """Batches that are waiting.
 
@@ -204,8 +206,10 @@ class _Queue:
     is computed while workers die again is the one that kills them.
     """
 
-    def __init__(self, pending: deque[Batch], suspects: deque[Batch], unit: int, say: Say) -> None:
-        self.pending, self.suspects, self.unit, self.say = pending, suspects, unit, say
+    pending: deque[Batch]
+    suspects: deque[Batch]
+    unit: int
+    say: Say
 
     def suspect(self, batch: Batch, alone: bool) -> bool:
         """What becomes of a batch that was there when workers died; whether it is one recording, and has killed them."""
