@@ -19,7 +19,7 @@ from npser.corpora.labels import GENDERS
 from npser.features import SAMPLE_RATE, window_samples
 from npser.ranks import Ranks
 from npser.silence import refusal_of_features
-from npser.store import Progress, Store
+from npser.store import Elsewhere, Progress, Store
 
 MOST_LOST = 0.05  # of the utterances; beyond it a run stops, unless skip_bad
 
@@ -61,9 +61,15 @@ class Dataset:
 
 
 def prepare(
-    corpus: Corpus, config: Config, cache: Path, pool: ThreadPoolExecutor, progress: Progress, skip_bad: bool = False
+    corpus: Corpus,
+    config: Config,
+    cache: Path,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+    skip_bad: bool = False,
+    elsewhere: Elsewhere | None = None,
 ) -> Dataset:
-    """Compute or find the features of a corpus.
+    """Compute or find the features of a corpus; cache, pool, progress and elsewhere: see store.open_store.
 
     A file that cannot be used, or that prediction would not answer since it is silent or too short, is named in a warning and
     left out.
@@ -82,7 +88,7 @@ def prepare(
     kept = [digest for digest, _ in usable]
     paths = [u.path for _, u in usable]
     kind = model.module_of(config).kind(config)
-    features = store.open_store(paths, kept, kind, cache, pool, progress)
+    features = store.open_store(paths, kept, kind, cache, pool, progress, elsewhere)
     silent = silent_recordings(features)
     errors = features.errors | silent
     bad |= {str(usable[r][1].path): text for r, text in errors.items()}

@@ -16,6 +16,7 @@ import os
 import re
 import shlex
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -24,7 +25,7 @@ import numpy as np
 import scipy.fft
 import soundfile
 
-from npser.files import refuse_special
+from npser.files import fetched, is_address, refuse_special
 
 SAMPLE_RATE = 16000  # Hz
 N_FFT = 800  # samples of the Hann window and of the transform
@@ -114,12 +115,28 @@ def whole_rate(rate: float | None) -> int:
 def open_audio(path: str | os.PathLike[str] | BinaryIO) -> soundfile.SoundFile:
     """Open an audio file, or one that is open as bytes and seekable: wav, flac, ogg or mp3, whatever it is called.
 
+    A name such as s3://bucket/a.wav is fetched by fsspec.
+
     Raises
     ------
     ValueError
         For a file that is missing, empty or undecodable: one sentence that begins with its name.
     """
     stream, name = _stream_and_name(path)
+    if stream is not None or not is_address(name):
+        return _opened(stream, name)
+    copy = fetched(name)
+    try:
+        audio = _opened(copy, name)
+    except ValueError:
+        copy.close()
+        raise
+    weakref.finalize(audio, copy.close)
+    return audio
+
+
+def _opened(stream: BinaryIO | None, name: str) -> soundfile.SoundFile:
+    """What open_audio does with an open file, or without one with that of a name."""
     try:
         if stream is None:
             refuse_special(name, "expected an audio file", ", or - with the sound on standard input")

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and locks between processes."""
+"""Files that are written whole or not at all, locks between processes, and files that lie at an address such as s3://."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import errno
 import fcntl
 import glob
 import os
+import re
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 
 def write(path: Path, content: bytes) -> None:
@@ -71,3 +75,31 @@ def lock(path: Path, wait: bool = True) -> Iterator[None]:
         except BlockingIOError:
             raise ValueError(f"{path.parent}: another npser is at work there; wait for it, or name another folder") from None
         yield
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is an address for fsspec, such as s3://bucket/a.wav or https://host/a.wav."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.:-]*://", name) is not None
+
+
+@contextlib.contextmanager
+def at_address(address: str) -> Iterator[tuple[Any, str]]:
+    """fsspec's file system of an address, and what it calls it; what goes wrong inside is a ValueError."""
+    try:
+        from fsspec.core import url_to_fs
+
+        yield url_to_fs(address)
+    except ImportError as error:
+        kind = address.partition("://")[0].rpartition(":")[2].replace("https", "http")
+        raise ValueError(f"{address}: needs a package ({error}); install it with: pip install 'fsspec[{kind}]'") from None
+    except Exception as error:  # every file system has errors of its own
+        text = " ".join(str(error).split()).removeprefix(address).lstrip(": ")
+        raise ValueError(f"{address}: cannot be opened ({text or type(error).__name__})") from None
+
+
+def fetched(address: str) -> BinaryIO:
+    """A copy of what lies at an address, open and seekable; it is gone when it is closed."""
+    with at_address(address) as (system, path), system.open(path, "rb") as source:
+        copy = tempfile.TemporaryFile()  # noqa: SIM115 (whoever reads it closes it)
+        shutil.copyfileobj(source, copy, 1 << 20)
+    return copy

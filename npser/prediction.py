@@ -1,10 +1,14 @@
-"""What a prediction is: of a recording, of a window of it, and of one that cannot be read."""
+"""What a prediction is, of a recording, of a window, and of what cannot be read; and the rows that it is written as."""
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import json
 import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
 
 import numpy as np
 
@@ -71,3 +75,63 @@ def likeliest(probabilities: dict[str, float]) -> str | None:
 def unreadable(error: Exception) -> Prediction:
     """What predict_many yields for a recording that cannot be read."""
     return Prediction(None, {}, None, None, 0.0, error=str(error) or type(error).__name__)
+
+
+Answer = TypeVar("Answer", Prediction, Window)
+Row = dict[str, Any]
+Show = Callable[[Sequence[Row]], None]
+
+
+def withhold(prediction: Prediction, least: float) -> Prediction:
+    """No answer where the likeliest emotion has a probability below least."""
+
+    def sure(one: Answer) -> Answer:
+        p = max(one.probabilities.values(), default=1.0)
+        return one if p >= least else dataclasses.replace(one, emotion=None, reason=f"confidence {p:.3f} is below {least:g}")
+
+    return dataclasses.replace(sure(prediction), timeline=[sure(window) for window in prediction.timeline])
+
+
+def rows(path: str, prediction: Prediction, timeline: bool) -> Iterator[Row]:
+    """The row of a recording, then those of its windows, which have start and end."""
+    if prediction.error is not None:
+        named = prediction.error.startswith(("standard input", path))
+        yield {"path": path, "error": prediction.error if named else f"{path}: {prediction.error}"}
+        return
+    names = ("emotion", "probabilities", "gender", "gender_probabilities", "seconds", "reason")
+    yield {"path": path, **{name: getattr(prediction, name) for name in names}}
+    for window in prediction.timeline if timeline else []:
+        row = {"path": path, **dataclasses.asdict(window), "gender": likeliest(window.gender_probabilities)}
+        yield {**row, "gender_probabilities": window.gender_probabilities or None}
+
+
+def jsonl_writer(file: TextIO) -> Show:
+    """What writes the rows of a recording as lines of JSON."""
+
+    def show(rows: Sequence[Row]) -> None:
+        for row in rows:
+            print(json.dumps(row), file=file, flush=True)
+
+    return show
+
+
+def csv_writer(file: TextIO, labels: Sequence[str], timeline: bool, header: bool = True) -> Show:
+    """What writes the rows of a recording as CSV; the header is written now. labels: of emotions, then of genders."""
+    span = ["start", "end"] if timeline else []
+    columns = ["path", *span, "emotion", "gender", "seconds", *(f"p_{label}" for label in labels), "reason", "error"]
+
+    def write(row: Row) -> None:
+        quoting = csv.QUOTE_ALL if any("\r" in str(value) for value in row.values()) else csv.QUOTE_MINIMAL  # which forgets it
+        options: Any = {"restval": "", "extrasaction": "ignore", "lineterminator": "\n", "quoting": quoting}
+        csv.DictWriter(file, columns, **options).writerow(row)
+
+    def show(rows: Sequence[Row]) -> None:
+        for row in rows:
+            p = {**row.get("probabilities", {}), **(row.get("gender_probabilities") or {})}
+            times = {name: f"{row[name]:.3f}" for name in ("start", "end", "seconds") if name in row}
+            write(row | times | {f"p_{label}": f"{value:.6f}" for label, value in p.items()})
+        file.flush()
+
+    if header:
+        write(dict(zip(columns, columns, strict=True)))
+    return show

@@ -35,6 +35,8 @@ FORMAT = 2  # of the files in the cache; another number computes them anew
 HELD = 4 << 20  # bytes of a recording's rows that wait in memory; more wait on disk
 
 Progress = Callable[..., Iterable[Any]]  # tqdm, or what looks like it
+Features = tuple[bytes, list[int], list[int], list[float]]  # of a recording: its rows, and of each window as in Part
+Elsewhere = Callable[[list[tuple[Path, str]]], Iterable[tuple[int, Features | str]]]
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def open_store(
     cache: Path,
     pool: ThreadPoolExecutor,
     progress: Progress = lambda items, **_: items,
+    elsewhere: Elsewhere | None = None,
 ) -> Store:
     """Features of recordings, from the cache or computed now.
 
@@ -138,6 +141,9 @@ def open_store(
         recordings are kept, so a bad one is read again each time. What other stores of this kind hold is copied from there.
     progress : callable
         Wraps an iterable, as tqdm does.
+    elsewhere : callable, optional
+        Computes recordings, given their paths and hashes, in other processes: yields the number of each in that list, in any
+        order, with its features or why it has none.
 
     Raises
     ------
@@ -151,7 +157,7 @@ def open_store(
             found = _open(folder, kind)
             if found is not None:
                 return found
-            return _built(folder, paths, content, kind, pool, progress)
+            return _built(folder, paths, content, kind, pool, progress, elsewhere)
     except OSError as error:
         raise ValueError(
             f"{cache}: the features cannot be kept there ({error.strerror}); free some space or name another place with --cache"
@@ -159,7 +165,13 @@ def open_store(
 
 
 def _built(
-    folder: Path, paths: Sequence[Path], content: Sequence[str], kind: Kind, pool: ThreadPoolExecutor, progress: Progress
+    folder: Path,
+    paths: Sequence[Path],
+    content: Sequence[str],
+    kind: Kind,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+    elsewhere: Elsewhere | None,
 ) -> Store:
     """Compute every recording, move the finished folder into place, and open it."""
     for leftover in folder.parent.glob(f"{folder.name}-*"):  # of a process that was killed
@@ -167,14 +179,17 @@ def _built(
     partial, at_once = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent)), 2 * available_cores()
     partial.chmod(folder.parent.stat().st_mode)  # who may read the cache may read its stores
     try:
-        known = _held_elsewhere(folder, content, kind)
+        known = _held_by_others(folder, content, kind)
+        new = [r for r, digest in enumerate(content) if digest not in known]
+        come = _come(elsewhere, new, paths, content, partial, progress) if elsewhere is not None and new else {}
 
-        def compute(r: int) -> _Part | str:
+        def compute(r: int) -> Part | str:
+            if r in come:
+                return come[r]
             held = known.get(content[r])
             aside = partial / str(r)
-            return _part_of(*held, aside) if held else _computed(paths[r], content[r], kind, aside)
+            return _part_of(*held, aside) if held else computed(paths[r], content[r], kind, aside)
 
-        new = [r for r, digest in enumerate(content) if digest not in known]
         if 20 * len(new) <= len(content):  # where these few are bad, as they were the last time, all others are there already
             errors = {r: part for r, part in zip(new, ahead(pool, compute, new, at_once), strict=True) if isinstance(part, str)}
             found = _open(_without(folder, content, errors, kind), kind) if errors.keys() == set(new) else None
@@ -196,6 +211,24 @@ def _built(
     return _with_gaps(found, errors)
 
 
+def _come(
+    elsewhere: Elsewhere, new: list[int], paths: Sequence[Path], content: Sequence[str], partial: Path, progress: Progress
+) -> dict[int, Part | str]:
+    """What other processes compute of some recordings; the rows wait on disk."""
+    come: dict[int, Part | str] = {}
+    found = elsewhere([(paths[r], content[r]) for r in new])
+    for k, one in progress(found, total=len(new), desc="features", unit="file"):
+        r = new[k]
+        if isinstance(one, str):
+            come[r] = one
+        else:
+            rows, *each = one
+            aside = partial / str(r)
+            aside.write_bytes(rows)
+            come[r] = Part(aside, [], *each)
+    return come
+
+
 def _without(folder: Path, content: Sequence[str], errors: dict[int, str], kind: Kind) -> Path:
     """Where the good recordings lie."""
     return folder_of(folder.parent, [digest for r, digest in enumerate(content) if r not in errors], kind)
@@ -209,7 +242,7 @@ def _with_gaps(found: Store, errors: dict[int, str]) -> Store:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """A recording on its way into a store: rows, and of each window their number, samples and level.
 
     aside: a file with the rows before these, where they are many. source: the store that they come from.
@@ -233,7 +266,7 @@ class _Part:
             self.source.release()
 
 
-def _held_elsewhere(folder: Path, content: Sequence[str], kind: Kind) -> dict[str, tuple[Store, int]]:
+def _held_by_others(folder: Path, content: Sequence[str], kind: Kind) -> dict[str, tuple[Store, int]]:
     """The recordings that other stores of this kind hold, by their content: the store, and their number in it."""
     missing, found = set(content), dict[str, tuple[Store, int]]()
     for other in sorted(folder.parent.glob(_prefix(kind) + "?" * 24)):
@@ -246,17 +279,17 @@ def _held_elsewhere(folder: Path, content: Sequence[str], kind: Kind) -> dict[st
     return found
 
 
-def _part_of(store: Store, r: int, aside: Path) -> _Part:
+def _part_of(store: Store, r: int, aside: Path) -> Part:
     """Recording r of a store."""
     first, end = store.recordings[r : r + 2]
     bounds = store.bounds[first : end + 1]
     each = (np.diff(bounds), store.samples[first:end], store.levels[first:end])
-    return _Part(aside, [store.rows[bounds[0] : bounds[-1]]], *(values.tolist() for values in each), source=store)
+    return Part(aside, [store.rows[bounds[0] : bounds[-1]]], *(values.tolist() for values in each), source=store)
 
 
-def _computed(path: Path, digest: str, kind: Kind, aside: Path) -> _Part | str:
+def computed(path: Path, digest: str, kind: Kind, aside: Path) -> Part | str:
     """A recording from its file, window by window; or why it has none, in words."""
-    part, held = _Part(aside, [], [], [], []), 0
+    part, held = Part(aside, [], [], [], []), 0
     aside.unlink(missing_ok=True)
     try:
         for x in features.read_windows(path, kind.seconds, cut=kind.pad):
@@ -279,7 +312,7 @@ def _computed(path: Path, digest: str, kind: Kind, aside: Path) -> _Part | str:
     return part
 
 
-def _write(partial: Path, parts: Iterable[_Part | str], paths: Sequence[Path], content: Sequence[str]) -> dict[int, str]:
+def _write(partial: Path, parts: Iterable[Part | str], paths: Sequence[Path], content: Sequence[str]) -> dict[int, str]:
     """Write the parts as a store; returns why recordings have none."""
     bounds, samples, levels, recordings, errors, checksum = [0], [], [], [0], {}, hashlib.sha256()
     with (partial / "rows.f32").open("wb") as file:

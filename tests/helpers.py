@@ -1,11 +1,13 @@
 """What files of tests share: small networks and batches, model files, sounds, corpora, and commands as a user runs them."""
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -258,6 +260,52 @@ def start(environment: dict[str, str], folder: Path, *words: str | Path) -> subp
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells start background jobs deaf to Ctrl-C
     )
+
+
+def children(pid: int) -> list[int]:
+    """Worker processes of a command or a nanny: not the tracker of its semaphores."""
+    found = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+class Cluster:
+    """A Dask scheduler and workers in processes of this machine; all end with the block."""
+
+    def __init__(self, environment: dict[str, str], folder: Path) -> None:
+        self.environment, self.folder = environment, folder
+        self.running: list[subprocess.Popen[Any]] = []
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.address = f"tcp://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> "Cluster":
+        self.start_scheduler()
+        return self
+
+    def start_scheduler(self) -> None:
+        self.scheduler = self.started("dask_scheduler", "--port", str(self.port))
+
+    def __exit__(self, *_: object) -> None:
+        for process in reversed(self.running):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # a nanny's worker too
+            process.wait()
+
+    def started(self, program: str, *options: str) -> subprocess.Popen[Any]:
+        command = [sys.executable, "-m", f"distributed.cli.{program}", *options, "--host", "127.0.0.1", "--no-dashboard"]
+        log = (self.folder / f"{program}-{len(self.running)}.log").open("wb")
+        with log:
+            settings: dict[str, Any] = {"cwd": self.folder, "env": self.environment, "stdout": log, "stderr": log}
+            self.running.append(subprocess.Popen(command, start_new_session=True, **settings))
+        return self.running[-1]
+
+    def worker(self, preload: str = "", nanny: bool = False, threads: int = 1) -> subprocess.Popen[Any]:
+        """Start a worker. preload: code that it runs first; nanny: who starts it again when it dies."""
+        file = self.folder / f"preload-{len(self.running)}.py"
+        file.write_text(preload)
+        options = ["--nthreads", str(threads), "--nanny" if nanny else "--no-nanny", "--preload", str(file)]
+        return self.started("dask_worker", self.address, *options)
 
 
 REFUSE = """

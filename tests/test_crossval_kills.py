@@ -8,10 +8,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from helpers import UNCOMPILED, Command, one_sentence, report_of, start
+from helpers import UNCOMPILED, Cluster, Command, children, one_sentence, report_of, start
 
 HEAVY = pytest.mark.skipif(UNCOMPILED, reason="many processes and epochs: too slow without the compiler")
 PROC = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds worker processes in /proc")
@@ -53,12 +52,6 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) ->
 def epochs_done(out: Path, fold: int) -> int:
     file = out / "jobs" / f"full-seed0-fold{fold}" / "metrics.jsonl"
     return file.read_bytes().count(b"\n") if file.exists() else 0
-
-
-def children(pid: int) -> list[int]:
-    """Worker processes of a command: not the tracker of its semaphores."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 @HEAVY
@@ -119,36 +112,17 @@ def test_a_dask_cluster_that_loses_a_worker(
     environment: dict[str, str], words: tuple[str, ...], whole: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("distributed", reason="dask[distributed] is not installed")
-    file = tmp_path / "scheduler.json"
-    settings: dict[str, Any] = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
-
-    def dask(*options: str) -> subprocess.Popen[Any]:
-        return subprocess.Popen([sys.executable, "-m", "distributed.cli." + options[0], *options[1:]], **settings)
-
-    place = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file)]
-    cluster = [dask("dask_scheduler", "--port", "0", *place)]
-    try:
-        deadline = time.monotonic() + 60
-        while not file.exists() or not file.read_text().strip():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        address = json.loads(file.read_text())["address"]
-        for name in ("a", "b"):
-            options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1", "--name", name)
-            cluster.append(dask("dask_worker", address, *options))
-        out = tmp_path / "out"
-        process = start(environment, tmp_path, *words, out, "--dask", address)
+    out = tmp_path / "out"
+    with Cluster(environment, tmp_path) as cluster:
+        mortal, _ = cluster.worker(), cluster.worker()
+        process = start(environment, tmp_path, *words, out, "--dask", cluster.address)
         wait_until(lambda: epochs_done(out, 1) > 5 and epochs_done(out, 2) > 5, process)
-        cluster[1].kill()
+        mortal.kill()
         shown, err = process.communicate(timeout=200)
-        assert process.returncode == 0, err
-        assert "has left the cluster" in shown
-        assert err == ""
-        assert_same_experiment(whole, out)
-    finally:
-        for member in reversed(cluster):
-            member.kill()
-            member.wait()
+    assert process.returncode == 0, err
+    assert "has left the cluster" in shown
+    assert err == ""
+    assert_same_experiment(whole, out)
 
 
 @HEAVY

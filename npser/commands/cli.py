@@ -122,6 +122,7 @@ def _train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--test-session", metavar="S", help="session to test on, or none (default: the last)")
     train.add_argument("--val-session", metavar="V", help="session that validates, or none (default: the next one)")
     train.add_argument("--resume", action="store_true", help="go on with an interrupted run, given the same settings and data")
+    _add_dask(train, "compute the features, not the training, on the Dask cluster of this scheduler")
     train.add_argument("--synthetic-utterances", type=int, metavar="N", help="size of the synthetic corpus (default: 400)")
 
 
@@ -138,19 +139,22 @@ def _crossval(crossval: argparse.ArgumentParser) -> None:
     crossval.add_argument("--refit", action="store_true", help=text)
     text = "processes, which share the threads; each takes some 300 MB (default: one a thread, at most one a network)"
     crossval.add_argument("--workers", type=int, metavar="N", help=text)
-    text = "run on the Dask cluster of this scheduler, such as tcp://host:8786"
-    crossval.add_argument("--dask", metavar="ADDRESS", help=text)
+    _add_dask(crossval, "run on the Dask cluster of this scheduler")
 
 
 def _predict(predict: argparse.ArgumentParser) -> None:
-    text = "audio file, folder, or pattern such as 'calls/*.wav'; - for one on standard input"
+    text = "audio file, folder, pattern such as 'calls/*.wav', or address such as s3://bucket/calls; - for standard input"
     predict.add_argument("audio", nargs="*", metavar="AUDIO", help=text)
     predict.add_argument("--from-file", type=_path, metavar="LIST", help="text file that names more, one on each line")
     _add_model(predict)
-    predict.add_argument("--format", choices=("text", "jsonl", "csv"), default="text", help="(default: text; --json is jsonl)")
+    text = "(default: text, with --out jsonl; --json is jsonl)"
+    predict.add_argument("--format", choices=("text", "jsonl", "csv"), help=text)
     predict.add_argument("--timeline", action="store_true", help="add a row for every window, with its start and end")
     text = "no answer where the likeliest emotion has less (default: 0)"
     predict.add_argument("--min-confidence", type=float, default=0.0, metavar="P", help=text)
+    text = "write the rows there in parts, each whole or not at all; the same command goes on after a stop"
+    predict.add_argument("--out", type=_path, metavar="DIR", help=text)
+    _add_dask(predict, "with --out: predict on the Dask cluster of this scheduler")
     predict.add_argument("--engine", choices=("auto", "lite", "numba"), default="auto", help=argparse.SUPPRESS)  # for tests
     _add_threads(predict)
 
@@ -169,6 +173,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="threads; results do not depend on them (default: all cores)")
+
+
+def _add_dask(parser: argparse.ArgumentParser, what: str) -> None:
+    text = f"{what}, such as tcp://host:8786; its workers must see the same files under the same paths"
+    parser.add_argument("--dask", metavar="ADDRESS", help=text)
 
 
 def _add_layout(parser: argparse.ArgumentParser) -> None:

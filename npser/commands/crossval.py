@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from npser.commands import terminal
-from npser.commands.train import configured, folder_name, made, prepared
+from npser.commands.train import configured, folder_name, prepared
 from npser.corpora import synthetic
 from npser.experiment import crossval, crossval_report, folds
 from npser.experiment.jobs import Plan
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
             for text in told:
                 warnings.warn(text, stacklevel=1)
             branded = [SPEAKER_DEPENDENT] if any(fold.split.speaker_dependent for fold in parts) else []
-            folder = made(args.out or Path("runs", folder_name(args, data, config, f"crossval-{args.folds}")))
+            folder = terminal.made(args.out or Path("runs", folder_name(args, data, config, f"crossval-{args.folds}")))
             tested = ", ".join(terminal.printable(fold.name) for fold in parts)
             say(f"folds     {len(parts)} by {args.folds}, tested in turn: {tested}")
             say(f"run       {terminal.printable(str(folder))}, preset {args.preset}, {config.epochs} epochs")

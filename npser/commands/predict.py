@@ -5,35 +5,30 @@ from __future__ import annotations
 import argparse
 import codecs
 import contextlib
-import csv
-import dataclasses
 import glob
-import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO
 
 from npser.commands import terminal
 from npser.corpora.folder import AUDIO, files, is_audio
-from npser.files import refuse_special
+from npser.files import at_address, is_address, refuse_special
 from npser.lite import Model
-from npser.prediction import Prediction, Window, likeliest
+from npser.prediction import Row, Show, csv_writer, jsonl_writer, rows, withhold
 
 BAR = 40  # characters of a whole bar
 STANDARD_INPUT = "-"
 
-Answer = TypeVar("Answer", Prediction, Window)
-Row = dict[str, Any]
-
 
 def run(args: argparse.Namespace) -> int:
     """Run `npser predict`; returns its exit status, 1 where a recording cannot be read."""
-    if args.json and args.format == "csv":
-        print("npser: --json is --format jsonl; leave one of --json and --format csv out", file=sys.stderr)
+    if args.json and args.format in ("csv", "text"):
+        print(f"npser: --json is --format jsonl; leave one of --json and --format {args.format} out", file=sys.stderr)
         return 2
     if not args.audio and args.from_file is None:
         print("npser: predict needs recordings: name files or folders, or a list of them with --from-file", file=sys.stderr)
@@ -42,16 +37,29 @@ def run(args: argparse.Namespace) -> int:
         raise terminal.UsageError(f"--min-confidence {args.min_confidence:g}: expected a probability, 0 to 1")
     if args.threads is not None and args.threads < 1:
         raise terminal.UsageError(f"--threads {args.threads}: expected at least 1")
+    form = "jsonl" if args.json else args.format
+    if args.dask is not None and args.out is None:
+        raise terminal.UsageError(f"--dask {args.dask}: add --out DIR, where the parts of the answer are written")
+    if args.out is not None and form == "text":
+        raise terminal.UsageError("--out: writes --format jsonl or csv, not text; leave one of the two out")
     paths = recordings([*args.audio, *([] if args.from_file is None else _lines(args.from_file))])
+    if args.out is not None and STANDARD_INPUT in paths:
+        raise terminal.UsageError("--out: cannot go on with standard input after a stop; name files, or leave --out out")
     trained = Model(args.model)
     for notice in trained.checkpoint.training.get("notices", []):
         print(f"npser: note: {terminal.printable(notice)}", file=sys.stderr)
-    if trained.engine_for(args.engine, len(paths)) == "numba":
+    if args.dask is None and trained.engine_for(args.engine, len(paths)) == "numba":
         from npser.predict_many import load_kernels
 
         with terminal.compiling(terminal.say_to(sys.stderr)):
             load_kernels(trained)
-    show = _writer("jsonl" if args.json else args.format, trained, args.timeline)
+    if args.out is not None:
+        return _write_parts(args, paths, trained, form or "jsonl")
+    return _print(args, paths, trained, _writer(form, trained, args.timeline))
+
+
+def _print(args: argparse.Namespace, paths: list[str], trained: Model, show: Show) -> int:
+    """Predict and show; returns the exit status."""
     failed = False
     hidden = None if len(paths) > 1 and not sys.stdout.isatty() else True
     with contextlib.ExitStack() as opened:
@@ -61,7 +69,43 @@ def run(args: argparse.Namespace) -> int:
         )
         for path, prediction in zip(paths, predictions, strict=True):
             failed |= prediction.error is not None
-            show(list(_rows(path, withhold(prediction, args.min_confidence), args.timeline)))
+            show(list(rows(path, withhold(prediction, args.min_confidence), args.timeline)))
+    return 1 if failed else 0
+
+
+def _write_parts(args: argparse.Namespace, paths: list[str], trained: Model, form: str) -> int:
+    """Predict here or on a Dask cluster and write parts; returns the exit status."""
+    from npser.experiment import archive
+    from npser.files import lock
+
+    out = terminal.made(args.out)
+    order = archive.order_of(args.model, trained.engine_for(args.engine, len(paths)), form, args.timeline, args.min_confidence)
+    unit = trained.config.shard
+    with lock(out / ".lock", wait=False):
+        parts = archive.plan(paths, order, out, unit)
+        missing = archive.missing(parts)
+        files = sum(end - first for first, end in (part.batch for part in missing))
+        bar = terminal.progress(None, total=len(paths), initial=len(paths) - files, unit="file")
+
+        def say(text: str) -> None:
+            bar.clear()
+            terminal.say_to(sys.stderr)(text)
+
+        if len(missing) < len(parts):
+            say(f"parts     {len(parts)}, of which {len(parts) - len(missing)} are there already")
+        try:
+            with contextlib.closing(bar):
+                if args.dask is None:
+                    done = archive.compute_here(missing, paths, order, trained, args.threads)
+                else:
+                    done = archive.compute_there(args.dask, missing, paths, order, trained, say, unit)
+                for n in done:
+                    bar.update(n)
+        except KeyboardInterrupt:
+            print(f"npser: interrupted; go on with: npser {shlex.join(sys.argv[1:])}", file=sys.stderr)
+            return terminal.INTERRUPTED
+        failed = archive.errors_in(parts, form)
+    say(f"done      {len(paths)} files, {failed} of them with an error; all rows: cat {shlex.quote(str(out))}/part-*")
     return 1 if failed else 0
 
 
@@ -72,7 +116,8 @@ def recordings(words: list[str]) -> list[str]:
     ----------
     words : list of str
         Files, in any state; folders, for the audio files anywhere below them, sorted; patterns such as ``calls/*.wav`` that the
-        shell has left alone, ``**`` for any folders; ``-`` for standard input.
+        shell has left alone, ``**`` for any folders; addresses of files, folders or patterns, such as ``s3://bucket/calls``;
+        ``-`` for standard input.
 
     Raises
     ------
@@ -82,8 +127,8 @@ def recordings(words: list[str]) -> list[str]:
     found: list[str] = []
     empty: list[str] = []
     for word in words:
-        if os.path.isdir(word):
-            below = _audio_below(word)
+        if is_address(word) or os.path.isdir(word):
+            below = _audio_at(word) if is_address(word) else _audio_below(word)
             reason = f"holds no audio files ({' '.join(sorted(AUDIO))}); name another folder, or files"
         elif os.path.lexists(word) or not glob.has_magic(word):  # what is not there becomes a row that says so
             below, reason = [word], ""
@@ -106,6 +151,15 @@ def _audio_below(folder: str) -> list[str]:
     unreadable: list[str] = []
     found = [str(path) for path in files(Path(folder), lambda error: unreadable.append(error.filename)) if is_audio(path.name)]
     return sorted([*found, *unreadable])
+
+
+def _audio_at(address: str) -> list[str]:
+    """The audio files that an address means: itself, those anywhere below a folder, or those that match a pattern."""
+    if is_audio(address) and not glob.has_magic(address):
+        return [address]
+    with at_address(address) as (system, path):
+        found = system.glob(path) if glob.has_magic(path) else system.find(path)
+        return sorted(system.unstrip_protocol(one) for one in found if is_audio(one))
 
 
 def _lines(list_file: Path) -> list[str]:
@@ -142,72 +196,21 @@ def _standard_input() -> BinaryIO:
     return copy
 
 
-def withhold(prediction: Prediction, least: float) -> Prediction:
-    """No answer where the likeliest emotion has a probability below least."""
-
-    def sure(one: Answer) -> Answer:
-        p = max(one.probabilities.values(), default=1.0)
-        return one if p >= least else dataclasses.replace(one, emotion=None, reason=f"confidence {p:.3f} is below {least:g}")
-
-    return dataclasses.replace(sure(prediction), timeline=[sure(window) for window in prediction.timeline])
-
-
-def _rows(path: str, prediction: Prediction, timeline: bool) -> Iterator[Row]:
-    """The row of a recording, then those of its windows, which have start and end."""
-    if prediction.error is not None:
-        named = prediction.error.startswith(("standard input", path))
-        yield {"path": path, "error": prediction.error if named else f"{path}: {prediction.error}"}
-        return
-    names = ("emotion", "probabilities", "gender", "gender_probabilities", "seconds", "reason")
-    yield {"path": path, **{name: getattr(prediction, name) for name in names}}
-    for window in prediction.timeline if timeline else []:
-        row = {"path": path, **dataclasses.asdict(window), "gender": likeliest(window.gender_probabilities)}
-        yield {**row, "gender_probabilities": window.gender_probabilities or None}
-
-
-def _writer(form: str, trained: Model, timeline: bool) -> Callable[[list[Row]], None]:
+def _writer(form: str | None, trained: Model, timeline: bool) -> Show:
     """What prints the rows of a recording, as text, jsonl or csv."""
     if form == "csv":
-        return _csv_writer(trained, timeline)
+        return csv_writer(sys.stdout, [*trained.emotions, *trained.genders], timeline)
     utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    return _show_jsonl if form == "jsonl" else _text_writer("█" if utf8 and sys.stdout.isatty() else "#")
+    return jsonl_writer(sys.stdout) if form == "jsonl" else _text_writer("█" if utf8 and sys.stdout.isatty() else "#")
 
 
-def _show_jsonl(rows: list[Row]) -> None:
-    for row in rows:
-        print(json.dumps(row), flush=True)
-
-
-def _csv_writer(model: Model, timeline: bool) -> Callable[[list[Row]], None]:
-    """Prints the header now, and rows when they come."""
-    span = ["start", "end"] if timeline else []
-    probabilities = [f"p_{label}" for label in (*model.emotions, *model.genders)]
-    columns = ["path", *span, "emotion", "gender", "seconds", *probabilities, "reason", "error"]
-
-    def write(row: Row) -> None:
-        quoting = csv.QUOTE_ALL if any("\r" in str(value) for value in row.values()) else csv.QUOTE_MINIMAL  # which forgets it
-        options: Any = {"restval": "", "extrasaction": "ignore", "lineterminator": "\n", "quoting": quoting}
-        csv.DictWriter(sys.stdout, columns, **options).writerow(row)
-
-    write(dict(zip(columns, columns, strict=True)))
-
-    def show(rows: list[Row]) -> None:
-        for row in rows:
-            p = {**row.get("probabilities", {}), **(row.get("gender_probabilities") or {})}
-            times = {name: f"{row[name]:.3f}" for name in ("start", "end", "seconds") if name in row}
-            write(row | times | {f"p_{label}": f"{value:.6f}" for label, value in p.items()})
-        sys.stdout.flush()
-
-    return show
-
-
-def _text_writer(block: str) -> Callable[[list[Row]], None]:
+def _text_writer(block: str) -> Show:
     """Prints a recording in a line and a bar for each class, then each window in a line. block: what a bar is made of."""
 
     def bar(p: float) -> str:
         return f"{p:.2f} {block * round(BAR * p)}".rstrip()
 
-    def show(rows: list[Row]) -> None:
+    def show(rows: Sequence[Row]) -> None:
         first, *windows = map(terminal.printable, rows)
         if "error" in first:
             print(f"npser: {' '.join(first['error'].split())}", file=sys.stderr)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
+    from pathlib import Path
 
 INTERRUPTED = 130  # exit status after Ctrl-C
 # What moves the cursor, colours, starts a line, or turns the direction of writing; and halves of characters, but for those that
@@ -50,6 +51,15 @@ def compiling(say: Any) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def made(folder: Path) -> Path:
+    """The folder of --out, which can be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {folder}: cannot be made ({error.strerror}); name another folder") from None
+    return folder
 
 
 def progress(items: Any, **options: Any) -> Any:

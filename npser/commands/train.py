@@ -21,7 +21,7 @@ from npser.config import Config, parse_setting, read_toml
 from npser.corpora import synthetic
 from npser.corpora.labels import parse_map
 from npser.dataset import Dataset
-from npser.experiment import report
+from npser.experiment import elsewhere, report
 from npser.experiment.run import run as run_experiment
 from npser.files import lock
 from npser.network import compile_kernels
@@ -115,7 +115,8 @@ def prepared(args: argparse.Namespace, places: list[Path], config: Config, pool:
         say(f"          left out, being of other classes: {dropped}; --labels chooses the classes")
     with terminal.compiling(say):
         compile_kernels()
-    data = dataset.prepare(corpus, config, cache, pool, terminal.progress, args.skip_bad)
+    there = None if args.dask is None else elsewhere.features_on(args.dask, config, say)
+    data = dataset.prepare(corpus, config, cache, pool, terminal.progress, args.skip_bad, there)
     say(f"features  kept in {cache}")
     return data
 
@@ -178,19 +179,10 @@ def _run_folder(args: argparse.Namespace, data: Dataset, parts: Any, config: Con
             if args.resume and not following.exists():
                 return folder
             folder, number = following, number + 1
-    return made(folder)
+    return terminal.made(folder)
 
 
 def folder_name(args: argparse.Namespace, data: Dataset, config: Config, rest: str) -> str:
     """A name for a run folder: corpora may be called anything."""
     network = "" if config.network == "li2019" else f"{config.network}-"
     return re.sub(r"[^\w.+-]+", "-", f"{'+'.join(data.names)}-{network}{args.preset}-{rest}").strip(".-")[:100]
-
-
-def made(folder: Path) -> Path:
-    """A folder that can be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out {folder}: cannot be made ({error.strerror}); name another folder") from None
-    return folder

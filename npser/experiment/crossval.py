@@ -20,7 +20,7 @@ from npser import model
 from npser.calibration import calibration_error_of
 from npser.corpora.labels import GENDERS
 from npser.dataset import Dataset
-from npser.experiment import crossval_report, executors, jobs, statistics
+from npser.experiment import cluster, crossval_report, executors, jobs, statistics
 from npser.experiment.baselines import baselines, learnt_from
 from npser.experiment.cautions import cautions
 from npser.experiment.folds import Fold
@@ -167,7 +167,7 @@ def _run_pending(pending: list[Job], epochs: int, workers: Workers, place: Run) 
             made: Callable[[], Any] = lambda: executors.local_processes(workers.processes, workers.prepare)  # noqa: E731
             watch = count
         else:
-            made, look = stack.enter_context(executors.dask_cluster(workers.dask, tell))
+            made, look = stack.enter_context(cluster.dask_cluster(workers.dask, tell))
 
             def watch() -> None:
                 look()

@@ -1,4 +1,4 @@
-"""Running the jobs of a cross-validation: in processes of this machine, or on a Dask cluster; again where a worker dies."""
+"""Running the jobs of a cross-validation, in processes of this machine or elsewhere; again where a worker dies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REBUILDS = 3  # of a pool that lost a worker
 POLL = 0.5  # seconds between two looks at what the jobs have done
 
 
-def run_jobs(jobs: list[Job], executors: Callable[[], Any], say: Say, watch: Callable[[], None]) -> int:
+def run_jobs(jobs: list[Job], executors: Callable[[], Any], say: Say, watch: Callable[[], object]) -> int:
     """Run jobs until all have results, in any order.
 
     Parameters
@@ -65,7 +65,9 @@ def run_jobs(jobs: list[Job], executors: Callable[[], Any], say: Say, watch: Cal
     return broken
 
 
-def _run_once(executor: Executor, pending: dict[str, Job], failed: dict[str, str], say: Say, watch: Callable[[], None]) -> None:
+def _run_once(
+    executor: Executor, pending: dict[str, Job], failed: dict[str, str], say: Say, watch: Callable[[], object]
+) -> None:
     """Submit what is pending and wait for it; what is done leaves pending. BrokenExecutor when a worker died."""
     futures: dict[Future[dict[str, Any]], str] = {}
     with _deaf_children():
@@ -134,46 +136,3 @@ def _end_with_parent(reader: Any, prepare: Callable[[], None] | None) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-@contextlib.contextmanager
-def dask_cluster(address: str, say: Say) -> Iterator[tuple[Callable[[], Any], Callable[[], None]]]:
-    """A running Dask cluster; yields executors and watch for run_jobs. Dask itself runs the jobs of a lost worker again."""
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ValueError("--dask needs the package distributed; install it with: pip install 'dask[distributed]'") from None
-    import logging
-
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # we tell what matters
-    try:
-        client: Any = Client(address, timeout=10)
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"--dask {address}: there is no scheduler to be reached ({type(error).__name__})") from None
-    known: set[str] = set()
-    told = False
-
-    def watch() -> None:
-        nonlocal told
-        workers = set(client.nthreads())
-        for lost in sorted(known - workers):
-            say(f"workers   {lost} has left the cluster; its unfinished jobs are run again by the others")
-        if not workers and not told:
-            say("workers   there is none in the cluster; waiting for one")
-        told = not workers
-        known.clear()
-        known.update(workers)
-
-    @contextlib.contextmanager
-    def executors() -> Iterator[Executor]:
-        executor = client.get_executor(pure=False)
-        try:
-            yield executor
-        finally:
-            executor.shutdown(wait=False)
-
-    try:
-        watch()
-        yield executors, watch
-    finally:
-        client.close()

@@ -26,11 +26,12 @@ from npser.corpora import Utterance, synthetic
 from npser.corpora.labels import GENDERS
 from npser.dataset import Dataset
 from npser.experiment import run
+from npser.experiment.cluster import check_version, share_of_cores
 from npser.experiment.folds import Fold
 from npser.files import lock, write
 from npser.network import Network, compile_kernels
 from npser.split import Split, split_hash
-from npser.threads import available_cores, keep_freed_memory, single_threaded_blas
+from npser.threads import keep_freed_memory, single_threaded_blas
 from npser.train import Run
 
 SHUFFLED = "A control of the ablation: the genders that this network was trained on were shuffled."
@@ -157,7 +158,7 @@ def run_job(job: Job) -> dict[str, Any]:
             write(folder / "job.json", json.dumps({"identity": job["identity"]}).encode())
             compile_kernels()
             keep_freed_memory()
-            with single_threaded_blas(), ThreadPoolExecutor(job["threads"] or _share_of_cores()) as pool:
+            with single_threaded_blas(), ThreadPoolExecutor(job["threads"] or share_of_cores()) as pool:
                 result = _train(job, folder, pool)
             result["run"] = {"seconds": round(time.perf_counter() - started, 1)}
             write(folder / "result.json", (json.dumps(result, indent=2, sort_keys=True) + "\n").encode())
@@ -240,8 +241,7 @@ def _read_plan(path: str, digest: str) -> dict[str, Any]:
     if hashlib.sha256(text).hexdigest() != digest:
         raise ValueError(f"{path}: is not the plan of this job; every worker must see the same files under the same paths")
     plan = json.loads(text)
-    if plan["npser"] != __version__:
-        raise ValueError(f"a worker runs npser {__version__} and the command npser {plan['npser']}; install the same version")
+    check_version(plan["npser"])
     return plan
 
 
@@ -258,13 +258,3 @@ def _dataset(plan: dict[str, Any], config: Config, pool: ThreadPoolExecutor) -> 
     for r, reason in features.errors.items():
         raise ValueError(f"{paths[r]}: {reason}, on this worker; it was read when the job was planned")
     return Dataset(utterances, content, features, plan["labels"], plan["dropped"], plan["names"], {})
-
-
-def _share_of_cores() -> int:
-    """Cores for one job on a Dask worker, whose threads run a job each."""
-    from distributed import get_worker
-
-    try:
-        return max(1, available_cores() // get_worker().state.nthreads)
-    except ValueError:  # no Dask worker
-        return available_cores()
