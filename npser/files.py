@@ -99,7 +99,9 @@ def at_address(address: str) -> Iterator[tuple[Any, str]]:
 
 def fetched(address: str) -> BinaryIO:
     """A copy of what lies at an address, open and seekable; it is gone when it is closed."""
-    with at_address(address) as (system, path), system.open(path, "rb") as source:
-        copy = tempfile.TemporaryFile()  # noqa: SIM115 (whoever reads it closes it)
-        shutil.copyfileobj(source, copy, 1 << 20)
+    with contextlib.ExitStack() as opened:
+        copy = opened.enter_context(tempfile.TemporaryFile())
+        with at_address(address) as (system, path), system.open(path, "rb") as source:
+            shutil.copyfileobj(source, copy, 1 << 20)
+        opened.pop_all()  # whoever reads it closes it
     return copy
