@@ -7,8 +7,6 @@ All of it works on the stored bands, before deltas are taken. The warp is vocal 
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 from npser.config import Config
@@ -29,18 +27,18 @@ def augmented(store: Store, window: np.ndarray, ends: np.ndarray, c: Config, rng
     Duration is multiplied by factors drawn from 1 - c.stretch to 1 + c.stretch, the mel axis likewise by c.warp; c.channel: see
     through_channel. Each of two parts has draws of its own.
     """
-    pieces = []
+    parts, lengths = [], []
     for w, end in zip(window, ends, strict=True):
-        S = _stretched(store, w, c, rng)
+        own = [_stretched(store, w, c, rng)]
         if end != w:
             other, part = _stretched(store, end, c, rng), rng.uniform(*SPLICE)
-            S = np.concatenate([S[: int(part * len(S))], other[int(part * len(other)) :]])[: store.pad_frames or None]
-        pieces.append(S)
-    lengths, each = np.array([len(S) for S in pieces]), np.arange(len(window) + 1)
-    bounds = np.concatenate([[0], np.cumsum(lengths)])
-    return dataclasses.replace(
-        store, rows=np.concatenate(pieces), bounds=bounds, samples=store.hop * lengths, recordings=each, errors={}, mapping=None
-    )
+            own = [own[0][: int(part * len(own[0]))], other[int(part * len(other)) :]]
+            own[1] = own[1][: store.pad_frames - len(own[0])] if store.pad_frames else own[1]
+        parts += own
+        lengths.append(sum(map(len, own)))
+    bounds, samples = np.cumsum([0, *lengths]), store.hop * np.array(lengths)
+    rows, each = np.concatenate(parts), np.arange(len(window) + 1)
+    return Store(rows, bounds, samples, each, {}, store.pad_frames, store.seconds, hop=store.hop, floor=store.floor)
 
 
 def _stretched(store: Store, w: int, c: Config, rng: np.random.Generator) -> np.ndarray:
@@ -54,7 +52,7 @@ def _stretched(store: Store, w: int, c: Config, rng: np.random.Generator) -> np.
 
 
 def through_channel(S: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Bands S (L, 128), dB, recorded otherwise; in that share of cases each with echoes, noise, a narrow band.
+    """Bands S (L, 128), dB, recorded otherwise; in that share of cases each with echo, noise, a narrow band. S itself changes.
 
     The spectrum tilts by up to TILT_DB. Echoes decay exponentially, with a gain of -20 to 0 dB. White noise is the same in all
     bands, 10 to 50 dB below the mean of their powers. A narrow band loses the bands below NARROW[0] and above a limit from
@@ -62,14 +60,16 @@ def through_channel(S: np.ndarray, share: float, rng: np.random.Generator) -> np
     """
     # all draws at once: a call takes longer than a draw
     tilt, echo, seconds, gain, noise, level, narrow, floor, first, last = rng.random(10).tolist()
-    S = S + np.float32(_between(-TILT_DB, TILT_DB, tilt)) * SLOPE
+    S += np.float32(_between(-TILT_DB, TILT_DB, tilt)) * SLOPE
     if min(echo, noise) < share:
         P = db_to_power(S)
         if echo < share:
             P = _with_echo(P, _between(*REVERBERATION, seconds), 10 ** (_between(-20, 0, gain) / 10))
         if noise < share:
-            exponential = -np.log(1 - rng.random(P.shape, np.float32))  # in a third of the time of rng.exponential
-            P += exponential * (P.mean() * np.float32(10 ** (-_between(10, 50, level) / 10)))
+            uniform = rng.random(P.shape, np.float32)
+            logarithm = np.log(np.subtract(1, uniform, out=uniform), out=uniform)  # minus this is exponential
+            logarithm *= P.mean() * np.float32(10 ** (-_between(10, 50, level) / 10))
+            P -= logarithm
         S = power_to_db(P)
     if narrow < share:
         lowest, highest = int(_between(0, NARROW[0] + 1, first)), int(_between(NARROW[1], N_MELS, last))

@@ -373,11 +373,11 @@ def power_to_db(P: np.ndarray) -> np.ndarray:
 
 def heard_level(S: np.ndarray, bands: int, level: bool) -> float:
     """What heard_bands takes off S (L, 128), dB; 0 where it takes nothing."""
-    S = S[:, :bands]
-    if not level or bands == N_MELS or S.max() <= SILENT_DB:
+    if not level or bands == N_MELS:
         return 0.0
-    P = db_to_power(S)
-    return 10 * math.log10(P.sum() / P.size)
+    P = db_to_power(S[:, :bands])
+    found = 10 * math.log10(P.sum() / P.size)
+    return found if found > SILENT_DB else 0.0
 
 
 def heard_bands(S: np.ndarray, bands: int, level: bool) -> np.ndarray:

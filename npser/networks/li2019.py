@@ -94,7 +94,8 @@ def inputs(
     """X (N, d_spec), bounds and frames for forward: see npser.inputs.of_bands. Of the padding only the rows that differ."""
     from npser.inputs import of_bands
 
-    return of_bands(store, window, mean, scale, c, ends, rng, lambda stored, frames: distinct_rows(stored, frames, c))
+    rows = (lambda stored, frames: distinct_rows(stored, frames, c)) if c.pad else None
+    return of_bands(store, window, mean, scale, c, ends, rng, rows)
 
 
 def distinct_rows(stored: Array, frames: Array, c: Any) -> Array:
