@@ -16,6 +16,6 @@ paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".w
 with out.open("w", newline="") as file:
     table = csv.writer(file)
     table.writerow(["path", "seconds", "emotion", *model.emotions, "why not"])
-    for path, p in zip(paths, model.predict_many(paths), strict=True):  # from 100 files on, the compiled engine
+    for path, p in zip(paths, model.predict_many(paths), strict=True):  # from 200 files on, the compiled engine
         probabilities = [f"{p.probabilities[label]:.4f}" if p.probabilities else "" for label in model.emotions]
         table.writerow([path, f"{p.seconds:.2f}", p.emotion, *probabilities, p.reason or p.error])

@@ -17,7 +17,7 @@ from npser.features import HOP, SAMPLE_RATE, Span
 from npser.prediction import UNREADABLE, Array, Audio, Prediction, Window, WindowOutput, likeliest, unreadable
 from npser.silence import refusal
 
-MANY = 100  # recordings from which on the compiled engine pays for its start
+MANY = 200  # recordings from which on the compiled engine pays for its start
 TOGETHER = 8  # windows of a long recording that are computed together
 
 
@@ -95,7 +95,7 @@ class Model:
         engine : {"auto", "lite", "numba"}
             lite: as `predict`, one after the other. numba: the compiled engine, several at a time, which takes a second to
             start; to 1e-5 the same probabilities, without attention; BLAS has one thread in this process until the last one is
-            taken or the iterator closed. auto: numba where len(audio) is at least 100, and for a network without lite.
+            taken or the iterator closed. auto: numba where len(audio) is at least 200, and for a network without lite.
         threads : int, optional
             Of the compiled engine; all cores by default. Results do not depend on it.
 
