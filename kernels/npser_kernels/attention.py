@@ -26,9 +26,9 @@ def attention_forward(a, z, E, X, bounds):
                 a[t, j] /= total
         for t in range(first, end):
             for j in range(n_attn):
-                weight, head = a[t, j], z[u, j * D : (j + 1) * D]
+                weight = a[t, j]
                 for d in range(D):
-                    head[d] += weight * X[t, d]
+                    z[u, j * D + d] += weight * X[t, d]
 
 
 @jit
@@ -40,11 +40,11 @@ def attention_backward(dE, dX, dz, a, X, bounds):
         for t in range(first, end):
             dX[t] = 0
             for j in range(n_attn):
-                weight, dhead = a[t, j], dz[u, j * D : (j + 1) * D]
+                weight = a[t, j]
                 da = dE.dtype.type(0)
                 for d in range(D):
-                    da += dhead[d] * X[t, d]
-                    dX[t, d] += weight * dhead[d]
+                    da += dz[u, j * D + d] * X[t, d]
+                    dX[t, d] += weight * dz[u, j * D + d]
                 dE[t, j] = da
         for j in range(n_attn):
             mean = dE.dtype.type(0)

@@ -9,17 +9,16 @@ def maxpool_forward(out, argmax, inp, bounds, out_bounds, n_pw):
     C = inp.shape[1]
     for u in range(bounds.size - 1):
         for i in range(out_bounds[u + 1] - out_bounds[u]):
-            best, where = out[out_bounds[u] + i], argmax[out_bounds[u] + i]
-            window = bounds[u] + i * n_pw
+            o, window = out_bounds[u] + i, bounds[u] + i * n_pw
             for c in range(C):
-                best[c] = inp[window, c]
-                where[c] = 0
+                out[o, c] = inp[window, c]
+                argmax[o, c] = 0
             for w in range(1, n_pw):
-                row = inp[window + w]
+                t = window + w
                 for c in range(C):
-                    wins = row[c] > best[c] or row[c] != row[c]  # NaN wins, so that it does not vanish
-                    where[c] = w if wins else where[c]
-                    best[c] = row[c] if wins else best[c]
+                    wins = inp[t, c] > out[o, c] or inp[t, c] != inp[t, c]  # NaN wins, so that it does not vanish
+                    argmax[o, c] = w if wins else argmax[o, c]
+                    out[o, c] = inp[t, c] if wins else out[o, c]
 
 
 @jit
