@@ -52,7 +52,7 @@ def _stretched(store: Store, w: int, c: Config, rng: np.random.Generator) -> np.
 
 
 def through_channel(S: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Bands S (L, 128), dB, recorded otherwise; in that share of cases each with echo, noise, a narrow band. S itself changes.
+    """Bands S (L, 128), dB, recorded otherwise; in that share of cases each with echo, noise, a narrow band. S is overwritten.
 
     The spectrum tilts by up to TILT_DB. Echoes decay exponentially, with a gain of -20 to 0 dB. White noise is the same in all
     bands, 10 to 50 dB below the mean of their powers. A narrow band loses the bands below NARROW[0] and above a limit from

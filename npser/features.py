@@ -287,7 +287,7 @@ def spans(blocks: Iterable[np.ndarray], rate: int, seconds: float, most: int) ->
             if block is not None:
                 parts.append(block)
                 length += len(block)
-        held = np.concatenate(parts)
+        held = np.concatenate(parts) if len(parts) > 1 else held  # of an array all spans are views
         last = next((j for j, start in enumerate(starts) if length <= start + size), None)
         starts = starts if last is None else starts[: last + 1]
         ends = [min(start + size, length) for start in starts]

@@ -18,7 +18,7 @@ from npser.prediction import UNREADABLE, Array, Audio, Prediction, Window, Windo
 from npser.silence import refusal
 
 MANY = 200  # recordings from which on the compiled engine pays for its start
-TOGETHER = 8  # windows of a long recording that are computed together
+TOGETHER = 8  # windows of a long recording that are computed together, where they last for a minute at most
 
 
 class Model:
@@ -154,6 +154,7 @@ class Model:
             raise ValueError(f"audio has shape {audio.shape}; expected (n,) finite samples of one channel")
         else:
             rate, blocks = features.whole_rate(sample_rate), iter([audio.astype(np.float32)])
+        most = max(1, min(most, int(60 / self.config.max_seconds)))
         return rate, features.spans(blocks, rate, self.config.max_seconds, most)
 
     def at_16_khz(self, span: Span, rate: int) -> Span:

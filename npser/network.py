@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from collections.abc import Callable
@@ -80,7 +81,8 @@ class Network:
         self, store: Store, window: np.ndarray, ends: np.ndarray | None = None, rng: np.random.Generator | None = None
     ) -> tuple[Any, ...]:
         """What forward takes after p and c, of some windows. Augmented when rng is given; ends: see inputs.of_bands."""
-        return self.module.inputs(store, window, self.mean, 1 / self.std, self.config, ends, rng)
+        with np.errstate(over="ignore", invalid="ignore"):  # the loss tells
+            return self.module.inputs(store, window, self.mean, 1 / self.std, self.config, ends, rng)
 
     def gradient(
         self,
@@ -258,9 +260,11 @@ def compile_kernels() -> None:
 
 @functools.cache
 def _run_kernels() -> None:
-    """Run every kernel once: each network takes a step with a moment of silence."""
+    """Run every kernel once: each network takes a step with a moment of silence, augmented where its first preset augments."""
     for module in model.NETWORKS.values():
-        for c in module.SMALL.values():
+        preset = next(iter(module.PRESETS.values()))
+        changes = {"stretch": preset.stretch, "warp": preset.warp, "channel": float(preset.channel > 0)}
+        for c in (dataclasses.replace(small, **changes) for small in module.SMALL.values()):
             shapes, one = model.shapes_of(c, 2, 2), np.ones(1, np.float32)
             kind = module.kind(c)
             few = store_of([np.zeros(kind.hop * 12, np.float32)], kind)

@@ -45,7 +45,7 @@ def predict(trained: Any, audio: Iterable[Audio], sample_rate: int | None, threa
 
 
 class Helpers:
-    """Threads that compute spans of long recordings, whoever reads them; so many spans at a time are in memory."""
+    """Threads that compute spans of long recordings, whoever reads them: of one span for each thread and one more at a time."""
 
     def __init__(self, threads: int) -> None:
         self.pool, self.slots = ThreadPoolExecutor(threads), Semaphore(threads + 1)
@@ -86,21 +86,28 @@ def _shard(
         _run(network, heard)
         return found
 
+    def run(few: list[Waiting]) -> None:
+        try:
+            _run(network, few)
+        except UNREADABLE as error:
+            owners = [r for r, windows in enumerate(outputs) if any(one.outputs is windows for one in few)]
+            errors.update(dict.fromkeys(owners, error))
+
     for r, one in enumerate(audio):
         try:
             rate, spans = trained.spans(one, sample_rate, most)
-            first, second = next(spans), next(spans, None)
-            if second is None:
-                outputs[r], heard = _prepared(trained.at_16_khz(first, rate), kind)
+            spans, only = _peeked(spans)
+            if only is not None:
+                outputs[r], heard = _prepared(trained.at_16_khz(only, rate), kind)
                 waiting += heard
             else:
-                going_on = itertools.takewhile(lambda _: not stop.is_set(), itertools.chain([first, second], spans))
+                going_on = itertools.takewhile(lambda _: not stop.is_set(), spans)
                 for found in helpers.map(functools.partial(of_span, rate=rate), going_on):
                     outputs[r] += found
         except UNREADABLE as error:
             errors[r] = error
         while len(waiting) >= most or (waiting and r == len(audio) - 1):
-            _run(network, waiting[:most])
+            run(waiting[:most])
             del waiting[:most]
         if stop.is_set():
             return []
@@ -112,6 +119,14 @@ def _shard(
             return unreadable(error)
 
     return [answer(r) for r in range(len(audio))]
+
+
+def _peeked(spans: Iterator[Span]) -> tuple[Iterator[Span], Span | None]:
+    """All spans of a recording, none of which is kept; and where there is only one, this one."""
+    held = list(itertools.islice(spans, 2))
+    if len(held) == 1:
+        return iter(held), held[0]
+    return itertools.chain((held.pop(0) for _ in range(2)), spans), None
 
 
 class Waiting(NamedTuple):

@@ -53,10 +53,10 @@ class Ranks:
         results = self.pool.map(fn, self._own(items))
         return results if self.comm is None else self._dealt(self.comm.allgather(list(results)), len(items))
 
-    def begun(self, items: Sequence[Item], fn: Callable[[Item], Item]) -> list[Item]:
-        """The items, those of this rank's share as fn makes them of each."""
-        mine = owners(len(items), self.size)
-        return [fn(item) if owner == self.rank else item for item, owner in zip(items, mine, strict=True)]
+    def begun(self, items: Sequence[Item], fn: Callable[[Item], Item], most: int) -> list[Item]:
+        """The items, of which those of this rank's share, but no more than so many, are what fn makes of them."""
+        mine = [k for k, owner in enumerate(owners(len(items), self.size)) if owner == self.rank][:most]
+        return [fn(item) if k in mine else item for k, item in enumerate(items)]
 
     def total(
         self,

@@ -32,6 +32,8 @@ from npser.store import Progress
 
 Say = Callable[[str], None]
 
+AHEAD = 64  # shards, at most, whose input is made before it is needed: it lies in memory
+
 
 @dataclass(frozen=True)
 class Run:
@@ -230,7 +232,7 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
     losses, starts, upcoming = [], range(0, len(train), config.batch), list[Shard]()
 
     def begin(start: int, step: int) -> None:
-        """Have the input of a batch computed by threads that are free: in time, where there are more of them than shards."""
+        """Have the threads make the input of a batch when they are done with the shards before it: they would wait for Adam."""
         nonlocal upcoming
         batch = shuffled[start : start + config.batch]
         if len(batch) == 0:
@@ -238,8 +240,8 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
         batch = batch[np.argsort(-data.store.frames(data.first_windows(batch)), kind="stable")]  # similar lengths together
         share = np.float32(1 / len(batch))
         y = Targets(data.emotion_y[batch], data.gender_y[batch], weight[batch] * share, np.full(len(batch), share))
-        shards = network.shards(data.store, data.first_windows(batch), y, step, data.first_windows(ends[batch]))
-        upcoming = ranks.begun(shards, lambda shard: shard._replace(inputs=ranks.pool.submit(shard.inputs).result))
+        upcoming = network.shards(data.store, data.first_windows(batch), y, step, data.first_windows(ends[batch]))
+        upcoming = ranks.begun(upcoming, lambda shard: shard._replace(inputs=ranks.pool.submit(shard.inputs).result), AHEAD)
 
     begin(0, adam.updates)
     for start in run.progress(starts, desc=f"epoch {epoch}", unit="batch", leave=False):

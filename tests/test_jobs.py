@@ -13,9 +13,10 @@ from helpers import SMALL, assert_same_training, manifest_of, tone, unbalanced, 
 
 from npser import corpora, dataset
 from npser.dataset import Dataset
-from npser.experiment import jobs
+from npser.experiment import crossval, jobs
 from npser.experiment.folds import make_folds
 from npser.experiment.run import describe
+from npser.train import Run
 
 C = replace(SMALL, epochs=3, batch=8, learning_rate=1e-2, select="ua")
 
@@ -179,3 +180,22 @@ def test_a_recording_that_a_worker_cannot_read_stops_its_job(corpus: Path, tmp_p
     (tmp_path / "corpus" / "2f_sad_0.wav").unlink()
     with pytest.warns(UserWarning, match="is damaged"), pytest.raises(ValueError, match=r"2f_sad_0\.wav: .*, on this worker"):
         jobs.run_job(job)
+
+
+@pytest.mark.parametrize(("asked", "threads", "expected"), [(8, 8, (3, 2)), (2, 8, (2, 4)), (1, 3, (1, 3)), (3, 1, (3, 1))])
+def test_no_more_workers_than_networks_share_the_threads(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int, threads: int, expected: tuple[int, int]
+) -> None:
+    met: list[tuple[int, int]] = []
+
+    def stop(pending: list[dict[str, Any]], epochs: int, workers: crossval.Workers, place: Run) -> int:
+        met.extend((workers.processes, job["threads"]) for job in pending)
+        raise ValueError("stopped here")
+
+    monkeypatch.setattr(crossval, "_run_pending", stop)
+    with ThreadPoolExecutor(1) as pool:
+        data = dataset.prepare(corpora.load(corpus), C, tmp_path / "cache", pool, lambda items, **_: items)
+        plan, place = jobs.Plan(make_folds(data.utterances), "session", C, "default"), Run(tmp_path, pool, say=lambda _: None)
+        with pytest.raises(ValueError, match="stopped here"):
+            crossval.run(data, plan, place, tmp_path / "cache", crossval.Workers(asked, threads), [])
+    assert met == [expected] * 3

@@ -14,7 +14,7 @@ def assemble(X, bounds, frames, rows, starts, counts, levels, floor, mean, scale
 
     Utterance u has ``frames[u]`` frames, of which X holds the first. They are ``counts[u]`` stored rows from ``starts[u]`` on,
     less ``levels[u]``; those after them lie in the zero padding and are ``floor``. Where X holds fewer than all, its last row
-    is one of these.
+    lies in the padding.
     Deltas are Savitzky-Golay derivatives of nine frames: a line for the first order, a parabola for the second. Within four
     frames of an end the polynomial of the outermost nine frames serves; its derivative is constant, so the value of the
     fifth frame does. An utterance of fewer than nine frames repeats its first and last frame instead.

@@ -1,7 +1,7 @@
 """The paper's network: two convolutions, pooling, two BLSTM layers, self attention, a head for the emotion and one for gender.
 
 Li, Zhao and Kawahara, Interspeech 2019: sections 4.1 to 4.3, equations (1)-(10), Table 1. Stated three times: ``forward`` for
-training, with its backward pass; ``plain`` for one utterance, in NumPy; ``onnx`` as a onnx_layers.
+training, with its backward pass; ``plain`` for windows of one length, in NumPy; ``onnx`` as a graph.
 """
 
 from __future__ import annotations

@@ -250,7 +250,7 @@ def predict(weights: Path, audio: Path) -> None:
         return torch.softmax(emotion, 1).tolist(), torch.softmax(gender, 1).tolist()
 
     paths = sorted(audio.glob("*.wav")) if audio.is_dir() else [audio]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for path, found in zip(paths, pool.map(answer, paths), strict=True):
             print(path, *found)
 

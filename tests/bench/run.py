@@ -137,7 +137,7 @@ def epoch(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dic
 
 
 def default_epoch(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
-    """An epoch of 192 utterances with preset default, augmentation included; the peer pads to the longest."""
+    """An epoch of 192 utterances with preset default, augmentation included; the peer pads to the longest, or packs."""
     c, found = PRESETS["default"], {}
     for corpus, quantiles in (("EmoDB", EMODB), ("RAVDESS", RAVDESS), ("nEMO", NEMO)):
         network, store, rng = bench.network_of(c), bench.store_of(lengths(quantiles, 192), pad=False), np.random.default_rng(0)
@@ -154,27 +154,38 @@ def default_epoch(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[
 
         tasks: Tasks = {"npser": ours}
         if find_spec("torch"):
-            tasks["PyTorch, padded"] = torch_default_epoch(network, store, ends, c)
+            tasks |= torch_default_epochs(network, store, ends, c, pool)
         found[f"epoch of 192, preset default, lengths of {corpus}"] = in_turns(tasks, max(3, repeats // 2))
     return found
 
 
-def torch_default_epoch(network: Any, store: Any, ends: np.ndarray, c: Any) -> Callable[[], None]:
-    """The same in PyTorch."""
+def torch_default_epochs(network: Any, store: Any, ends: np.ndarray, c: Any, pool: ThreadPoolExecutor) -> Tasks:
+    """The same in PyTorch, padded or packed; a thread of its own makes the input of the next batch, as a data loader does."""
     import torch
 
-    rng, step = np.random.default_rng(0), peers.torch_step(peers.torch_network(d_spec=c.d_spec), False)
     rows = [torch.from_numpy(part) for part in np.split(store.rows, store.bounds[1:-1])]
-    mean, std = torch.from_numpy(network.mean), torch.from_numpy(network.std)
+    mean, std, rng = torch.from_numpy(network.mean), torch.from_numpy(network.std), np.random.default_rng(0)
 
-    def run() -> None:
-        for batch in np.arange(len(rows)).reshape(-1, c.batch):
-            others = [None if ends[u] == u else rows[ends[u]] for u in batch]
-            X, counts = peers.torch_batch([rows[u] for u in batch], others, mean, std, c, rng)
-            y = torch.from_numpy(batch % 4)
-            step(X, y, y % 2, counts)
+    def input_of(batch: np.ndarray) -> tuple[Any, Any]:
+        others = [None if ends[u] == u else rows[ends[u]] for u in batch]
+        return peers.torch_batch([rows[u] for u in batch], others, mean, std, c, rng)
 
-    return run
+    def epoch(packed: bool) -> Callable[[], None]:
+        step = peers.torch_step(peers.torch_network(d_spec=c.d_spec), False)
+
+        def run() -> None:
+            batches = np.arange(len(rows)).reshape(-1, c.batch)
+            upcoming = pool.submit(input_of, batches[0])
+            for k, batch in enumerate(batches):
+                X, counts = upcoming.result()
+                if k + 1 < len(batches):
+                    upcoming = pool.submit(input_of, batches[k + 1])
+                y = torch.from_numpy(batch % 4)
+                step(X, y, y % 2, counts if packed else None)
+
+        return run
+
+    return {"PyTorch, padded": epoch(False), "PyTorch, packed": epoch(True)}
 
 
 def forward(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
