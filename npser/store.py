@@ -181,7 +181,13 @@ def _built(
     try:
         known = _held_by_others(folder, content, kind)
         new = [r for r, digest in enumerate(content) if digest not in known]
-        come = _come(elsewhere, new, paths, content, partial, progress) if elsewhere is not None and new else {}
+        come: dict[int, Part | str] = {}
+        if elsewhere is not None and new:
+            try:
+                _come(come, elsewhere, new, paths, content, partial, progress)
+            except BaseException:  # Ctrl-C as well
+                _keep(come, paths, content, kind, folder)
+                raise
 
         def compute(r: int) -> Part | str:
             if r in come:
@@ -212,10 +218,15 @@ def _built(
 
 
 def _come(
-    elsewhere: Elsewhere, new: list[int], paths: Sequence[Path], content: Sequence[str], partial: Path, progress: Progress
-) -> dict[int, Part | str]:
-    """What other processes compute of some recordings; the rows wait on disk."""
-    come: dict[int, Part | str] = {}
+    come: dict[int, Part | str],
+    elsewhere: Elsewhere,
+    new: list[int],
+    paths: Sequence[Path],
+    content: Sequence[str],
+    partial: Path,
+    progress: Progress,
+) -> None:
+    """Put into come what other processes compute of some recordings; the rows wait on disk."""
     found = elsewhere([(paths[r], content[r]) for r in new])
     for k, one in progress(found, total=len(new), desc="features", unit="file"):
         r = new[k]
@@ -226,7 +237,17 @@ def _come(
             aside = partial / str(r)
             aside.write_bytes(rows)
             come[r] = Part(aside, [], *each)
-    return come
+
+
+def _keep(come: dict[int, Part | str], paths: Sequence[Path], content: Sequence[str], kind: Kind, folder: Path) -> None:
+    """Make a store of what has come before a stop: the next run has it from there."""
+    good = sorted(r for r, part in come.items() if isinstance(part, Part))
+    target = folder_of(folder.parent, [content[r] for r in good], kind)
+    if good and not target.exists():
+        partial = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=folder.parent))
+        partial.chmod(folder.parent.stat().st_mode)
+        _write(partial, (come[r] for r in good), [paths[r] for r in good], [content[r] for r in good])
+        partial.rename(target)
 
 
 def _without(folder: Path, content: Sequence[str], errors: dict[int, str], kind: Kind) -> Path:

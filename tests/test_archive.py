@@ -83,13 +83,14 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recording(folder / "calls" / "03 long.wav", sound(70_000, 3))
     recording(folder / "calls" / "05 silent.wav", np.zeros(6000))
     (folder / "calls" / "08.wav").write_text("no sound")
+    (folder / "13.m4a").write_text("an error that names another file beside this one")
     os.link(folder / "calls" / "09.wav", os.fsencode(folder / "calls") + b"/09 \xff, b.wav")
     return folder
 
 
 def words(*more: str | Path) -> tuple[str | Path, ...]:
     """A command with relative paths: workers have another current folder. A missing file is an error row too."""
-    return ("predict", "calls", "nowhere.wav", "--model", "model.safetensors", "--engine", "numba", *more)
+    return ("predict", "calls", "nowhere.wav", "13.m4a", "--model", "model.safetensors", "--engine", "numba", *more)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,8 @@ def test_the_parts_are_the_local_output_byte_for_byte(
             *words(*options, "--out", out, *where), status=1, cwd=archive, env={**small_batches, "BATCH_SECONDS": seconds}
         )
         assert shown.stdout == ""
-        assert shown.stderr.splitlines()[-1] == f"done      30 files, 2 of them with an error; all rows: cat {out}/part-*"
+        told = f"done      {FILES + 5} files, 3 of them with an error; all rows: cat {out}/part-*"
+        assert shown.stderr.splitlines()[-1] == told
         assert whole(out) == expected
         assert parts(out) == count
     assert {path.name for path in (tmp_path / "here").iterdir()} == {path.name for path in (tmp_path / "there").iterdir()}
@@ -266,6 +268,14 @@ def test_a_file_that_kills_its_worker_is_halved_out(
             "/nowhere.safetensors: is missing on the worker tcp://127.0.0.1",
         ),
         ("import npser\nnpser.SHIPPED = {model!r}", "is another model than the command's on the worker tcp://127.0.0.1"),
+        (
+            "from npser.experiment import cluster as c\nc._own_versions = lambda own=c._own_versions(): dict(own, numpy='1.0')",
+            "runs numpy 1.0 and the command numpy ",
+        ),
+        (
+            "from npser.experiment import archive\narchive._state = lambda name: (1, '')",
+            "a.wav: has 1 bytes on the worker tcp:",
+        ),
         ("import sys\nsys.modules['npser'] = None", "is npser 0.1.0 installed on every worker?"),
     ],
 )
@@ -348,7 +358,7 @@ class Played:
             elif dies:
                 future.set_exception(KilledWorker("", None, 0))  # pyright: ignore[reportArgumentType]
             else:
-                future.set_result(list(range(*batch)))
+                future.set_result((list(range(*batch)), []))
         self.gone = max(0, self.gone - 1)
         done = [future for _, future in self.running]
         self.running.clear()
@@ -489,11 +499,11 @@ def test_a_recording_that_kills_its_worker_is_left_out(
 def test_a_worker_that_sees_other_recordings_ends_the_command(
     npser: Command, corpus: Path, small: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    preload = "from npser import store\nstore.digest_of = lambda path: '0' * 64"
+    preload = "from npser import store\nstore.digest_of = lambda path: None"
     with Cluster(environment, tmp_path) as cluster:
         cluster.worker(preload)
         words = ("train", corpus, "--config", small, "--cache", "cache", "--dask", cluster.address)
-        one_sentence(npser(*words, status=1), "is missing or has other content on the worker tcp://127.0.0.1")
+        one_sentence(npser(*words, status=1), "is missing on the worker tcp://127.0.0.1", "under the same paths")
 
 
 def assert_same_stores(a: Path, b: Path) -> None:

@@ -1,5 +1,6 @@
 """Features are computed once, found again by content and settings, and survive bad files, full caches and rivals."""
 
+import functools
 import json
 import os
 import subprocess
@@ -10,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from helpers import ROOT, sound
+from helpers import ROOT, recording, sound
 
 from npser import features
 from npser.corpora import Corpus, Utterance
@@ -23,7 +25,7 @@ from npser.features import log_mel_kind
 from npser.inputs import with_deltas
 from npser.network import normaliser
 from npser.networks.li2019 import Config
-from npser.store import Store, default_cache, digests, open_store
+from npser.store import Store, computed, default_cache, digest_of, digests, open_store
 
 SECONDS = 0.5  # of a window
 TRIES = 200 if os.environ.get("NPSER_FUZZ") else 24
@@ -281,6 +283,7 @@ RIVAL = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from npser.features import log_mel_kind
 from npser.store import digests, open_store
 
@@ -527,3 +530,24 @@ def test_a_store_may_be_read_by_whoever_may_read_the_cache(tmp_path: Path, pool:
     opened(recordings(tmp_path / "wav", 900), tmp_path / "cache", pool)
     (folder,) = folders(tmp_path / "cache")
     assert folder.stat().st_mode & 0o777 == (tmp_path / "cache").stat().st_mode & 0o777
+
+
+def test_what_was_computed_elsewhere_before_a_stop_is_not_computed_again(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    paths = [recording(tmp_path / f"{r}.wav", sound(9000 + 400 * r, r)) for r in range(5)]
+    content, kind, asked = [str(digest_of(path)) for path in paths], log_mel_kind(SECONDS, False, False), []
+
+    def elsewhere(recordings: list[tuple[Path, str]], stop: int = 9) -> Iterator[tuple[int, Any]]:
+        asked.append([path.name for path, _ in recordings])
+        for k, (path, digest) in enumerate(recordings):
+            if k == stop:
+                raise KeyboardInterrupt
+            part = computed(path, digest, kind, tmp_path / "aside")
+            assert not isinstance(part, str)
+            yield k, (b"".join(part.blocks()), part.frames, part.samples, part.levels)
+
+    with pytest.raises(KeyboardInterrupt):
+        open_store(paths, content, kind, tmp_path / "cache", pool, elsewhere=functools.partial(elsewhere, stop=3))
+    found = open_store(paths, content, kind, tmp_path / "cache", pool, elsewhere=elsewhere)
+    assert asked == [["0.wav", "1.wav", "2.wav", "3.wav", "4.wav"], ["3.wav", "4.wav"]]
+    here = open_store(paths, content, kind, tmp_path / "other", pool)
+    np.testing.assert_array_equal(found.rows, here.rows)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from npser import SHIPPED, __version__
-from npser.commands import launched, terminal
+from npser.commands import terminal
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,8 +39,6 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     """The command, and what is said of its errors."""
     try:
-        if args.command != "train":
-            launched.alone(args.command)
         return importlib.import_module(f"npser.commands.{args.command}").run(args)
     except KeyboardInterrupt:
         print("npser: interrupted", file=sys.stderr)

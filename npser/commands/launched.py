@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,31 +31,27 @@ PATIENCE = 3  # seconds in which ranks that fail alike are expected to do so
 WITNESS = "import sys; sys.stderr.buffer.write((b'\\0' + sys.stdin.buffer.read()).split(b'\\0')[-2])"
 
 
-def place(environment: Mapping[str, str], launchers: Sequence[tuple[str, str]] = LAUNCHERS) -> tuple[int, int]:
-    """Which of how many processes the launcher says this is; (0, 1) without a launcher."""
-    for size, rank in launchers:
+def place(environment: Mapping[str, str]) -> tuple[int, int, str]:
+    """Which of how many processes the launcher says this is, and the variable that says it; (0, 1, "") without a launcher."""
+    for size, rank in LAUNCHERS:
         if environment.get(size, "").isdigit():
-            return int(environment.get(rank) or 0), int(environment[size])
-    return 0, 1
+            return int(environment.get(rank) or 0), int(environment[size]), size
+    return 0, 1, ""
 
 
-def refuse(problem: str) -> NoReturn:
+def _refuse(problem: str) -> NoReturn:
     """End all processes of the launcher, which do not know of each other: the first one says why."""
-    if place(os.environ)[0] == 0:
-        raise terminal.UsageError(problem)
+    rank, size, variable = place(os.environ)
+    if rank == 0:
+        raise terminal.UsageError(
+            f"{variable} says that {size} processes were started, {problem}; to train in this process alone, unset {variable}"
+        )
     raise SystemExit(0)  # the launcher would kill the first one at any other status
-
-
-def alone(command: str) -> None:
-    """Refuse several processes of a command that does not share its work; tasks of srun may have work of their own."""
-    _, size = place(os.environ, LAUNCHERS[:-1])
-    if size > 1:
-        refuse(f"npser {command}: was started {size} times, and each would do the same; start it once (npser train shares)")
 
 
 def world() -> Any:
     """mpi4py's communicator of all ranks; None for one process."""
-    _, size = place(os.environ)
+    size = place(os.environ)[1]
     if size == 1:
         return None
     try:
@@ -64,14 +60,12 @@ def world() -> Any:
         mpi4py.rc.thread_level = "funneled"  # only the main thread calls
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        refuse(
-            f"{size} processes were started, and each would train alone, since mpi4py is missing: {error}; the extra mpi has it"
-        )
+        _refuse(f"and each would train alone, since mpi4py is missing: {error}; the extra mpi has it")
     if MPI.COMM_WORLD.size != size:
         library = MPI.Get_library_version().split("\n")[0].strip("\0 ")
-        refuse(
-            f"{size} processes were started, and mpi4py sees {MPI.COMM_WORLD.size}: it belongs to another MPI ({library}) than "
-            "what started them; use the mpiexec of that MPI, or start one process"
+        _refuse(
+            f"and mpi4py sees {MPI.COMM_WORLD.size}: it belongs to another MPI ({library}) than what started them; use the "
+            "mpiexec of that MPI"
         )
     return MPI.COMM_WORLD
 
@@ -96,18 +90,18 @@ class Ending:
     """
 
     def __init__(self, comm: Any, again: str) -> None:
-        import subprocess  # late, as below: each takes a while
-
         self.comm, self.again, self.stopped = comm, again, False
         self.rank, self.witness = 0 if comm is None else comm.rank, None
         if comm is not None and self.rank == 0:
+            import subprocess  # late, as below: each takes a while
+
             self.witness = subprocess.Popen([sys.executable, "-ISc", WITNESS], stdin=subprocess.PIPE, start_new_session=True)
         self.go_on_with(again)
 
     def go_on_with(self, again: str) -> None:
         """From now on, these are the words."""
         self.again = again
-        self._tell(f"npser: a rank was killed, and all end with it; go on with: {again}\n")
+        self._tell(f"npser: a rank has ended early, and all end with it; go on with: {again}\n")
 
     def nothing(self) -> None:
         """Nothing is left to be said."""

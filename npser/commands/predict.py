@@ -159,7 +159,7 @@ def _audio_at(address: str) -> list[str]:
         return [address]
     with at_address(address) as (system, path):
         found = system.glob(path) if glob.has_magic(path) else system.find(path)
-        return sorted(system.unstrip_protocol(one) for one in found if is_audio(one))
+        return sorted(system.unstrip_protocol(one) for one in found if is_audio(one)) or [address]  # one with another name
 
 
 def _lines(list_file: Path) -> list[str]:

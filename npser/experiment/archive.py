@@ -7,7 +7,6 @@ all, so what is there need not be computed again. One after another, parts are w
 from __future__ import annotations
 
 import bisect
-import contextlib
 import csv
 import dataclasses
 import functools
@@ -16,14 +15,14 @@ import io
 import json
 import os
 import threading
-import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from npser import SHIPPED, __version__
+from npser import SHIPPED
 from npser.experiment import cluster
 from npser.experiment.cluster import Batch, Say
 from npser.files import at_address, is_address, write
@@ -32,6 +31,18 @@ from npser.prediction import csv_writer, jsonl_writer, rows, unreadable, withhol
 from npser.store import digest_of
 from npser.threads import single_threaded_blas
 
+MARKS = (
+    "ETag",
+    "etag",
+    "LastModified",
+    "Last-Modified",
+    "last_modified",
+    "Content-MD5",
+    "mtime",
+    "modify",
+    "updated",
+    "created",
+)
 DIED = "a worker died each time while reading it (killed, or out of memory); try it alone with `npser predict`"
 
 
@@ -84,10 +95,11 @@ def plan(names: Sequence[str], order: Order, out: Path, unit: int) -> list[Part]
     ValueError
         Where the folder holds a part that is not one of these.
     """
-    states = [_state(name) for name in names]
+    with ThreadPoolExecutor(32) as pool:  # addresses answer slowly
+        states = list(pool.map(_state, names))
     batches = cluster.cut(names, [state[0] for state in states], unit)
     digits = max(5, len(str(len(batches))))
-    about = [order.sha256, order.engine, order.form, order.timeline, order.least, __version__]
+    about = [order.sha256, order.engine, order.form, order.timeline, order.least, cluster.versions()]
     parts: list[Part] = []
     for number, (first, end) in enumerate(batches):
         held = json.dumps([about, list(zip(names[first:end], states[first:end], strict=True))])
@@ -110,8 +122,7 @@ def _state(name: str) -> tuple[int, str]:
         if is_address(name):
             with at_address(name) as (system, path):
                 about = system.info(path)
-                marks = [about[key] for key in ("ETag", "etag", "LastModified", "mtime", "created") if key in about]
-                return int(about.get("size") or 0), " ".join(map(str, marks))
+                return int(about.get("size") or 0), " ".join(str(about[mark]) for mark in MARKS if mark in about)
         status = os.stat(name)
         return status.st_size, str(status.st_mtime_ns)
     except (OSError, ValueError):
@@ -147,14 +158,13 @@ def compute_there(
 
     def work(batch: Batch) -> tuple[Any, ...]:
         own = names[slice(*batch)]
-        return rows_on_worker, dataclasses.asdict(order), own, [cluster.seen_by_workers(name) for name in own]
+        places = [cluster.seen_by_workers(name) for name in own]
+        return rows_on_worker, dataclasses.asdict(order), own, places, [_state(name)[0] for name in own]
 
     for (first, end), result in cluster.computed(address, [part.batch for part in parts], work, unit, say):
         part = parts[bisect.bisect(starts, first) - 1]
         start, stop = part.batch
-        text, told = result or (_row_of_death(names[first], order, trained), [])
-        for one in told:
-            warnings.warn(one, stacklevel=2)
+        text = _row_of_death(names[first], order, trained) if result is None else result
         pieces.setdefault(start, {})[first] = text
         done[start] += end - first
         if start + done[start] == stop:
@@ -204,23 +214,27 @@ def _rows_of(trained: Model, order: Order, names: Sequence[str], places: Sequenc
         predictions = trained.predict_many(places, engine=order.engine, threads=threads)
         for name, place, prediction in zip(names, places, predictions, strict=True):
             if prediction.error is not None:
-                prediction = unreadable(ValueError(prediction.error.replace(place, name)))
+                stem = os.path.splitext(name)[0]  # an error may name the file and another one beside it
+                prediction = unreadable(ValueError(prediction.error.replace(place.removesuffix(name) + stem, stem)))
             show(list(rows(name, withhold(prediction, order.least), order.timeline)))
     return text.getvalue()
 
 
-def rows_on_worker(wanted: dict[str, Any], names: Sequence[str], places: Sequence[str]) -> tuple[str, list[str]]:
-    """Rows of recordings as text, and what was warned of; ValueError where a Dask worker has another model than the command.
+def rows_on_worker(wanted: dict[str, Any], names: Sequence[str], places: Sequence[str], sizes: Sequence[int]) -> str:
+    """Rows of recordings as text.
 
-    wanted: an Order.
+    wanted: an Order. sizes: of the files in bytes. ValueError where a Dask worker has another model than the command, or sees
+    other files.
     """
     order = Order(**wanted)
-    trained, told = _model(order.model, order.place or SHIPPED, order.sha256), _told()
-    text, warned = _rows_of(trained, order, names, places, cluster.share_of_cores()), list[str]()
-    with contextlib.suppress(IndexError):  # of other threads' batches too
-        while True:
-            warned.append(told.popleft())
-    return text, warned
+    for place, size in zip(places, sizes, strict=True):
+        if size and (found := _state(place)[0]) != size:
+            raise ValueError(
+                f"{place}: has {found or 'no'} bytes on {cluster.worker_name()} and {size} for the command; share the "
+                "recordings under the same paths"
+            )
+    trained = _model(order.model, order.place or SHIPPED, order.sha256)
+    return _rows_of(trained, order, names, places, cluster.share_of_cores())
 
 
 _loading = threading.Lock()
@@ -241,18 +255,3 @@ def _read_model(name: str, place: str, digest: str) -> Model:
     trained = Model(place)
     trained.path = name
     return trained
-
-
-@functools.cache
-def _told() -> deque[str]:
-    """What npser has warned of in this process: whoever started the command is told of it, not only the worker's log."""
-    told: deque[str] = deque(maxlen=1000)
-    before = warnings.showwarning
-
-    def show(message: Warning | str, *about: Any) -> None:
-        told.append(str(message))
-        before(message, *about)
-
-    warnings.filterwarnings("always", category=UserWarning, module="npser")
-    warnings.showwarning = show
-    return told

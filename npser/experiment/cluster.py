@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import functools
+import hashlib
+import importlib.util
 import os
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from npser import __version__
@@ -23,8 +28,7 @@ PATIENCE = 60.0  # seconds for which a scheduler that is gone is waited for
 CALL = "__import__('importlib').import_module('npser.experiment.cluster').called(*work)"
 AT_ONCE = 2  # batches of each worker's thread that are submitted: one is computed while the other waits
 SECONDS, MOST = 600.0, 500  # of audio in a batch, about, and files at most
-RATES = {".wav": 32_000}  # bytes a second of 16-bit speech at 16 kHz; what is compressed has about a quarter
-COMPRESSED = 8_000
+WAV, COMPRESSED = 32_000, 8_000  # bytes a second: of 16-bit speech at 16 kHz, and about what is left of it
 
 Say = Callable[[str], object]
 Batch = tuple[int, int]  # the numbers of its first recording, and of the first after it
@@ -79,7 +83,8 @@ def dask_cluster(address: str, say: Say) -> Iterator[tuple[Callable[[], Any], Ca
         try:
             yield executor
         finally:
-            executor.shutdown(wait=False)
+            with contextlib.suppress(Exception):  # the connection may be gone
+                executor.shutdown(wait=False)
 
     try:
         watch()
@@ -105,22 +110,62 @@ def worker_name() -> str:
     return f"the worker {get_worker().address}"
 
 
+def versions() -> dict[str, str]:
+    """What results depend on: npser, by its version and by a hash of its code, and the packages that compute."""
+    code = hashlib.sha256()
+    for package in ("npser", "npser_kernels"):
+        (root,) = importlib.util.find_spec(package).submodule_search_locations  # pyright: ignore[reportOptionalMemberAccess, reportGeneralTypeIssues, reportOptionalIterable]
+        for file in sorted(Path(root).rglob("*.py")):
+            code.update(file.read_bytes())
+    found = {"npser": __version__, "numpy": metadata.version("numpy"), "numba": metadata.version("numba")}
+    return {**found, "scipy": metadata.version("scipy"), "npser's code": code.hexdigest()[:12]}
+
+
+_own_versions = functools.cache(versions)
+
+
 def check_version(version: str) -> None:
     """ValueError on a worker that runs another npser than the command does."""
     if version != __version__:
         raise ValueError(f"a worker runs npser {__version__} and the command npser {version}; install the same version")
 
 
-def called(version: str, module: str, name: str, arguments: tuple[Any, ...]) -> Any:
-    """What a function of npser returns, on a worker; ValueError where that runs another version."""
-    check_version(version)
-    return getattr(importlib.import_module(module), name)(*arguments)
+def called(wanted: dict[str, str], module: str, name: str, arguments: tuple[Any, ...]) -> tuple[Any, list[str]]:
+    """What a function of npser returns, on a worker, and what was warned of; ValueError where that runs other versions."""
+    check_version(wanted["npser"])
+    found = _own_versions()
+    for what, version in wanted.items():
+        if found[what] != version:
+            raise ValueError(
+                f"{worker_name()} runs {what} {found[what]} and the command {what} {version}; install the same version"
+            )
+    told, warned = _told(), list[str]()
+    result = getattr(importlib.import_module(module), name)(*arguments)
+    with contextlib.suppress(IndexError):  # of other threads' work too
+        while True:
+            warned.append(told.popleft())
+    return result, warned
+
+
+@functools.cache
+def _told() -> deque[str]:
+    """What npser has warned of in this process: whoever started the command is told of it, not only the worker's log."""
+    told: deque[str] = deque(maxlen=1000)
+    before = warnings.showwarning
+
+    def show(message: Warning | str, *about: Any) -> None:
+        told.append(str(message))
+        before(message, *about)
+
+    warnings.filterwarnings("always", category=UserWarning, module="npser")
+    warnings.showwarning = show
+    return told
 
 
 def _submitted(executor: Executor, work: Work) -> Future[Any]:
     """A call of called, on a worker."""
     function, *arguments = work
-    return executor.submit(eval, CALL, {"work": (__version__, function.__module__, function.__name__, arguments)})
+    return executor.submit(eval, CALL, {"work": (_own_versions(), function.__module__, function.__name__, arguments)})
 
 
 def cut(names: Sequence[str], sizes: Sequence[int], unit: int) -> list[Batch]:
@@ -140,7 +185,7 @@ def cut(names: Sequence[str], sizes: Sequence[int], unit: int) -> list[Batch]:
             batches.append((start, first))
             start, held = first, 0.0
         for r in range(first, min(first + unit, len(names))):
-            held += sizes[r] / RATES.get(os.path.splitext(names[r])[1].lower(), COMPRESSED)
+            held += sizes[r] / (WAV if names[r].lower().endswith(".wav") else COMPRESSED)
     return [*batches, (start, len(names))] if names else []
 
 
@@ -247,7 +292,7 @@ def _run(
             for future in done:
                 batch, alone = running[future]
                 try:
-                    result = future.result()
+                    result, warned = future.result()
                 except CancelledError:
                     raise SchedulerGone("the connection was lost") from None
                 except KilledWorker:
@@ -256,11 +301,17 @@ def _run(
                         yield batch, None
                 except ValueError:
                     raise
-                except Exception as error:  # such as an import that fails there
+                except Exception as error:
                     text = " ".join(f"{type(error).__name__}: {error}".split())
-                    raise ValueError(f"a worker failed ({text}); is npser {__version__} installed on every worker?") from None
+                    missing = isinstance(error, (ImportError, AttributeError))
+                    way_out = (
+                        f"; is npser {__version__} installed on every worker?" if missing else "; the same command goes on"
+                    )
+                    raise ValueError(f"a worker failed ({text}){way_out}") from None
                 else:
                     del running[future]
+                    for text in warned:
+                        warnings.warn(text, stacklevel=2)
                     yield batch, result
     finally:
         queue.pending.extendleft(sorted((batch for batch, _ in running.values()), reverse=True))

@@ -42,7 +42,7 @@ def features_on(address: str, config: Config, say: Say) -> Elsewhere:
 
 
 def features_on_worker(settings: dict[str, Any], recordings: list[tuple[str, str]]) -> list[Features | str]:
-    """Features of recordings, or why they have none; ValueError where a Dask worker sees other files than the command.
+    """Features of recordings, or why they have none; ValueError where a Dask worker does not see them.
 
     settings: of a Config; recordings: path and SHA-256 of each.
     """
@@ -51,8 +51,11 @@ def features_on_worker(settings: dict[str, Any], recordings: list[tuple[str, str
 
     def of(k: int) -> Features | str:
         path, digest = Path(recordings[k][0]), recordings[k][1]
-        if digest_of(path) != digest:
-            raise ValueError(f"{path}: is missing or has other content on {worker}; share the corpus under the same paths")
+        found = digest_of(path)
+        if found is None:
+            raise ValueError(f"{path}: is missing on {worker}; share the corpus under the same paths")
+        if found != digest:
+            return f"has other content on {worker}, or was changed meanwhile"
         part = computed(path, digest, kind, Path(folder, str(k)))
         return part if isinstance(part, str) else (b"".join(part.blocks()), part.frames, part.samples, part.levels)
 
