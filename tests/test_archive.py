@@ -320,6 +320,7 @@ def test_wrong_words_get_one_sentence(archive: Path, npser: Command, tmp_path: P
     file = recording(tmp_path / "a.wav", sound(6000))
     for more, status, expected in (
         (("--dask", "tcp://127.0.0.1:1"), 2, "add --out DIR"),
+        (("--dask", "tcp://127.0.0.1:1", "--out", "out", "--threads", "2"), 2, "leave one of the two out"),
         (("--out", "out", "--format", "text"), 2, "jsonl or csv, not text"),
         (("--from-file", "-", "--out", "out"), 2, "cannot go on with standard input"),
         (("--out", file), 1, "cannot be made"),

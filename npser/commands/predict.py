@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     form = "jsonl" if args.json else args.format
     if args.dask is not None and args.out is None:
         raise terminal.UsageError(f"--dask {args.dask}: add --out DIR, where the parts of the answer are written")
+    if args.dask is not None and args.threads is not None:
+        raise terminal.UsageError("--threads is of this machine, and --dask has others compute; leave one of the two out")
     if args.out is not None and form == "text":
         raise terminal.UsageError("--out: writes --format jsonl or csv, not text; leave one of the two out")
     paths = recordings([*args.audio, *([] if args.from_file is None else _lines(args.from_file))])
