@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import (
+    UNCOMPILED,
     Cluster,
     Command,
     assert_same_run,
@@ -36,6 +37,8 @@ from npser.experiment.cluster import Batch
 KilledWorker = pytest.importorskip("distributed", reason="dask[distributed] is not installed").KilledWorker
 
 FILES = 26
+
+compiled = pytest.mark.skipif(UNCOMPILED, reason="without the compiler, what a cluster runs takes minutes")
 
 # What a worker runs first. Each file that it opens is counted, and takes a moment; one called poison kills it
 WATCHED = """
@@ -140,6 +143,7 @@ def parts(out: Path) -> int:
         ("600", 1, ("--timeline", "--engine", "lite")),
     ],
 )
+@compiled
 def test_the_parts_are_the_local_output_byte_for_byte(
     npser: Command,
     archive: Path,
@@ -165,6 +169,7 @@ def test_the_parts_are_the_local_output_byte_for_byte(
     assert {path.name for path in (tmp_path / "here").iterdir()} == {path.name for path in (tmp_path / "there").iterdir()}
 
 
+@compiled
 def test_what_a_worker_warns_of_is_told(
     npser: Command, small_batches: dict[str, str], cluster: Cluster, archive: Path, tmp_path: Path
 ) -> None:
@@ -175,6 +180,7 @@ def test_what_a_worker_warns_of_is_told(
     assert f"npser: warning: {tmp_path}/short.wav: is shorter than its header says" in shown.stderr
 
 
+@compiled
 def test_a_killed_command_goes_on_and_repeats_at_most_what_was_in_flight(
     archive: Path,
     environment: dict[str, str],
@@ -204,6 +210,7 @@ def test_a_killed_command_goes_on_and_repeats_at_most_what_was_in_flight(
     assert again <= 8  # two batches in flight, of four files
 
 
+@compiled
 def test_a_worker_that_dies_loses_nothing(
     archive: Path, environment: dict[str, str], small_batches: dict[str, str], local: Callable[..., bytes], tmp_path: Path
 ) -> None:
@@ -220,6 +227,7 @@ def test_a_worker_that_dies_loses_nothing(
     assert whole(out) == local("--format", "jsonl")
 
 
+@compiled
 def test_a_scheduler_that_is_started_again_is_found_again(
     archive: Path, environment: dict[str, str], small_batches: dict[str, str], local: Callable[..., bytes], tmp_path: Path
 ) -> None:
@@ -240,6 +248,7 @@ def test_a_scheduler_that_is_started_again_is_found_again(
     assert whole(out) == local("--format", "jsonl")
 
 
+@compiled
 def test_a_file_that_kills_its_worker_is_halved_out(
     archive: Path, environment: dict[str, str], small_batches: dict[str, str], npser: Command, tmp_path: Path
 ) -> None:
@@ -279,6 +288,7 @@ def test_a_file_that_kills_its_worker_is_halved_out(
         ("import sys\nsys.modules['npser'] = None", "is npser 0.1.0 installed on every worker?"),
     ],
 )
+@compiled
 def test_another_version_or_model_on_a_worker_ends_the_command_in_a_sentence(
     archive: Path,
     environment: dict[str, str],
@@ -460,6 +470,7 @@ def test_a_copy_of_what_lies_at_an_address_is_closed_with_the_recording(tmp_path
 # The features of a corpus
 
 
+@compiled
 def test_features_computed_on_a_cluster_are_those_computed_here(
     npser: Command, corpus: Path, small: Path, small_batches: dict[str, str], cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -478,6 +489,7 @@ def test_features_computed_on_a_cluster_are_those_computed_here(
     assert_same_stores(tmp_path / "here-cache", tmp_path / "there-cache")
 
 
+@compiled
 def test_a_recording_that_kills_its_worker_is_left_out(
     npser: Command, corpus: Path, small: Path, environment: dict[str, str], small_batches: dict[str, str], tmp_path: Path
 ) -> None:
@@ -497,6 +509,7 @@ def test_a_recording_that_kills_its_worker_is_left_out(
     assert shown.stderr.count("left out") == 1
 
 
+@compiled
 def test_a_worker_that_sees_other_recordings_ends_the_command(
     npser: Command, corpus: Path, small: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:

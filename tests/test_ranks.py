@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import SMALL, Array, Command, assert_same_run, one_sentence, unbalanced, without
+from helpers import SMALL, UNCOMPILED, Array, Command, assert_same_run, one_sentence, unbalanced, without
 
 from npser import model
 from npser.commands import launched
@@ -29,7 +29,10 @@ from npser.ranks import BLOCK, Ranks
 from npser.train import Run, fit
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
-mpi = pytest.mark.skipif(not MPIEXEC.exists() or find_spec("mpi4py") is None, reason="needs the wheels mpi4py and mpich")
+mpi = pytest.mark.skipif(
+    UNCOMPILED or not MPIEXEC.exists() or find_spec("mpi4py") is None,
+    reason="needs the wheels mpi4py and mpich, and the compiler: without it this takes minutes",
+)
 
 
 class Meeting:
