@@ -60,7 +60,7 @@ def test_a_killed_command_goes_on_and_leaves_no_process(
     environment: dict[str, str], npser: Command, words: tuple[str, ...], whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    process = start(environment, tmp_path, *words, out)
+    process = start(environment, tmp_path, *words, out, "--workers", "1")
     wait_until(lambda: epochs_done(out, 2) > 5, process)
     workers = children(process.pid)
     assert workers
