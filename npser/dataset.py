@@ -18,7 +18,7 @@ from npser.corpora import Corpus, Utterance
 from npser.corpora.labels import GENDERS
 from npser.features import SAMPLE_RATE, window_samples
 from npser.ranks import Ranks
-from npser.silence import refusal_of_features
+from npser.silence import refusal_of_levels
 from npser.store import Elsewhere, Progress, Store
 
 MOST_LOST = 0.05  # of the utterances; beyond it a run stops, unless skip_bad
@@ -153,9 +153,7 @@ def silent_recordings(features: Store) -> dict[int, str]:
     """Recordings of a store that prediction would not answer, and why."""
     found, size = {}, window_samples(features.seconds)
     for r, (first, end) in enumerate(itertools.pairwise(features.recordings)):
-        windows = (features.rows[a:b] for a, b in itertools.pairwise(features.bounds[first : end + 1]))
-        reason = refusal_of_features(features.samples[first:end], windows, features.floor, size) if end > first else None
+        reason = refusal_of_levels(features.samples[first:end], features.levels[first:end], size) if end > first else None
         if reason:
             found[r] = reason
-    features.release()
     return found

@@ -160,3 +160,44 @@ def cross_entropy(logits: Array, y: Array, weight: Array) -> tuple[float, Array]
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     dlogits = np.exp(log_p) * (weight * (y >= 0))[:, None] - target * weight[:, None]
     return float(-(weight * (target * log_p).sum(axis=1)).sum()), dlogits
+
+
+def examples(bounds: Array, y: Array, rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], dict[str, Array]]]:
+    """Every layer with small random arguments, for npser gradcheck: of some utterances (B+1,) of classes y (B,), -1 unknown.
+
+    Each runs as run(**arguments), and gives the output first and the backward pass last.
+    """
+    N, B, D = bounds[-1], len(bounds) - 1, 6
+
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal(shape)
+
+    def of_loss(loss: Callable[[Array], tuple[float, Array]]) -> Callable[[Array], tuple[Array, Backward]]:
+        """A loss and its gradient as a layer."""
+
+        def run(logits: Array) -> tuple[Array, Backward]:
+            value, dlogits = loss(logits)
+            return np.array(value), lambda dout: (dout * dlogits,)
+
+        return run
+
+    weight, gates = np.linspace(0.5, 1, B), {"W": (D, 16), "R": (4, 16), "b": (16,)}
+    lstm = {f"{name}_{direction}": normal(*gates[name]) for direction in ("fw", "bw") for name in gates}
+    X, seed = normal(N, D), rng.integers(1000)
+    return {
+        "conv1d": (lambda X, W, b: conv1d(X, bounds, W, b), {"X": X, "W": normal(D, 3, 5), "b": normal(5)}),
+        "maxpool": (lambda X: maxpool(X, bounds, 3), {"X": X}),
+        "extend": (lambda X: extend(X, bounds, np.diff(bounds) + np.arange(B)), {"X": X}),
+        "blstm": (lambda X, **p: blstm(X, bounds, **p), {"X": X, **lstm}),
+        "dropout": (lambda X: dropout(X, 0.5, np.random.default_rng(seed)), {"X": X}),
+        "attention": (
+            lambda X, W_s1, w_s2: attention(X, bounds, W_s1, w_s2),
+            {"X": X, "W_s1": normal(D, 7), "w_s2": normal(7, 2)},
+        ),
+        "mean_over_time": (lambda X: mean_over_time(X, bounds), {"X": X}),
+        "linear": (linear, {"X": normal(B, D), "W": normal(D, 3), "b": normal(3)}),
+        "cross_entropy": (
+            of_loss(lambda logits: cross_entropy(logits, y, weight.astype(logits.dtype))),
+            {"logits": normal(B, 3)},
+        ),
+    }

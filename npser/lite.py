@@ -13,7 +13,7 @@ import numpy as np
 
 from npser import SHIPPED, checkpoint, features, model
 from npser.calibration import log_softmax
-from npser.features import HOP, SAMPLE_RATE, Span
+from npser.features import SAMPLE_RATE, Span
 from npser.prediction import UNREADABLE, Array, Audio, Prediction, Window, WindowOutput, likeliest, unreadable
 from npser.silence import refusal
 
@@ -184,7 +184,8 @@ class Model:
             timeline.append(Window(*span, likeliest(emotions), emotions, genders))
             if attention is None and a is not None:
                 # a frame stands for the half hop on each side of its centre, and the first one is centred at the start
-                ends = (np.arange(a.shape[1]) + 1) * self.network.samples_per_step(self.config) - HOP // 2
+                hop = self.network.kind(self.config).hop
+                ends = (np.arange(a.shape[1]) + 1) * self.network.samples_per_step(self.config) - hop // 2
                 attention, times = a, k * half + ends / SAMPLE_RATE
         seconds = timeline[-1].end
         if not emotion_log_p:

@@ -6,11 +6,9 @@ room or a microphone is steady. So a recording counts as noise only where it is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
-from npser.features import SAMPLE_RATE
+from npser.features import FLOOR_DB, SAMPLE_RATE
 
 SHORTEST = 0.3  # seconds
 FRAME = 400  # samples whose level is taken, 25 ms; without their mean, so that a constant or a slow drift counts as silence
@@ -21,29 +19,26 @@ SILENT_DB = -95.0  # under full scale; the last bit of 16 toggles at -96
 FAINT_DB, STEADY_DB = -40.0, 10.0
 
 
-def refusal_of_features(samples: np.ndarray, windows: Iterable[np.ndarray], floor: float, size: int) -> str | None:
-    """Why a recording is not trained on or scored, as far as its features tell: `refusal` would not answer it either.
+def refusal_of_levels(samples: np.ndarray, levels: np.ndarray, size: int) -> str | None:
+    """Why a recording is not trained on or scored, as far as a store tells: `refusal` would not answer it either.
 
     Parameters
     ----------
     samples : (W,)
         Length of each of its windows, at 16 kHz.
-    windows : iterable of (L, width)
-        Their features.
-    floor : float
-        What the features of digital silence are.
+    levels : (W,)
+        Their levels, see features.level_of.
     size : int
         Samples of a whole window.
 
     Returns
     -------
     str or None
-        As of `refusal`. Of a recording that is brought to one level, noise is not told from speech here.
+        As of `refusal`; noise is not told from speech here.
     """
     if samples[0] < min(round(SHORTEST * SAMPLE_RATE), size):  # then it is the only one
         return f"shorter than {SHORTEST} s"
-    silent = (S[len(S) // 2].max() <= floor + NEAR and S.max() <= floor + NEAR for S in windows)  # few need the second look
-    return "silence" if all(silent) else None
+    return "silence" if levels.max() <= FLOOR_DB + NEAR else None
 
 
 def refusal(x: np.ndarray) -> str | None:

@@ -206,9 +206,10 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
 def _add_training(parser: argparse.ArgumentParser, out: str) -> None:
     """What train and crossval share."""
     parser.add_argument("--labels", metavar="A,B,C", help="classes to tell apart, or all (default: angry,happy,neutral,sad)")
-    text = "li2019 is the paper's, li2019_feedforward the same without recurrence (default: li2019)"
-    parser.add_argument("--network", metavar="NAME", help=text)
-    parser.add_argument("--preset", metavar="NAME", help="settings to start from, default or paper (default: default)")
+    names = ", ".join(sorted(path.stem for path in (Path(__file__).parents[1] / "networks").glob("[a-z]*20[0-9][0-9]*.py")))
+    parser.add_argument("--network", metavar="NAME", help=f"one of {names} (default: li2019, the paper's)")
+    text = "settings to start from: default or paper of li2019, published or same-input of others (default: the first)"
+    parser.add_argument("--preset", metavar="NAME", help=text)
     parser.add_argument("--config", type=_path, metavar="FILE", help="TOML file of settings, over the preset's")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, over --config; repeatable"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -47,54 +47,30 @@ def check(seed: int = 0) -> list[dict[str, Any]]:
     """
     rng = np.random.default_rng(seed)
     bounds, y = np.concatenate([[0], np.cumsum(LENGTHS)]), np.array([0, 1, 2, -1, 2, 1, 0])
-    found = _layers(bounds, y, rng, seed)
+    found = _layers(bounds, y, rng)
     for network in model.NETWORKS.values():
         for name, c in network.SMALL.items():
             found += _whole_loss(name, c, bounds, y, rng)
     return found
 
 
-def _layers(bounds: Array, y: Array, rng: np.random.Generator, seed: int) -> list[dict[str, Any]]:
+def _layers(bounds: Array, y: Array, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Every layer by each of its arguments."""
-    N, B, D = bounds[-1], len(LENGTHS), 6
-
-    def normal(*shape: int) -> Array:
-        return rng.standard_normal(shape)
-
-    def lstm() -> dict[str, Array]:
-        shapes = {"W": (D, 16), "R": (4, 16), "b": (16,)}
-        return {f"{name}_{direction}": normal(*shapes[name]) for direction in ("fw", "bw") for name in shapes}
-
-    X = normal(N, D)
     found: list[dict[str, Any]] = []
-
-    def layer(name: str, run: Callable[..., tuple[Any, ...]], **arguments: Array) -> None:
-        """run gives the output first and the backward pass last."""
+    for name, (run, arguments) in layers.examples(bounds, y, rng).items():
         out, *_, backward = run(**arguments)
         dout = rng.standard_normal(np.shape(out))
         single = {argument: value.astype(np.float32) for argument, value in arguments.items()}
         in_single = run(**single)[-1](dout.astype(np.float32))
         for (argument, value), grad, rounded in zip(arguments.items(), backward(dout), in_single, strict=True):
 
-            def along(value: Array, argument: str = argument) -> float:
-                return float(np.sum(dout * run(**arguments | {argument: value})[0]))
+            def along(
+                value: Array, run: Any = run, given: Any = arguments, argument: str = argument, dout: Any = dout
+            ) -> float:
+                return float(np.sum(dout * run(**given | {argument: value})[0]))
 
             found.append(_compare(name, argument, along, value, grad, rng))
             found.append(_compare_single(name, f"{argument} float32", rounded, grad, rng))
-
-    def cross_entropy(logits: Array) -> tuple[Array, Callable[..., Sequence[Array]]]:
-        value, dlogits = layers.cross_entropy(logits, y, np.linspace(0.5, 1, B, dtype=logits.dtype))
-        return np.array(value), lambda dout: (dout * dlogits,)
-
-    layer("conv1d", lambda X, W, b: layers.conv1d(X, bounds, W, b), X=X, W=normal(D, 3, 5), b=normal(5))
-    layer("maxpool", lambda X: layers.maxpool(X, bounds, 3), X=X)
-    layer("extend", lambda X: layers.extend(X, bounds, np.diff(bounds) + np.arange(B)), X=X)
-    layer("blstm", lambda X, **p: layers.blstm(X, bounds, **p), X=X, **lstm())
-    layer("dropout", lambda X: layers.dropout(X, 0.5, np.random.default_rng(seed)), X=X)
-    layer("attention", lambda X, W_s1, w_s2: layers.attention(X, bounds, W_s1, w_s2), X=X, W_s1=normal(D, 7), w_s2=normal(7, 2))
-    layer("mean_over_time", lambda X: layers.mean_over_time(X, bounds), X=X)
-    layer("linear", layers.linear, X=normal(B, D), W=normal(D, 3), b=normal(3))
-    layer("cross_entropy", cross_entropy, logits=normal(B, 3))
     return found
 
 
