@@ -32,7 +32,7 @@ def local_attention(Y: Matrix, u: Vector) -> Vector:
     return [dot(alpha, column(Y, d)) for d in range(len(u))]
 
 
-def logits_of(p: dict[str, Any], X: Matrix, masks: list[np.ndarray] | None) -> Vector:
+def logits_of(p: dict[str, Any], X: Matrix, masks: Sequence[np.ndarray] | None) -> Vector:
     """One utterance X (L, d_spec) -> (classes,); masks: of the dropout after each dense layer, and after the BLSTM."""
     H, left = X, [] if masks is None else [mask.tolist() for mask in masks]
     for k in (1, 2):
