@@ -26,7 +26,8 @@ N_FFT = 512
 N_MELS, N_MFCC = 26, 12  # bands, and coefficients of their levels: the first to the twelfth
 PRE_EMPHASIS = 0.97
 PITCH_FRAME = 768  # samples whose autocorrelation is taken: 48 ms, three periods of the lowest voice
-PITCH_FFT = 1080  # at least PITCH_FRAME + LAGS[1] + 1, so that nothing wraps around
+PITCH_FFT = 1125  # above PITCH_FRAME + LAGS[1], so that nothing wraps around; odd: without a bin of its own at half the rate
+FINE = 2  # values of the autocorrelation a sample
 LAGS = (32, 256)  # the shortest and the longest period, samples: 2 and 16 ms, 500 and 62.5 Hz
 OCTAVE_COST = 0.06  # that a period has to be better than one of half its length, whose multiple it may be
 VOICED = 0.5  # the autocorrelation of a voiced frame, at least
@@ -117,9 +118,8 @@ def _pitch(windows: Array) -> tuple[Array, Array]:
     cost for longer periods, and the vertex of the parabola through it and its neighbours. Without any maximum the period is
     the shortest one and the voicing 0.
     """
-    first, last = LAGS
-    spectrum = cast(Array, scipy.fft.rfft(windows * _hann(), PITCH_FFT))
-    r = cast(Array, scipy.fft.irfft(np.real(spectrum) ** 2 + np.imag(spectrum) ** 2, PITCH_FFT))[:, : last + 2]
+    first, last = FINE * LAGS[0], FINE * LAGS[1]
+    r = _autocorrelation(windows * _hann())
     r = r / (_of_window() * np.maximum(r[:, :1], 1e-20))
     before, here, after = r[:, first - 1 : last], r[:, first : last + 1], r[:, first + 1 : last + 2]
     octaves = np.log2(np.arange(first, last + 1) / first)
@@ -128,7 +128,14 @@ def _pitch(windows: Array) -> tuple[Array, Array]:
     found = peaks[frame, best] > -1
     a, b, c = (part[frame, best] for part in (before, here, after))
     shift = np.where(found, (c - a) / (2 * np.where(found, 2 * b - a - c, 1.0)), 0.0)
-    return first + best + shift, np.where(found, b + (c - a) * shift / 4, 0.0).clip(0, 1)
+    return (first + best + shift) / FINE, np.where(found, b + (c - a) * shift / 4, 0.0).clip(0, 1)
+
+
+def _autocorrelation(windows: Array) -> Array:
+    """windows (L, PITCH_FRAME) -> (L, FINE * LAGS[1] + 2): from lag 0 on, interpolated, for a peak may be narrow."""
+    spectrum = cast(Array, scipy.fft.rfft(windows, PITCH_FFT))
+    r = cast(Array, scipy.fft.irfft(np.real(spectrum) ** 2 + np.imag(spectrum) ** 2, FINE * PITCH_FFT))
+    return r[:, : FINE * LAGS[1] + 2]
 
 
 def with_regression_deltas(S: Array) -> Array:
@@ -163,9 +170,9 @@ def _hann() -> Array:
 
 @functools.cache
 def _of_window() -> Array:
-    """The autocorrelation of the pitch's window, (LAGS[1] + 2,), 1 at lag 0."""
-    r = np.correlate(_hann(), _hann(), "full")[PITCH_FRAME - 1 :][: LAGS[1] + 2]
-    return r / r[0]
+    """The autocorrelation of the pitch's window, 1 at lag 0: (1, FINE * LAGS[1] + 2)."""
+    r = _autocorrelation(_hann()[None])
+    return r / r[0, 0]
 
 
 @functools.cache
