@@ -78,7 +78,12 @@ def test_statistics_are_standardised_by_the_training_part_before_they_are_compar
     t = learnt("kernel", S, y)
     C, gamma = elm.DEFAULTS["kernel"]
     Z = (S - S.mean(axis=0)) / np.where(np.arange(D) == 3, 1, S.std(axis=0))
-    peer = pytest.importorskip("sklearn.kernel_ridge").KernelRidge(kernel="rbf", gamma=gamma).set_params(alpha=1 / C).fit(Z, np.eye(K)[y])
+    peer = (
+        pytest.importorskip("sklearn.kernel_ridge")
+        .KernelRidge(kernel="rbf", gamma=gamma)
+        .set_params(alpha=1 / C)
+        .fit(Z, np.eye(K)[y])
+    )
     np.testing.assert_allclose(elm.outputs("kernel", t, S), peer.predict(Z), atol=1e-5)
 
 
