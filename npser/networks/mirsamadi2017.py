@@ -73,7 +73,7 @@ SMALL = {
 }
 
 
-def kind(c: Config) -> features.Kind:
+def kind(c: Any) -> features.Kind:
     """What the store keeps: frame features, or log-mel bands."""
     if c.input == "frames":
         return frame_features.frame_kind(c.max_seconds)
@@ -177,12 +177,12 @@ def heads_of_attention(c: Config) -> int:
     return int(c.attention)
 
 
-def samples_per_step(c: Config) -> int:
+def samples_per_step(c: Any) -> int:
     """Samples at 16 kHz from one frame to the next."""
     return kind(c).hop
 
 
-def spectrum(c: Config, x: Array) -> Array:
+def spectrum(c: Any, x: Array) -> Array:
     """What npser explain shows of a window x (n,) at 16 kHz: log-mel bands (L, bands) dB."""
     return li2019.spectrum(c, x) if c.input == "log_mel" else features.log_mel(x)
 
