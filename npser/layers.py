@@ -136,6 +136,20 @@ def attention(X: Array, bounds: Array, W_s1: Array, w_s2: Array) -> tuple[Array,
     return z, backward
 
 
+def local_attention(X: Array, bounds: Array, u: Array) -> tuple[Array, Backward]:
+    """Mirsamadi et al. (2017): a = softmax over time of X u, z = sum of a X. X (N, D), u (D,) -> z (B, D); of no frames, 0."""
+    E = (X @ u)[:, None]
+    a, z = np.empty_like(E), np.empty((len(bounds) - 1, X.shape[1]), X.dtype)
+    attention_forward(a, z, E, X, bounds)
+
+    def backward(dz: Array) -> tuple[Array, ...]:
+        dE, dX = np.empty_like(a), np.empty_like(X)
+        attention_backward(dE, dX, dz, a, X, bounds)
+        return dX + dE * u, X.T @ dE[:, 0]
+
+    return z, backward
+
+
 def mean_over_time(X: Array, bounds: Array) -> tuple[Array, Backward]:
     """The ablation of equations (5)-(9). X (N, D) -> (B, D); an empty utterance gives 0."""
     lengths = np.diff(bounds)
@@ -147,6 +161,23 @@ def mean_over_time(X: Array, bounds: Array) -> tuple[Array, Backward]:
 def linear(X: Array, W: Array, b: Array) -> tuple[Array, Backward]:
     """Section 4.3. X (B, D), W (D, classes), b (classes,) -> logits (B, classes)."""
     return X @ W + b, lambda dout: (dout @ W.T, X.T @ dout, dout.sum(axis=0))
+
+
+def dense(X: Array, W: Array, b: Array, activation: str) -> tuple[Array, Backward]:
+    """A linear layer with activation relu or tanh. X (N, C), W (C, K), b (K,) -> (N, K)."""
+    out = X @ W
+    out += b
+    if activation == "tanh":
+        np.tanh(out, out=out)
+    else:
+        np.maximum(out, 0, out=out)
+
+    def backward(dout: Array, need_dX: bool = True) -> tuple[Array, ...]:
+        dpre = dout * (1 - out * out if activation == "tanh" else out > 0)
+        dX = dpre @ W.T if need_dX else np.empty((0, len(W)), X.dtype)
+        return dX, X.T @ dpre, dpre.sum(axis=0)
+
+    return out, backward
 
 
 def cross_entropy(logits: Array, y: Array, weight: Array) -> tuple[float, Array]:
@@ -161,6 +192,13 @@ def cross_entropy(logits: Array, y: Array, weight: Array) -> tuple[float, Array]
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     dlogits = np.exp(log_p) * (weight * (y >= 0))[:, None] - target * weight[:, None]
     return float(-(weight * (target * log_p).sum(axis=1)).sum()), dlogits
+
+
+def frame_cross_entropy(logits: Array, bounds: Array, y: Array, weight: Array) -> tuple[float, Array]:
+    """cross_entropy where each frame has its utterance's class and a share of its weight. logits (N, classes), y, weight (B,)."""
+    lengths = np.diff(bounds)
+    share = weight / np.maximum(lengths, 1).astype(weight.dtype)
+    return cross_entropy(logits, np.repeat(y, lengths), np.repeat(share, lengths))
 
 
 def alignment_loss(logits: Array, stretches: Array, owner: Array, y: Array, weight: Array) -> tuple[float, Array]:
@@ -212,11 +250,17 @@ def examples(bounds: Array, y: Array, rng: np.random.Generator) -> dict[str, tup
             lambda X, W_s1, w_s2: attention(X, bounds, W_s1, w_s2),
             {"X": X, "W_s1": normal(D, 7), "w_s2": normal(7, 2)},
         ),
+        "local_attention": (lambda X, u: local_attention(X, bounds, u), {"X": X, "u": normal(D)}),
         "mean_over_time": (lambda X: mean_over_time(X, bounds), {"X": X}),
         "linear": (linear, {"X": normal(B, D), "W": normal(D, 3), "b": normal(3)}),
+        "dense": (lambda X, W, b: dense(X, W, b, "relu"), {"X": X, "W": normal(D, 5), "b": normal(5)}),
         "cross_entropy": (
             of_loss(lambda logits: cross_entropy(logits, y, weight.astype(logits.dtype))),
             {"logits": normal(B, 3)},
+        ),
+        "frame_cross_entropy": (
+            of_loss(lambda logits: frame_cross_entropy(logits, bounds, y, weight.astype(logits.dtype))),
+            {"logits": normal(N, 3)},
         ),
         "alignment_loss": (
             of_loss(lambda logits: alignment_loss(logits, bounds, np.arange(B), y, weight.astype(logits.dtype))),

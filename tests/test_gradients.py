@@ -9,7 +9,20 @@ import pytest
 from helpers import FORWARD, LENGTHS, ODD, TINY, Array, bounds_of, loss_of, make_batch, make_network
 
 from npser import model
-from npser.layers import attention, blstm, conv1d, cross_entropy, dropout, extend, linear, maxpool, mean_over_time
+from npser.layers import (
+    attention,
+    blstm,
+    conv1d,
+    cross_entropy,
+    dense,
+    dropout,
+    extend,
+    frame_cross_entropy,
+    linear,
+    local_attention,
+    maxpool,
+    mean_over_time,
+)
 
 STEP = 3e-6
 BOUNDS = bounds_of(LENGTHS)
@@ -91,6 +104,21 @@ def test_mean_over_time(bounds: Array):
     check(lambda X: mean_over_time(X, bounds), (bounds[-1], 6))
 
 
+@pytest.mark.parametrize("bounds", [BOUNDS, POOLED], ids=["ragged", "some empty"])
+def test_local_attention(bounds: Array):
+    check(lambda X, u: local_attention(X, bounds, u), (bounds[-1], 6), (6,))
+
+
+def test_local_attention_of_no_direction_is_the_mean_over_time():
+    X = np.random.default_rng(0).standard_normal((M, 6))
+    np.testing.assert_allclose(local_attention(X, POOLED, np.zeros(6))[0], mean_over_time(X, POOLED)[0], atol=1e-15)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_dense(activation: str):
+    check(lambda X, W, b: dense(X, W, b, activation), (N, 6), (6, 4), (4,))
+
+
 def test_linear():
     check(linear, (5, 6), (6, 3), (3,))
 
@@ -103,6 +131,30 @@ def test_cross_entropy():
         return np.array(total), lambda dout: (dout * dlogits,)
 
     check(layer, (5, 3))
+
+
+@pytest.mark.parametrize("bounds", [BOUNDS, POOLED], ids=["ragged", "some empty"])
+def test_frame_cross_entropy(bounds: Array):
+    rng = np.random.default_rng(1)
+    y, weight = rng.integers(-1, 3, len(bounds) - 1), rng.uniform(0.1, 1, len(bounds) - 1)
+
+    def layer(logits: Array):
+        total, dlogits = frame_cross_entropy(logits, bounds, y, weight)
+        return np.array(total), lambda dout: (dout * dlogits,)
+
+    check(layer, (bounds[-1], 3))
+
+
+def test_frame_cross_entropy_of_utterances_whose_frames_are_all_alike_is_that_of_the_utterances():
+    rng = np.random.default_rng(2)
+    y, weight, logits = (
+        rng.integers(-1, 3, len(LENGTHS)),
+        rng.uniform(0.1, 1, len(LENGTHS)),
+        rng.standard_normal((len(LENGTHS), 3)),
+    )
+    each = frame_cross_entropy(np.repeat(logits, LENGTHS, axis=0), BOUNDS, y, weight)[0]
+    known = np.array(LENGTHS) > 0
+    assert each == pytest.approx(cross_entropy(logits[known], y[known], weight[known])[0], rel=1e-12)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5], ids=["", "dropout"])
