@@ -5,13 +5,14 @@ A network's ``inputs`` calls one of these functions; training, scoring and predi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from npser.augment import augmented
 from npser.config import Config
 from npser.features import heard_level
+from npser.frame_features import columns_of
 from npser.store import Store
 from npser_kernels.assemble import assemble
 
@@ -76,3 +77,23 @@ def with_deltas(
     heard = [heard_level(store.rows[a : a + n], width, level) for a, n in zip(starts, stored, strict=True)]
     assemble(X, bounds, frames, store.rows, starts, stored, np.array(heard, np.float32), np.float32(store.floor), mean, scale)
     return X, bounds
+
+
+def of_frames(store: Store, window: Array, mean: Array, scale: Array, columns: Sequence[str]) -> tuple[Array, Array]:
+    """Network input from stored frame features.
+
+    Parameters
+    ----------
+    store, window
+        Which windows, (W,).
+    mean, scale : (2 C,)
+        X = (value - mean) * scale.
+    columns : sequence of C str
+        Of frame_features.COLUMNS.
+
+    Returns
+    -------
+    X (N, 2 C), statics | deltas, and bounds (W+1,)
+    """
+    parts = [columns_of(store.rows[store.bounds[w] : store.bounds[w + 1]], columns) for w in window]
+    return (np.concatenate(parts) - mean) * scale, np.cumsum([0, *map(len, parts)])

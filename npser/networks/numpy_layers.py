@@ -6,12 +6,15 @@ other. t: tensors by name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from npser import features
 from npser.calibration import log_softmax
 from npser.config import Config
 from npser.features import FLOOR_DB, HOP, Span
+from npser.frame_features import columns_of, frame_features
 
 Array = np.ndarray
 Tensors = dict[str, Array]
@@ -37,6 +40,11 @@ def _with_deltas(S: Array) -> Array:
     k = np.arange(-4, 5, dtype=np.float32)
     line, parabola = k / (k @ k), (3 * k**2 - 20) / 462  # Savitzky-Golay filters of first and second order
     return np.concatenate([S, np.einsum("lkc,k->lc", nine, line), np.einsum("lkc,k->lc", nine, parabola)], axis=1)
+
+
+def frames_input(span: Span, columns: Sequence[str]) -> list[Array]:
+    """Windows at 16 kHz -> some columns of the frame features of each, by their names, and deltas: (L, 2 len(columns))."""
+    return [columns_of(frame_features(x), columns) for x in span.windows()]
 
 
 def conv1d(t: Tensors, layer: str, X: Array) -> Array:
