@@ -15,9 +15,13 @@ from numpy.typing import DTypeLike
 
 from npser import config
 from npser.config import Config, stream
-from npser.networks import li2019, li2019_feedforward
+from npser.networks import li2019, li2019_feedforward, mirsamadi2017
 
-NETWORKS: dict[str, Any] = {"li2019": li2019, "li2019_feedforward": li2019_feedforward}
+NETWORKS: dict[str, Any] = {
+    "li2019": li2019,
+    "li2019_feedforward": li2019_feedforward,
+    "mirsamadi2017": mirsamadi2017,
+}
 
 Array = np.ndarray
 Shapes = dict[str, tuple[int, ...]]

@@ -48,6 +48,11 @@ def check(c: Any) -> None:
     """ValueError for sizes of the input, the convolutions, the pooling or the attention that make no sense."""
     c.expect("d_cnn d_attn n_cw n_pw n_attn", lambda value: value >= 1, "at least 1")
     c.expect("n_cw", lambda value: value % 2 == 1, "an odd window")
+    check_bands(c)
+
+
+def check_bands(c: Any) -> None:
+    """ValueError for a width of the input that log-mel bands cannot have."""
     words = f"a multiple of 3, at most {3 * N_MELS}: bands, deltas, delta-deltas"
     c.expect("d_spec", lambda value: value % 3 == 0 and value <= 3 * N_MELS, words)
 

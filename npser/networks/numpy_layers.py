@@ -92,6 +92,12 @@ def attention(t: Tensors, layer: str, H: Array) -> tuple[Array, Array]:
     return (a @ H).reshape(len(H), -1), a  # (6), (8), (9)
 
 
+def local_attention(t: Tensors, layer: str, H: Array) -> tuple[Array, Array]:
+    """Mirsamadi et al. (2017). H (B, T, D) -> z (B, D), a (B, 1, T)."""
+    a = np.exp(log_softmax((H @ t[f"{layer}.u"])[:, None]))
+    return (a @ H)[:, 0], a
+
+
 def heads(t: Tensors, z: Array) -> tuple[Array, Array]:
     """Section 4.3. z (B, D) -> logits, emotion (B, classes) and gender (B, 2), or (B, 0) where there is no gender head."""
     emotion = z @ t["emotion.W"] + t["emotion.b"]
