@@ -57,7 +57,9 @@ def of_bands(
     return X, bounds, frames
 
 
-def maybe_augmented(store: Store, window: Array, c: Config, ends: Array | None, rng: np.random.Generator | None) -> tuple[Store, Array]:
+def maybe_augmented(
+    store: Store, window: Array, c: Config, ends: Array | None, rng: np.random.Generator | None
+) -> tuple[Store, Array]:
     """Some windows, augmented when rng is given and c augments; then they are all of a store of their own."""
     if rng is None or not (c.stretch or c.warp or c.splice or c.channel):
         return store, window

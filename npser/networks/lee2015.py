@@ -1,29 +1,40 @@
 """BLSTM-ELM: two BLSTM layers say of every frame which emotion it shows, or none; the extreme learning machine sums up.
 
-Lee and Tashev, Interspeech 2015. Not every frame of an emotional utterance shows the emotion, and nobody has labelled those that
-do. So there is an output more than there are emotions, Null, and each stretch of one voiced region goes Null, emotion, Null; when,
-is summed over (layers.alignment_loss). The paper's equation (4) sums the logarithms of all paths instead, which leaves nothing to
-be found out; its text, which speaks of expectation-maximisation and of weights that change, is what is built here.
+Lee and Tashev, Interspeech 2015. Not every frame of an emotional utterance shows the emotion, and nobody has labelled those
+that do. So there is one output more than there are emotions, Null, and each stretch of one voiced region goes Null, emotion,
+Null; when, is summed over: layers.alignment_loss. The paper's equation (4) adds up the logarithms of all paths instead, which
+leaves nothing to be found out; built is what its text says, expectation-maximisation with weights that change.
 
 The paper gives: the 16 features and their slopes; two layers of 64 cells a direction; one Null, the three states; a kernel ELM
-with an RBF. Our judgement: how an utterance is cut into stretches (networks.stretches), each of which counts the same within its
-utterance; Adam, its rate, batch, epochs and dropout; the bias of Null, which starts at -1, since Null is right at first for
-every utterance and may stay so; which statistics the ELM is given (those of Han et al., Null's included), its C and gamma.
+with an RBF; and, as alternatives, frames that all have the label, and no ELM. Our judgement: how an utterance is cut into
+stretches (networks.stretches), each of which counts the same within its utterance; Adam, its rate, batch, epochs, dropout; the
+start of Null's bias, at -1: Null is right in every utterance, and is learnt first; the statistics that the ELM is given (those
+of Han et al., Null's included), its C and gamma.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from npser import config, features, frame_features
+from npser import config, frame_features
 from npser.calibration import log_softmax
 from npser.features import SAMPLE_RATE
 from npser.networks import elm, li2019, numpy_layers
 from npser.networks.li2019 import Array, Grads, Shapes, Views
+from npser.networks.mirsamadi2017 import (  # noqa: F401 (they are this network's as well)
+    COLUMNS,
+    check_input,
+    describe_input,
+    kind,
+    plain_input,
+    samples_per_step,
+    spectrum,
+)
 from npser.networks.stretches import loud, stretches
 
 Out = tuple[Array, Array, Array]
@@ -31,7 +42,6 @@ Out = tuple[Array, Array, Array]
 TITLE = "BLSTM-ELM (Lee and Tashev, 2015)"
 PUBLISHED = {"wa": 0.6285, "ua": 0.6389, "task": "IEMOCAP, four classes, improvised sessions only"}
 CHOICES = elm.CHOICES["kernel"]
-COLUMNS = (*(f"mfcc{k}" for k in range(1, 13)), "log_energy", "log_f0", "voicing", "zero_crossings")
 F0 = frame_features.COLUMNS.index("log_f0")
 NULL_BIAS = -1.0
 
@@ -54,23 +64,13 @@ class Config(config.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.expect("input", ("frames", "log_mel").__contains__, "one of frames, log_mel")
         self.expect("objective", ("alignment", "frames").__contains__, "one of alignment, frames")
         self.expect("classifier", ("kernel", "mean").__contains__, "one of kernel, mean")
         self.expect("d_lstm", lambda value: value >= 1, "at least 1")
-        self.expect("beta", lambda value: value == 0, "0: this network has no gender head")
-        self.expect("pad", lambda value: not value, "false: this network takes utterances as long as they are")
-        if self.input == "frames":
-            words = f"{2 * len(COLUMNS)}: {len(COLUMNS)} frame features and their slopes"
-            self.expect("d_spec", lambda value: value == 2 * len(COLUMNS), words)
-            self.expect("stretch warp splice channel", lambda value: value == 0, "0: only log-mel bands are augmented")
-            self.expect("level", lambda value: not value, "false: only log-mel bands are levelled")
-        else:
-            words = f"a multiple of 3, at most {3 * features.N_MELS}: bands, deltas, delta-deltas"
-            self.expect("d_spec", lambda value: value % 3 == 0 and value <= 3 * features.N_MELS, words)
+        check_input(self, COLUMNS)
 
 
-PRESETS = {"published": Config(), "same-input": Config(**li2019.DEFAULT | {"input": "log_mel"})}
+PRESETS = {"published": Config(), "same-input": Config(**li2019.DEFAULT, input="log_mel")}
 ABLATION: dict[str, dict[str, Any]] = {"frame-wise": {"objective": "frames"}, "no-ELM": {"classifier": "mean"}}
 SMALL = {
     "loss, BLSTM-ELM": Config(d_lstm=4),
@@ -83,16 +83,7 @@ def example(c: Config, bounds: Array, rng: np.random.Generator) -> Out:
     return rng.standard_normal((bounds[-1], c.d_spec)), bounds, np.arange(bounds[-1]) % 9 < 3
 
 
-def kind(c: Config) -> features.Kind:
-    """What the store keeps: frame features, or log-mel bands."""
-    if c.input == "frames":
-        return frame_features.frame_kind(c.max_seconds)
-    return features.log_mel_kind(c.max_seconds, c.pad, c.level)
-
-
-def inputs(
-    store: Any, window: Array, mean: Array, scale: Array, c: Config, ends: Array | None = None, rng: Any = None
-) -> Out:
+def inputs(store: Any, window: Array, mean: Array, scale: Array, c: Config, ends: Array | None = None, rng: Any = None) -> Out:
     """X (N, d_spec) and bounds for forward, and which frames are voiced, (N,); without pitch, which are loud."""
     from npser.inputs import maybe_augmented, of_bands, of_frames
 
@@ -190,13 +181,8 @@ def decide(p: Views, c: Config, out: Out) -> tuple[Array, None]:
     logits, bounds, _ = out
     emotions = logits.shape[1] - (c.objective == "alignment")
     log_p = log_softmax(logits.astype(np.float64))[:, :emotions]
-    each = [np.logaddexp.reduce(log_p[start:end]) - np.log(end - start) for start, end in zip(bounds[:-1], bounds[1:])]
+    each = [np.logaddexp.reduce(log_p[start:end]) - np.log(end - start) for start, end in pairwise(bounds)]
     return np.stack(each), None
-
-
-def plain_input(c: Config, span: features.Span) -> list[Array]:
-    """Windows at 16 kHz -> the features of each, (L, d_spec), not normalised."""
-    return numpy_layers.frames_input(span, COLUMNS) if c.input == "frames" else numpy_layers.log_mel_input(c, span)
 
 
 def plain(t: dict[str, Array], c: Config, X: Array) -> tuple[Array, Array, None]:
@@ -214,23 +200,8 @@ def heads_of_attention(c: Config) -> int:
     return 0
 
 
-def samples_per_step(c: Config) -> int:
-    """Samples at 16 kHz from one frame to the next."""
-    return kind(c).hop
-
-
-def spectrum(c: Config, x: Array) -> Array:
-    """What npser explain shows of a window x (n,) at 16 kHz: log-mel bands (L, bands) dB, those that the network uses if it does."""
-    return features.log_mel(x) if c.input == "frames" else li2019.spectrum(c, x)
-
-
 def describe(c: Config) -> str:
     """The sizes, for npser info."""
     taught = "alignment with a Null state" if c.objective == "alignment" else "cross-entropy of every frame"
     ends = "kernel ELM" if c.classifier == "kernel" else "mean posterior"
     return f"two layers of 2 x {c.d_lstm} LSTM units, {taught}, {ends}"
-
-
-def describe_input(c: Config) -> str:
-    """The features, for npser info."""
-    return f"{len(COLUMNS)} frame features and their slopes" if c.input == "frames" else li2019.describe_input(c)

@@ -20,8 +20,8 @@ LOUD_DB = 20.0  # below the loudest frame: without voicing, what is as loud coun
 def stretches(voiced: Array, bounds: Array, hop: float) -> tuple[Array, Array]:
     """Bounds of the stretches of some utterances, (S+1,), and the utterance of each, (S,).
 
-    voiced (N,): of each frame; bounds (B+1,); hop: seconds from one frame to the next. A stretch that would have fewer than three
-    frames joins the one after it, the last one that before it. An utterance without a gap, or without voice, is one stretch.
+    voiced (N,): of each frame; bounds (B+1,); hop: seconds from one frame to the next. A stretch that would have fewer than
+    three frames joins the one after it, the last one that before it. An utterance without a gap, or voice, is one stretch.
     """
     gap = int(np.ceil(GAP / hop - 1e-9))
     found = [start + _cuts(voiced[start:end], gap) for start, end in pairwise(bounds)]
