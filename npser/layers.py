@@ -195,7 +195,7 @@ def cross_entropy(logits: Array, y: Array, weight: Array) -> tuple[float, Array]
 
 
 def frame_cross_entropy(logits: Array, bounds: Array, y: Array, weight: Array) -> tuple[float, Array]:
-    """cross_entropy where each frame has its utterance's class and a share of its weight. logits (N, classes), y, weight (B,)."""
+    """cross_entropy where each frame has its utterance's class and a share of its weight. logits (N, classes); y, weight (B,)."""
     lengths = np.diff(bounds)
     share = weight / np.maximum(lengths, 1).astype(weight.dtype)
     return cross_entropy(logits, np.repeat(y, lengths), np.repeat(share, lengths))

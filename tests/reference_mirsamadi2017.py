@@ -1,5 +1,6 @@
 """Local attention (Mirsamadi, Barsoum and Zhang, 2017) as slow literal loops over scalars, to test against."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def logits_of(p: dict[str, Any], X: Matrix, masks: list[np.ndarray] | None) -> V
 
 
 def loss_and_gradients(
-    params: Arrays, utterances: Utterances, y: Numbers, weight: Numbers, masks: list[list[np.ndarray]] | None
+    params: Arrays, utterances: Utterances, y: Numbers, weight: Numbers, masks: Sequence[list[np.ndarray]] | None
 ) -> tuple[float, np.ndarray, Arrays]:
     """The weighted sum of cross-entropies, logits (B, classes), gradients by name. masks: of each utterance."""
     p = {name: lift(a) for name, a in params.items()}

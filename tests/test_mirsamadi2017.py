@@ -12,7 +12,6 @@ from helpers import (
     Array,
     assert_close,
     assert_same_training,
-    bounds_of,
     data_of,
     loss_of,
     make_batch,

@@ -13,7 +13,7 @@ from helpers import UNCOMPILED, Command, assert_same_run, one_sentence, report_o
 from npser import model
 from npser.config import Config, to_toml
 
-FEW: dict[str, Any] = {"epochs": 2, "batch": 8, "max_seconds": 0.3}
+FEW: dict[str, Any] = {"epochs": 2, "batch": 8, "max_seconds": 0.5}
 CASES = [
     pytest.param(name, preset, marks=pytest.mark.skipif(UNCOMPILED and preset != next(iter(module.PRESETS)), reason="slow"))
     for name, module in model.NETWORKS.items()

@@ -1,4 +1,4 @@
-"""What DNN-ELM and BLSTM-ELM end with: statistics of the posteriors over an utterance, and a classifier of these that is solved.
+"""What DNN-ELM and BLSTM-ELM end with: statistics of the posteriors over an utterance, and a classifier that is solved.
 
 The extreme learning machine (Huang, Zhu and Siew, 2006) as Han, Yu and Tashev (2014) use it: H = sigmoid(S W) with a random W
 that stays as it is, and U of the least squares H U = T, the targets T being one-hot. The outputs are H U.
@@ -80,9 +80,8 @@ def solve(kind: str, t: dict[str, Array], train: Evidence, validation: Evidence 
     classes = t["U"].shape[-1]
     T, best, highest = np.eye(classes)[y], t, -1.0
     for choice in [DEFAULTS[kind]] if validation is None else TRIED[kind]:
-        found = t | {
-            name: value.astype(np.float32) for name, value in _solved(kind, t, S.astype(np.float64), T, choice).items()
-        }
+        solved = solution(kind, t, S.astype(np.float64), T, choice)
+        found = t | {name: value.astype(np.float32) for name, value in solved.items()}
         ua = 0.0
         if validation is not None:
             ua = scores(confusion_matrix(validation[1], outputs(kind, found, validation[0]).argmax(axis=1), classes))["ua"]

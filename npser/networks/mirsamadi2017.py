@@ -1,9 +1,9 @@
 """Local attention: a BLSTM over frame features and a weighted mean over time. Mirsamadi, Barsoum and Zhang, ICASSP 2017.
 
-The paper says: 32 features of a frame, a BLSTM of 128 cells, weights softmax(u . y_t) over time, dropout of 0.5, errors weighted
-by the frequency of their class, features normalised by the neutral frames of the training part; for spectra, two dense layers of
-512 in front. It does not say: the optimiser, its rate, the number of epochs, the size of a batch, how u starts. Those are
-judgements here.
+The paper says: 32 features of a frame, a BLSTM of 128 cells, weights softmax(u . y_t) over time, dropout of 0.5, errors
+weighted by the frequency of their class, features normalised by the neutral frames of the training part; for spectra, two dense
+layers of 512 in front. It does not say: the optimiser, its rate, the number of epochs, the size of a batch, how u starts. Those
+are judgements here.
 """
 
 from __future__ import annotations
