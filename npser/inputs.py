@@ -50,13 +50,20 @@ def of_bands(
     -------
     X (N, d_spec), bounds (W+1,), frames (W,): of each window, padding included
     """
-    if rng is not None and (c.stretch or c.warp or c.splice or c.channel):
-        store = augmented(store, window, window if ends is None else ends, c, rng)
-        window = np.arange(len(window))
+    store, window = maybe_augmented(store, window, c, ends, rng)
     frames = store.frames(window)
     lengths = frames if rows is None else rows(store.stored(window), frames)
     X, bounds = with_deltas(store, window, mean, scale, lengths, c.level)
     return X, bounds, frames
+
+
+def maybe_augmented(
+    store: Store, window: Array, c: Config, ends: Array | None, rng: np.random.Generator | None
+) -> tuple[Store, Array]:
+    """Some windows, augmented when rng is given and c augments; then they are all of a store of their own."""
+    if rng is None or not (c.stretch or c.warp or c.splice or c.channel):
+        return store, window
+    return augmented(store, window, window if ends is None else ends, c, rng), np.arange(len(window))
 
 
 def with_deltas(
