@@ -15,9 +15,9 @@ from numpy.typing import DTypeLike
 
 from npser import config
 from npser.config import Config, stream
-from npser.networks import li2019, li2019_feedforward
+from npser.networks import ghosh2016, li2019, li2019_feedforward
 
-NETWORKS: dict[str, Any] = {"li2019": li2019, "li2019_feedforward": li2019_feedforward}
+NETWORKS: dict[str, Any] = {"li2019": li2019, "li2019_feedforward": li2019_feedforward, "ghosh2016": ghosh2016}
 
 Array = np.ndarray
 Shapes = dict[str, tuple[int, ...]]
