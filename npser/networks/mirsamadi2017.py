@@ -73,7 +73,7 @@ SMALL = {
 }
 
 
-def kind(c: Config) -> features.Kind:
+def kind(c: Any) -> features.Kind:
     """What the store keeps: frame features, or log-mel bands."""
     if c.input == "frames":
         return frame_features.frame_kind(c.max_seconds)
@@ -142,7 +142,7 @@ def forward(
     return (emotion, None), backward
 
 
-def plain_input(c: Config, span: features.Span) -> list[Array]:
+def plain_input(c: Any, span: features.Span) -> list[Array]:
     """Windows at 16 kHz -> (L, d_spec) of each, not normalised."""
     return numpy_layers.frames_input(span, COLUMNS) if c.input == "frames" else numpy_layers.log_mel_input(c, span)
 
@@ -177,12 +177,12 @@ def heads_of_attention(c: Config) -> int:
     return int(c.attention)
 
 
-def samples_per_step(c: Config) -> int:
+def samples_per_step(c: Any) -> int:
     """Samples at 16 kHz from one frame to the next."""
     return kind(c).hop
 
 
-def spectrum(c: Config, x: Array) -> Array:
+def spectrum(c: Any, x: Array) -> Array:
     """What npser explain shows of a window x (n,) at 16 kHz: log-mel bands (L, bands) dB."""
     return li2019.spectrum(c, x) if c.input == "log_mel" else features.log_mel(x)
 
@@ -193,7 +193,7 @@ def describe(c: Config) -> str:
     return f"{before}2 x {c.d_lstm} LSTM units, {'local attention' if c.attention else 'mean over time in place of attention'}"
 
 
-def describe_input(c: Config) -> str:
+def describe_input(c: Any) -> str:
     """The features, for npser info."""
     if c.input == "log_mel":
         return li2019.describe_input(c)
