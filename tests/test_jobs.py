@@ -148,6 +148,7 @@ def test_a_job_is_another_one_with_any_other_label_part_or_setting() -> None:
         jobs.identity(data, moved, plan, "full", full),
         jobs.identity(data, replace(split, test=split.test[1:]), plan, "full", full),
         jobs.identity(data, split, plan, "full", full.seeded(1)),
+        jobs.identity(data, split, plan, "full", replace(full, config=replace(C, dropout=0.1))),
         jobs.identity(data, split, plan, "shuffled-gender", full),
         jobs.identity(data, split, plan, "full", replace(full, preset="paper")),
         jobs.identity(data, split, replace(plan, refit=True), "full", full),
