@@ -195,7 +195,7 @@ def cross_entropy(logits: Array, y: Array, weight: Array) -> tuple[float, Array]
 
 
 def frame_cross_entropy(logits: Array, bounds: Array, y: Array, weight: Array) -> tuple[float, Array]:
-    """cross_entropy where each frame has its utterance's class and a share of its weight. logits (N, classes); y, weight (B,)."""
+    """Each frame has its utterance's class and a share of its weight. logits (N, classes), y, weight (B,)."""
     lengths = np.diff(bounds)
     share = weight / np.maximum(lengths, 1).astype(weight.dtype)
     return cross_entropy(logits, np.repeat(y, lengths), np.repeat(share, lengths))
@@ -216,6 +216,13 @@ def alignment_loss(logits: Array, stretches: Array, owner: Array, y: Array, weig
     alignment_forward(loss, alpha, log_p, stretches, k)
     alignment_backward(dlogits, log_p, alpha, loss, stretches, k, each)
     return float((each * loss).sum()), dlogits
+
+
+def squared_error(Y: Array, target: Array, weight: float) -> tuple[float, Array]:
+    """weight times the sum of squared differences, and its gradient by Y. Y, target (N, C)."""
+    difference = Y - target
+    share = Y.dtype.type(weight)
+    return float(share * (difference * difference).sum()), 2 * share * difference
 
 
 def examples(bounds: Array, y: Array, rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], dict[str, Array]]]:
@@ -239,7 +246,7 @@ def examples(bounds: Array, y: Array, rng: np.random.Generator) -> dict[str, tup
 
     weight, gates = np.linspace(0.5, 1, B), {"W": (D, 16), "R": (4, 16), "b": (16,)}
     lstm = {f"{name}_{direction}": normal(*gates[name]) for direction in ("fw", "bw") for name in gates}
-    X, seed = normal(N, D), rng.integers(1000)
+    X, seed, target = normal(N, D), rng.integers(1000), np.sin(np.arange(4 * N)).reshape(N, 4)
     return {
         "conv1d": (lambda X, W, b: conv1d(X, bounds, W, b), {"X": X, "W": normal(D, 3, 5), "b": normal(5)}),
         "maxpool": (lambda X: maxpool(X, bounds, 3), {"X": X}),
@@ -257,6 +264,11 @@ def examples(bounds: Array, y: Array, rng: np.random.Generator) -> dict[str, tup
         "cross_entropy": (
             of_loss(lambda logits: cross_entropy(logits, y, weight.astype(logits.dtype))),
             {"logits": normal(B, 3)},
+        ),
+        "dense, tanh": (lambda X, W, b: dense(X, W, b, "tanh"), {"X": X, "W": normal(D, 5), "b": normal(5)}),
+        "squared_error": (
+            lambda Y: of_loss(lambda Y: squared_error(Y, target.astype(Y.dtype), 0.1))(Y),
+            {"Y": normal(N, 4)},
         ),
         "frame_cross_entropy": (
             of_loss(lambda logits: frame_cross_entropy(logits, bounds, y, weight.astype(logits.dtype))),
