@@ -153,7 +153,7 @@ def test_frames_are_voiced_where_there_is_a_pitch():
 def test_of_bands_the_augmented_ones_say_which_frames_are_loud(monkeypatch: pytest.MonkeyPatch):
     c = dataclasses.replace(lee2015.PRESETS["same-input"], **SMALL)
     store = store_of([sound(6000, 1), sound(8000, 2), sound(7000, 3)], lee2015.kind(c))
-    mean, scale, ends = np.zeros(297, np.float32), np.ones(297, np.float32), np.array([2, 1])
+    mean, scale, ends = np.linspace(-60, 0, 297, dtype=np.float32), np.full(297, 0.1, np.float32), np.array([2, 1])
     kept: list[Any] = []
 
     def remembered(*arguments: Any) -> Any:

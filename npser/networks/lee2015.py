@@ -74,7 +74,7 @@ PRESETS = {"published": Config(), "same-input": Config(**li2019.DEFAULT, input="
 ABLATION: dict[str, dict[str, Any]] = {"frame-wise": {"objective": "frames"}, "no-ELM": {"classifier": "mean"}}
 SMALL = {
     "loss, BLSTM-ELM": Config(d_lstm=4),
-    "loss, BLSTM-ELM, frames": Config(d_lstm=4, d_spec=9, input="log_mel", objective="frames"),
+    "loss, frame-wise BLSTM": Config(d_lstm=4, d_spec=9, input="log_mel", objective="frames"),
 }
 
 
