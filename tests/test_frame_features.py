@@ -150,7 +150,7 @@ def test_columns_are_those_of_the_literal_statement(name: str) -> None:
 def test_one_sample_is_a_frame_that_does_not_vary() -> None:
     found = frame_features(NOISE[:1])
     np.testing.assert_allclose(found[:, :12], [literal_mfcc(NOISE[:1], -200)], rtol=1e-5, atol=2e-4)
-    np.testing.assert_array_equal(found[0, 12:], np.float32([-100, 2, -20, 0, 0, 0]))
+    np.testing.assert_array_equal(found[0, 12:], np.array([-100, 2, -20, 0, 0, 0], np.float32))
 
 
 def test_what_hums_in_a_pause_is_not_voiced() -> None:
@@ -214,7 +214,7 @@ def test_level_is_the_mean_power_in_decibels() -> None:
 def test_silence_is_finite_and_always_the_same() -> None:
     for x in (np.zeros(3000, np.float32), np.full(3000, 0.3, np.float32)):
         S = frame_features(x)
-        np.testing.assert_array_equal(S[:, 12:], np.tile(np.float32([-100, 2, -20, 0, 0, 0]), (len(S), 1)))
+        np.testing.assert_array_equal(S[:, 12:], np.tile(np.array([-100, 2, -20, 0, 0, 0], np.float32), (len(S), 1)))
     np.testing.assert_allclose(frame_features(np.zeros(3000, np.float32))[:, :12], 0, atol=1e-4)
 
 
