@@ -25,10 +25,13 @@ HOP, FRAME = 160, 400  # samples from one frame to the next, and of a frame: 10 
 N_FFT = 512
 N_MELS, N_MFCC = 26, 12  # bands, and coefficients of their levels: the first to the twelfth
 PRE_EMPHASIS = 0.97
-PITCH_FRAME = 640  # samples whose autocorrelation is taken: 40 ms hold two periods and a half of the lowest voice
-PITCH_FFT = 1024  # at least PITCH_FRAME + LAGS[1] + 1, so that nothing wraps around
-LAGS = (40, 256)  # the shortest and the longest period, samples: 2.5 and 16 ms, 400 and 62.5 Hz
-VOICED = 0.5  # of the autocorrelation: from here on a frame is voiced
+PITCH_FRAME = 768  # samples whose autocorrelation is taken: 48 ms, three periods of the lowest voice
+PITCH_FFT = 1125  # above PITCH_FRAME + LAGS[1], so that nothing wraps around; odd: without a bin of its own at half the rate
+FINE = 2  # values of the autocorrelation a sample
+LAGS = (32, 256)  # the shortest and the longest period, samples: 2 and 16 ms, 500 and 62.5 Hz
+OCTAVE_COST = 0.06  # that a period has to be better than one of half its length, whose multiple it may be
+VOICED = 0.5  # the autocorrelation of a voiced frame, at least
+QUIET_DB = 30.0  # below the loudest frame: what is quieter is not voiced, for a pause may hum
 HNR_DB = (-20.0, 40.0)
 AT_ONCE = 64  # frames that are computed together: they fit into the cache
 COLUMNS = (
@@ -51,7 +54,9 @@ SETTINGS: dict[str, Any] = {  # of a model file
     "floor_db": FLOOR_DB,
     "pitch_frame": PITCH_FRAME,
     "lags": list(LAGS),
+    "octave_cost": OCTAVE_COST,
     "voiced": VOICED,
+    "quiet_db": QUIET_DB,
     "hnr_db": list(HNR_DB),
 }
 
@@ -72,9 +77,10 @@ def frame_features(x: Array) -> Array:
     frames, half = len(x) // HOP + 1, PITCH_FRAME // 2
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, (half, half), mode="reflect"), PITCH_FRAME)[::HOP][:frames]
     S = np.concatenate([_columns(windows[t : t + AT_ONCE].astype(np.float64)) for t in range(0, frames, AT_ONCE)])
-    f0 = COLUMNS.index("log_f0")
-    padded = np.pad(S[:, f0], 1, mode="edge")
-    S[:, f0] = np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
+    energy, f0 = COLUMNS.index("log_energy"), COLUMNS.index("log_f0")
+    S[S[:, energy] < S[:, energy].max() - QUIET_DB, f0] = 0
+    three = np.lib.stride_tricks.sliding_window_view(np.pad(S[:, f0], 1, mode="edge"), 3)
+    S[:, f0] = np.median(three, axis=1)
     return S.astype(np.float32)
 
 
@@ -82,16 +88,15 @@ def _columns(windows: Array) -> Array:
     """Windows of the pitch (L, PITCH_FRAME), in whose middle the frames lie -> (L, 18)."""
     start = (PITCH_FRAME - FRAME) // 2
     frames = windows[:, start : start + FRAME]
-    level = frames - frames.mean(axis=1, keepdims=True)  # a constant has neither energy nor pitch
-    period, voicing = _pitch(windows - windows.mean(axis=1, keepdims=True))
-    ratio = voicing / np.maximum(1 - voicing, 1e-6)
-    hnr = np.clip(power_to_db(np.maximum(ratio, 1e-6)), *HNR_DB)
-    log_f0 = np.where(voicing >= VOICED, np.log(SAMPLE_RATE / period), 0.0)
+    level = frames - frames.mean(axis=1, keepdims=True)  # a constant has neither energy nor crossings
+    energy = power_to_db(np.maximum((level**2).mean(axis=1), 10 ** (FLOOR_DB / 10)))
     negative = level < 0
     crossings = (negative[:, 1:] != negative[:, :-1]).mean(axis=1)
-    energy = power_to_db(np.maximum((level**2).mean(axis=1), 10 ** (FLOOR_DB / 10)))
-    emphasised = frames - PRE_EMPHASIS * windows[:, start - 1 : start + FRAME - 1]
+    period, voicing = _pitch(windows - windows.mean(axis=1, keepdims=True))
+    hnr = power_to_db(np.maximum(voicing, 1e-6) / np.maximum(1 - voicing, 1e-6)).clip(*HNR_DB)
+    log_f0 = np.where(voicing >= VOICED, np.log(SAMPLE_RATE / period), 0.0)
     rest = np.stack([energy, period * (1000 / SAMPLE_RATE), hnr, log_f0, voicing, crossings], axis=1)
+    emphasised = frames - PRE_EMPHASIS * windows[:, start - 1 : start + FRAME - 1]
     return np.concatenate([_mfcc(emphasised), rest], axis=1)
 
 
@@ -107,23 +112,30 @@ def _mfcc(frames: Array) -> Array:
 
 
 def _pitch(windows: Array) -> tuple[Array, Array]:
-    """Windows (L, PITCH_FRAME) without their mean -> period in samples and voicing, (L,).
+    """Windows (L, PITCH_FRAME) without their mean -> period in samples, and voicing from 0 to 1, both (L,).
 
-    The highest maximum of the autocorrelation of the sound, which is that of the windowed sound by that of the window, and the
-    vertex of the parabola through it and its neighbours. Where there is no maximum: the shortest period, and 0.
+    The autocorrelation of the sound is that of the windowed sound by that of the window. Its highest maximum is taken, with a
+    cost for longer periods, and the vertex of the parabola through it and its neighbours. Without any maximum the period is
+    the shortest one and the voicing 0.
     """
-    first, last = LAGS
-    spectrum = cast(Array, scipy.fft.rfft(windows * _hann(), PITCH_FFT))
-    r = cast(Array, scipy.fft.irfft(np.real(spectrum) ** 2 + np.imag(spectrum) ** 2, PITCH_FFT))[:, : last + 2]
+    first, last = FINE * LAGS[0], FINE * LAGS[1]
+    r = _autocorrelation(windows * _hann())
     r = r / (_of_window() * np.maximum(r[:, :1], 1e-20))
     before, here, after = r[:, first - 1 : last], r[:, first : last + 1], r[:, first + 1 : last + 2]
-    peaks = np.where((here > before) & (here >= after), here, 0.0)
-    best = peaks.argmax(axis=1)
-    a, b, c = (part[np.arange(len(r)), best] for part in (before, here, after))
-    found = (b > a) & (b >= c) & (b > 0)
-    bend = np.where(found, 2 * b - a - c, 1.0)
-    shift = np.where(found, (c - a) / (2 * bend), 0.0)
-    return first + best + shift, np.where(found, np.clip(b + (c - a) * shift / 4, 0, 1), 0.0)
+    octaves = np.log2(np.arange(first, last + 1) / first)
+    peaks = np.where((here > before) & (here >= after) & (here > 0), here - OCTAVE_COST * octaves, -1.0)
+    best, frame = peaks.argmax(axis=1), np.arange(len(r))
+    found = peaks[frame, best] > -1
+    a, b, c = (part[frame, best] for part in (before, here, after))
+    shift = np.where(found, (c - a) / (2 * np.where(found, 2 * b - a - c, 1.0)), 0.0)
+    return (first + best + shift) / FINE, np.where(found, b + (c - a) * shift / 4, 0.0).clip(0, 1)
+
+
+def _autocorrelation(windows: Array) -> Array:
+    """windows (L, PITCH_FRAME) -> (L, FINE * LAGS[1] + 2): from lag 0 on, interpolated, for a peak may be narrow."""
+    spectrum = cast(Array, scipy.fft.rfft(windows, PITCH_FFT))
+    r = cast(Array, scipy.fft.irfft(np.real(spectrum) ** 2 + np.imag(spectrum) ** 2, FINE * PITCH_FFT))
+    return r[:, : FINE * LAGS[1] + 2]
 
 
 def with_regression_deltas(S: Array) -> Array:
@@ -141,7 +153,7 @@ def columns_of(S: Array, names: Sequence[str]) -> Array:
 
 def frame_kind(seconds: float) -> Kind:
     """Frame features as features of a store."""
-    return Kind(frame_features, SETTINGS, seconds, pad=False, width=len(COLUMNS), hop=HOP)
+    return Kind(frame_features, SETTINGS, seconds, pad=False, width=len(COLUMNS), hop=HOP, name="frame features")
 
 
 @functools.cache
@@ -158,9 +170,9 @@ def _hann() -> Array:
 
 @functools.cache
 def _of_window() -> Array:
-    """The autocorrelation of the pitch's window, (LAGS[1] + 2,), 1 at lag 0."""
-    r = np.correlate(_hann(), _hann(), "full")[PITCH_FRAME - 1 :][: LAGS[1] + 2]
-    return r / r[0]
+    """The autocorrelation of the pitch's window, 1 at lag 0: (1, FINE * LAGS[1] + 2)."""
+    r = _autocorrelation(_hann()[None])
+    return r / r[0, 0]
 
 
 @functools.cache

@@ -50,13 +50,20 @@ def of_bands(
     -------
     X (N, d_spec), bounds (W+1,), frames (W,): of each window, padding included
     """
-    if rng is not None and (c.stretch or c.warp or c.splice or c.channel):
-        store = augmented(store, window, window if ends is None else ends, c, rng)
-        window = np.arange(len(window))
+    store, window = maybe_augmented(store, window, c, ends, rng)
     frames = store.frames(window)
     lengths = frames if rows is None else rows(store.stored(window), frames)
     X, bounds = with_deltas(store, window, mean, scale, lengths, c.level)
     return X, bounds, frames
+
+
+def maybe_augmented(
+    store: Store, window: Array, c: Config, ends: Array | None, rng: np.random.Generator | None
+) -> tuple[Store, Array]:
+    """Some windows, augmented when rng is given and c augments; then they are all of a store of their own."""
+    if rng is None or not (c.stretch or c.warp or c.splice or c.channel):
+        return store, window
+    return augmented(store, window, window if ends is None else ends, c, rng), np.arange(len(window))
 
 
 def with_deltas(
@@ -97,3 +104,50 @@ def of_frames(store: Store, window: Array, mean: Array, scale: Array, columns: S
     """
     parts = [columns_of(store.rows[store.bounds[w] : store.bounds[w + 1]], columns) for w in window]
     return (np.concatenate(parts) - mean) * scale, np.cumsum([0, *map(len, parts)])
+
+
+def of_static_bands(
+    store: Store,
+    window: Array,
+    mean: Array,
+    scale: Array,
+    columns: Sequence[slice],
+    c: Config,
+    ends: Array | None = None,
+    rng: np.random.Generator | None = None,
+) -> tuple[Array, Array]:
+    """Network input from stored bands without deltas; arguments as of of_bands, and columns: which bands, side by side.
+
+    Only log-mel bands of the speech alone can be augmented or brought to one level. Windows are not padded.
+
+    Returns
+    -------
+    X (N, d_spec), bounds (W+1,)
+    """
+    store, window = maybe_augmented(store, window, c, ends, rng)
+    bounds = np.concatenate([[0], np.cumsum(store.stored(window))])
+    X = np.empty((bounds[-1], len(mean)), np.float32)
+    for w, start, end in zip(window, bounds[:-1], bounds[1:], strict=True):
+        rows = store.rows[store.bounds[w] : store.bounds[w + 1]]
+        np.concatenate([rows[:, part] for part in columns], axis=1, out=X[start:end])
+        X[start:end] -= np.float32(heard_level(rows, len(mean), c.level))
+    return (X - mean) * scale, bounds
+
+
+def static_frames(store: Store, window: Array, c: Config) -> tuple[int, Callable[[Array, int, slice], Array]]:
+    """The frames of some windows, (W,), for learning that takes them in any order: their number, and what gathers some of them.
+
+    gather(which (n,), context, columns) -> (n, context, bands): stored bands of each frame and of those around it, at one level
+    where c says so; the first and the last of a window are repeated. Nothing is normalised, nothing augmented.
+    """
+    bounds = np.concatenate([[0], np.cumsum(store.stored(window))])
+    parts = [store.rows[a : a + n] for a, n in zip(store.bounds[window], np.diff(bounds), strict=True)]
+    levels = np.array([heard_level(rows, c.d_spec, c.level) for rows in parts], np.float32)
+    store.release()
+
+    def gather(which: Array, context: int, columns: slice) -> Array:
+        w = np.searchsorted(bounds, which, side="right") - 1
+        rows = np.clip(which[:, None] + np.arange(context) - context // 2, bounds[w, None], bounds[w + 1, None] - 1)
+        return store.rows[rows + (store.bounds[window[w]] - bounds[w])[:, None], columns] - levels[w, None, None]
+
+    return int(bounds[-1]), gather

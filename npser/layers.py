@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from npser_kernels.alignment import alignment_backward, alignment_forward
 from npser_kernels.attention import attention_backward, attention_forward
 from npser_kernels.conv1d import conv1d_backward, conv1d_forward
 from npser_kernels.lstm import lstm_backward, lstm_forward
@@ -194,10 +195,34 @@ def cross_entropy(logits: Array, y: Array, weight: Array) -> tuple[float, Array]
 
 
 def frame_cross_entropy(logits: Array, bounds: Array, y: Array, weight: Array) -> tuple[float, Array]:
-    """cross_entropy where each frame has its utterance's class and a share of its weight. logits (N, classes); y, weight (B,)."""
+    """Each frame has its utterance's class and a share of its weight. logits (N, classes), y, weight (B,)."""
     lengths = np.diff(bounds)
     share = weight / np.maximum(lengths, 1).astype(weight.dtype)
     return cross_entropy(logits, np.repeat(y, lengths), np.repeat(share, lengths))
+
+
+def alignment_loss(logits: Array, stretches: Array, owner: Array, y: Array, weight: Array) -> tuple[float, Array]:
+    """Sum of weighted losses of utterances whose stretches each go Null, emotion, Null; and its gradient, (N, K+1).
+
+    Lee & Tashev (2015): -ln of the sum, over all paths through the three states with at least one frame in each, of the
+    product of the softmax's outputs; of an utterance the mean over its stretches. logits (N, K+1): Null is the last column.
+    stretches (S+1,): bounds of rows, all of them; owner (S,): the utterance of each stretch. y (B,) class or -1 for unknown,
+    weight (B,): as of cross_entropy. A stretch of fewer than three rows has no path, and neither loss nor gradient.
+    """
+    log_p = logits - logits.max(axis=1, keepdims=True).astype(np.float64)  # hundreds of them add up
+    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+    each, k = weight[owner] / np.bincount(owner, minlength=len(y))[owner], y[owner]
+    loss, alpha, dlogits = np.empty(len(owner)), np.empty((len(logits), 3)), np.empty_like(logits)
+    alignment_forward(loss, alpha, log_p, stretches, k)
+    alignment_backward(dlogits, log_p, alpha, loss, stretches, k, each)
+    return float((each * loss).sum()), dlogits
+
+
+def squared_error(Y: Array, target: Array, weight: float) -> tuple[float, Array]:
+    """weight times the sum of squared differences, and its gradient by Y. Y, target (N, C)."""
+    difference = Y - target
+    share = Y.dtype.type(weight)
+    return float(share * (difference * difference).sum()), 2 * share * difference
 
 
 def examples(bounds: Array, y: Array, rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], dict[str, Array]]]:
@@ -221,7 +246,7 @@ def examples(bounds: Array, y: Array, rng: np.random.Generator) -> dict[str, tup
 
     weight, gates = np.linspace(0.5, 1, B), {"W": (D, 16), "R": (4, 16), "b": (16,)}
     lstm = {f"{name}_{direction}": normal(*gates[name]) for direction in ("fw", "bw") for name in gates}
-    X, seed = normal(N, D), rng.integers(1000)
+    X, seed, target = normal(N, D), rng.integers(1000), np.sin(np.arange(4 * N)).reshape(N, 4)
     return {
         "conv1d": (lambda X, W, b: conv1d(X, bounds, W, b), {"X": X, "W": normal(D, 3, 5), "b": normal(5)}),
         "maxpool": (lambda X: maxpool(X, bounds, 3), {"X": X}),
@@ -240,8 +265,17 @@ def examples(bounds: Array, y: Array, rng: np.random.Generator) -> dict[str, tup
             of_loss(lambda logits: cross_entropy(logits, y, weight.astype(logits.dtype))),
             {"logits": normal(B, 3)},
         ),
+        "dense, tanh": (lambda X, W, b: dense(X, W, b, "tanh"), {"X": X, "W": normal(D, 5), "b": normal(5)}),
+        "squared_error": (
+            lambda Y: of_loss(lambda Y: squared_error(Y, target.astype(Y.dtype), 0.1))(Y),
+            {"Y": normal(N, 4)},
+        ),
         "frame_cross_entropy": (
             of_loss(lambda logits: frame_cross_entropy(logits, bounds, y, weight.astype(logits.dtype))),
             {"logits": normal(N, 3)},
+        ),
+        "alignment_loss": (
+            of_loss(lambda logits: alignment_loss(logits, bounds, np.arange(B), y, weight.astype(logits.dtype))),
+            {"logits": normal(N, 4)},
         ),
     }

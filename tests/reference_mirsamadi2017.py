@@ -1,6 +1,5 @@
 """Local attention (Mirsamadi, Barsoum and Zhang, 2017) as slow literal loops over scalars, to test against."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ def local_attention(Y: Matrix, u: Vector) -> Vector:
     return [dot(alpha, column(Y, d)) for d in range(len(u))]
 
 
-def logits_of(p: dict[str, Any], X: Matrix, masks: list[np.ndarray] | None) -> Vector:
+def logits_of(p: dict[str, Any], X: Matrix, masks: Any) -> Vector:
     """One utterance X (L, d_spec) -> (classes,); masks: of the dropout after each dense layer, and after the BLSTM."""
     H, left = X, [] if masks is None else [mask.tolist() for mask in masks]
     for k in (1, 2):
@@ -46,7 +45,7 @@ def logits_of(p: dict[str, Any], X: Matrix, masks: list[np.ndarray] | None) -> V
 
 
 def loss_and_gradients(
-    params: Arrays, utterances: Utterances, y: Numbers, weight: Numbers, masks: Sequence[list[np.ndarray]] | None
+    params: Arrays, utterances: Utterances, y: Numbers, weight: Numbers, masks: Any
 ) -> tuple[float, np.ndarray, Arrays]:
     """The weighted sum of cross-entropies, logits (B, classes), gradients by name. masks: of each utterance."""
     p = {name: lift(a) for name, a in params.items()}

@@ -142,7 +142,7 @@ def forward(
     return (emotion, None), backward
 
 
-def plain_input(c: Config, span: features.Span) -> list[Array]:
+def plain_input(c: Any, span: features.Span) -> list[Array]:
     """Windows at 16 kHz -> (L, d_spec) of each, not normalised."""
     return numpy_layers.frames_input(span, COLUMNS) if c.input == "frames" else numpy_layers.log_mel_input(c, span)
 
@@ -193,7 +193,7 @@ def describe(c: Config) -> str:
     return f"{before}2 x {c.d_lstm} LSTM units, {'local attention' if c.attention else 'mean over time in place of attention'}"
 
 
-def describe_input(c: Config) -> str:
+def describe_input(c: Any) -> str:
     """The features, for npser info."""
     if c.input == "log_mel":
         return li2019.describe_input(c)

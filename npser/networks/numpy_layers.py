@@ -32,6 +32,11 @@ def log_mel_input(c: Config, span: Span) -> list[Array]:
     return found
 
 
+def static_input(c: Config, span: Span) -> list[Array]:
+    """Windows at 16 kHz -> bands of each without deltas, (L, d_spec)."""
+    return [features.heard_bands(S, c.d_spec, c.level) for S in features.log_mel_of_span(span, level=c.level)]
+
+
 def _with_deltas(S: Array) -> Array:
     """S (L, bands) -> (L, 3 bands)."""
     L = len(S)
