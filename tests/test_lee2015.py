@@ -207,7 +207,7 @@ def test_the_elm_of_a_model_file_knows_the_training_part_and_nobody_else(tmp_pat
 
 
 def network_out(network: Network, data: Any, window: int) -> Any:
-    out, _ = lee2015.forward(network.p, network.config, *network.inputs(data.store, np.array([window])))  # pyright: ignore
+    out, _ = lee2015.forward(network.p, network.config, *network.inputs(data.store, np.array([window])))
     return out
 
 
