@@ -26,7 +26,7 @@ def learnt(kind: str, S: Array, y: Array, validation: Any = None) -> dict[str, A
 def test_statistics_are_those_of_each_class_over_the_frames_of_each_utterance():
     rng = np.random.default_rng(0)
     lengths = [4, 0, 1, 7, 0]
-    P, bounds = rng.dirichlet(np.ones(K), sum(lengths)).astype(np.float32), bounds_of(lengths)
+    P, bounds = rng.dirichlet(np.ones(K), sum(lengths)), bounds_of(lengths)
     P[0, 0] = 0.2  # not above
     found = elm.statistics(P, bounds)
     assert found.shape == (5, 4 * K)
@@ -70,7 +70,7 @@ def test_what_is_solved_by_cholesky_is_solved(rows: int):
     np.testing.assert_allclose(A @ elm.solve_positive(A, B), B, atol=1e-9)
 
 
-def test_statistics_are_standardised_by_the_training_part_before_they_are_compared():
+def test_statistics_are_divided_by_their_deviation_over_the_training_part_before_they_are_compared():
     rng = np.random.default_rng(4)
     y = rng.integers(K, size=50)
     S = statistics_of(rng, y, 1.0) * np.linspace(0.01, 100, D)
@@ -85,6 +85,9 @@ def test_statistics_are_standardised_by_the_training_part_before_they_are_compar
         .fit(Z, np.eye(K)[y])
     )
     np.testing.assert_allclose(elm.outputs("kernel", t, S), peer.predict(Z), atol=1e-5)
+    others = S[:9] + 1
+    Z = (others - S.mean(axis=0)) / np.where(np.arange(D) == 3, 1, S.std(axis=0))
+    np.testing.assert_allclose(elm.outputs("kernel", t, others), peer.predict(Z), atol=1e-5)
 
 
 def test_ten_machines_are_solved_each_with_its_own_draw_and_their_mean_decides():

@@ -79,6 +79,24 @@ def test_loss_and_gradients_are_those_of_the_slow_statement(c: Config):
         assert_close(found, gradients[name], 1e-10, name)
 
 
+def test_gradients_are_differences_with_dropout_as_well():
+    c, direction = replace(FRAMES, dropout=0.4), np.random.default_rng(4)
+    x, (theta, shapes) = batch_of(c), theta_of(c)
+    y = Targets(*np.array([[0, 2, 1, 1, 1, 0, 2, 2, 1]] * 2), *np.full((2, 9), 1 / 9))
+
+    def loss(theta: Array) -> tuple[float, Array]:
+        """The same dropout each time."""
+        value, grads = model.loss(model.views(theta, shapes), c, x, y, np.random.default_rng(1))
+        return value, model.flatten(grads, shapes)
+
+    _, gradient = loss(theta)
+    for name, part in model.named(gradient, shapes).items():
+        along = np.zeros_like(theta)
+        model.named(along, shapes)[name][:] = direction.standard_normal(part.shape)
+        numeric = (loss(theta + 3e-6 * along)[0] - loss(theta - 3e-6 * along)[0]) / 6e-6
+        assert gradient @ along == pytest.approx(numeric, rel=0, abs=1e-6 * float(np.linalg.norm(part))), name
+
+
 @LIKE
 def test_the_decision_is_that_of_the_slow_statement(c: Config):
     x, (theta, shapes), state = batch_of(c), theta_of(c), solved_state(c)
@@ -208,7 +226,7 @@ def test_lite_gives_what_the_engine_gives(kind: str, classifier: str, tmp_path: 
     shapes, rng = model.shapes_of(c, CLASSES, 0), np.random.default_rng(2)
     theta = model.init(shapes, 1) + 0.05 * rng.standard_normal(model.size_of(shapes)).astype(np.float32)
     mean, std = rng.normal(-20, 5, c.d_spec).astype(np.float32), rng.uniform(5, 20, c.d_spec).astype(np.float32)
-    state = solved_state(c)
+    state = solved_state(replace(c, seed=5))
     tensors = model.named(theta, shapes) | state | {"norm.mean": mean, "norm.std": std}
     path, labels = tmp_path / "m.safetensors", {"emotion": ["angry", "happy", "sad"], "gender": None}
     checkpoint.save(path, checkpoint.Checkpoint(tensors, c, labels, 1.0, {}))

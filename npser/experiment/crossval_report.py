@@ -19,7 +19,7 @@ from npser.experiment.report import (
     save_picture,
     table,
 )
-from npser.experiment.table2 import SCORES, is_the_papers, pooled_oracle, sampling_line, title
+from npser.experiment.table2 import SCORES, are_several, is_the_papers, pooled_oracle, sampling_line, title
 
 PAPER_TABLE_3 = [[939, 101, 63, 0], [271, 1283, 71, 11], [2, 107, 1300, 299], [8, 25, 57, 994]]
 
@@ -61,7 +61,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"by a network that never saw {_unseen(report)}. {len(split['folds'])} folds by {_by(report)}, "
         f"{_seeds(report)}. Preset: {report['preset']}. Parameters: {report['variants']['full']['parameters']:,}.",
         "",
-        _protocol(report),
+        _protocol(report) + (" So the full model; the other systems as told below Table 2." if are_several(report) else ""),
         "",
         *table2.markdown(report),
         *_table_3(report),

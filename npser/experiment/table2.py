@@ -151,8 +151,8 @@ def _tasks(report: dict[str, Any]) -> list[str]:
         return []
     differ = ", and no two of these share a task" if len(set(tasks.values())) == len(tasks) > 1 else ""
     return [
-        f"The published figures were not measured on what this report is of{differ}. They say what the papers found, and "
-        "are to be compared neither with these rows nor with each other:",
+        f"Each published figure is of its paper's own task and protocol{differ}. They say what the papers found, and can be "
+        "compared neither with these rows nor with each other:",
         "",
         *(f"- {name}: {task}" for name, task in tasks.items()),
         "",
@@ -199,9 +199,7 @@ def _seconds(value: float | None) -> str | None:
 
 def terminal(report: dict[str, Any]) -> list[str]:
     """The scores of every system and baseline as the terminal shows them; of several systems, what they take as well."""
-    rows = {
-        name: report["variants"].get(name) or report["baselines"][name] for name in (*in_order(report), *report["baselines"])
-    }
+    rows = {name: report["variants"][name] for name in in_order(report)} | report["baselines"]
     names = {name: title(name) for name in rows}
     if are_several(report):
         names["full"] = f"full model, {report['systems']['full']['name']}"

@@ -21,7 +21,7 @@ from npser.layers import Array, dense, linear, squared_error
 from npser.optim import Adam
 
 Layer = tuple[Array, Array]  # W (C, K), b (K,)
-SHARD = 64  # frames that are computed together: results depend on it, never on threads
+SHARD = 128  # frames that are computed together: results depend on it, never on threads
 
 
 class Stack(NamedTuple):
@@ -138,7 +138,9 @@ def _descend(
             totals: list[list[Array]] = [[] for _ in nets]
             for (j, _), (error, grads) in zip(shards, pool.map(run, shards), strict=True):  # in order: threads do not show
                 errors[j] += error * len(batch) / frames.count
-                totals[j] = [a + b for a, b in zip(totals[j], grads, strict=True)] if totals[j] else grads
+                for total, grad in zip(totals[j], grads, strict=bool(totals[j])):
+                    total += grad
+                totals[j] = totals[j] or grads
             frames.release()
             for array, adam, grad in zip(arrays, adams, itertools.chain(*totals), strict=True):
                 adam.step(array.reshape(-1), grad.reshape(-1))

@@ -7,8 +7,8 @@ elm     L = 120 units, W uniform in [-1, 1], no bias, as in the paper. U is a ri
         pseudo-inverse: sigmoids of a few statistics are all but collinear. Of ten machines, each with a W of its own, the mean
         output counts, so that the draw of W hardly does; `machines` gives all ten.
 kernel  Huang, Zhou, Ding and Zhang (2012), as in Lee and Tashev (2015): the outputs are K(s, S) (Omega + I/C)^-1 T with the RBF
-        exp(-gamma |s - s'|^2). Statistics are standardised by their mean and deviation over the training part, since one gamma
-        has to do for all of them.
+        exp(-gamma |s - s'|^2). Statistics are divided by their deviation over the training part, since one gamma has to do for
+        all of them; their means would cancel.
 ridge   The control: ridge regression on the statistics as they are. There is no bias, since the means add up to 1.
 
 All utterances weigh the same, whatever their class. Everything is in float64, from tensors that are kept in float32.
@@ -55,15 +55,15 @@ def statistics(P: Array, bounds: Array) -> Array:
 def start(kind: str, d: int, classes: int, seed: int) -> dict[str, Array]:
     """The tensors of a classifier of d statistics that has learnt nothing, by name: its outputs are 0.
 
-    elm: W (DRAWS, d, UNITS), U (DRAWS, UNITS, classes). ridge: U (d, classes). kernel: mean (d,), scale (d,), and of each
-    utterance of the training part its standardised statistics S (R, d) and its U (R, classes).
+    elm: W (DRAWS, d, UNITS), U (DRAWS, UNITS, classes). ridge: U (d, classes). kernel: scale (d,), the root of gamma over the
+    deviations, and of each utterance of the training part its statistics times these, S (R, d), and its U (R, classes).
     """
     if kind == "elm":
         W = np.stack([stream("network", seed, draw).uniform(-1, 1, (d, UNITS)) for draw in range(DRAWS)])
         return {"W": W.astype(np.float32), "U": np.zeros((DRAWS, UNITS, classes), np.float32)}
     if kind == "ridge":
         return {"U": np.zeros((d, classes), np.float32)}
-    zeros = {"mean": (d,), "scale": (d,), "S": (0, d), "U": (0, classes)}
+    zeros = {"scale": (d,), "S": (0, d), "U": (0, classes)}
     return {name: np.zeros(shape, np.float32) for name, shape in zeros.items()}
 
 
@@ -95,9 +95,9 @@ def solution(kind: str, t: dict[str, Array], S: Array, T: Array, choice: Any) ->
     if kind == "kernel":
         C, gamma = choice
         std = S.std(axis=0)
-        mean, scale = S.mean(axis=0), np.sqrt(gamma) / np.where(std > 1e-6, std, 1)
-        kept = standardised({"mean": mean.astype(np.float32), "scale": scale.astype(np.float32)}, S).astype(np.float32)
-        return {"mean": mean, "scale": scale, "S": kept, "U": kernel_solution(rbf(kept, kept), T, C)}
+        scale = (np.sqrt(gamma) / np.where(std > 1e-6, std, 1)).astype(np.float32)
+        kept = (S * scale).astype(np.float32)
+        return {"scale": scale, "S": kept, "U": kernel_solution(rbf(kept, kept), T, C)}
     return {"U": ridge_solution(hidden(t["W"], S) if kind == "elm" else S, T, choice)}
 
 
@@ -106,7 +106,7 @@ def outputs(kind: str, t: dict[str, Array], S: Array) -> Array:
     if kind == "elm":
         return machines(t, S).mean(axis=0)
     if kind == "kernel":
-        return rbf(standardised(t, S), t["S"]) @ t["U"].astype(np.float64)
+        return rbf(S.astype(np.float64) * t["scale"], t["S"]) @ t["U"].astype(np.float64)
     return S.astype(np.float64) @ t["U"]
 
 
@@ -118,11 +118,6 @@ def machines(t: dict[str, Array], S: Array) -> Array:
 def hidden(W: Array, S: Array) -> Array:
     """sigmoid(S W): W (..., d, L), S (B, d) -> H (..., B, L)."""
     return 1 / (1 + np.exp(-(S.astype(np.float64) @ W.astype(np.float64))))
-
-
-def standardised(t: dict[str, Array], S: Array) -> Array:
-    """Statistics (B, d) by mean and deviation of the training part, times the root of gamma: the scale has both."""
-    return (S.astype(np.float64) - t["mean"]) * t["scale"].astype(np.float64)
 
 
 def rbf(A: Array, B: Array) -> Array:

@@ -77,7 +77,7 @@ ABLATION: dict[str, dict[str, Any]] = {
 _TINY: dict[str, Any] = {"n_context": 3, "share": 0.5, "d_dense": 4}
 SMALL = {
     "loss, segments": Config(**_TINY),
-    "loss, segments of bands": Config(**_TINY, input="log_mel", d_spec=9, dropout=0.5),
+    "loss, band segments": Config(**_TINY, input="log_mel", d_spec=9, dropout=0.5),
 }
 
 

@@ -32,7 +32,7 @@ from npser.networks.li2019 import (  # noqa: F401 (they are this network's as we
     spectrum,
 )
 
-TITLE = "The same without recurrence"
+TITLE = "Li et al. (2019) without recurrence"
 
 
 @dataclass(frozen=True)
