@@ -71,7 +71,7 @@ class Kind:
     rows: a window (n,) at 16 kHz -> (L, width), where row t is centred at sample hop t. pad: windows are zero-padded to their
     whole length, and only the rows that touch sound are stored; those after it are floor. settings: goes into model files,
     which a later version refuses where it makes others. rows_of_span: the same of all windows of a Span, where a frame that
-    several of them share need not be computed for each.
+    several of them share need not be computed for each. name: for people, in a list of what the cache holds.
     """
 
     rows: Callable[[np.ndarray], np.ndarray]
@@ -82,6 +82,7 @@ class Kind:
     hop: int = HOP
     floor: float = FLOOR_DB
     rows_of_span: Callable[[Span], list[np.ndarray]] | None = None
+    name: str = "features"
 
     def of(self, span: Span) -> list[np.ndarray]:
         """The features of each window of a span at 16 kHz."""
@@ -460,4 +461,4 @@ def log_mel_kind(seconds: float, pad: bool, level: bool) -> Kind:
     pad_to = window_samples(seconds) if pad else None
     settings = {**SETTINGS, "level_db": LEVEL_DB} if level else SETTINGS
     rows_of_span = functools.partial(log_mel_of_span, pad_to=pad_to, level=level)
-    return Kind(lambda x: log_mel(x, pad_to, level), settings, seconds, pad, rows_of_span=rows_of_span)
+    return Kind(lambda x: log_mel(x, pad_to, level), settings, seconds, pad, rows_of_span=rows_of_span, name="log-mel bands")

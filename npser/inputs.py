@@ -12,6 +12,7 @@ import numpy as np
 from npser.augment import augmented
 from npser.config import Config
 from npser.features import heard_level
+from npser.frame_features import columns_of
 from npser.store import Store
 from npser_kernels.assemble import assemble
 
@@ -49,13 +50,20 @@ def of_bands(
     -------
     X (N, d_spec), bounds (W+1,), frames (W,): of each window, padding included
     """
-    if rng is not None and (c.stretch or c.warp or c.splice or c.channel):
-        store = augmented(store, window, window if ends is None else ends, c, rng)
-        window = np.arange(len(window))
+    store, window = maybe_augmented(store, window, c, ends, rng)
     frames = store.frames(window)
     lengths = frames if rows is None else rows(store.stored(window), frames)
     X, bounds = with_deltas(store, window, mean, scale, lengths, c.level)
     return X, bounds, frames
+
+
+def maybe_augmented(
+    store: Store, window: Array, c: Config, ends: Array | None, rng: np.random.Generator | None
+) -> tuple[Store, Array]:
+    """Some windows, augmented when rng is given and c augments; then they are all of a store of their own."""
+    if rng is None or not (c.stretch or c.warp or c.splice or c.channel):
+        return store, window
+    return augmented(store, window, window if ends is None else ends, c, rng), np.arange(len(window))
 
 
 def with_deltas(
@@ -78,6 +86,26 @@ def with_deltas(
     return X, bounds
 
 
+def of_frames(store: Store, window: Array, mean: Array, scale: Array, columns: Sequence[str]) -> tuple[Array, Array]:
+    """Network input from stored frame features.
+
+    Parameters
+    ----------
+    store, window
+        Which windows, (W,).
+    mean, scale : (2 C,)
+        X = (value - mean) * scale.
+    columns : sequence of C str
+        Of frame_features.COLUMNS.
+
+    Returns
+    -------
+    X (N, 2 C), statics | deltas, and bounds (W+1,)
+    """
+    parts = [columns_of(store.rows[store.bounds[w] : store.bounds[w + 1]], columns) for w in window]
+    return (np.concatenate(parts) - mean) * scale, np.cumsum([0, *map(len, parts)])
+
+
 def of_static_bands(
     store: Store,
     window: Array,
@@ -96,9 +124,7 @@ def of_static_bands(
     -------
     X (N, d_spec), bounds (W+1,)
     """
-    if rng is not None and (c.stretch or c.warp or c.splice or c.channel):
-        store = augmented(store, window, window if ends is None else ends, c, rng)
-        window = np.arange(len(window))
+    store, window = maybe_augmented(store, window, c, ends, rng)
     bounds = np.concatenate([[0], np.cumsum(store.stored(window))])
     X = np.empty((bounds[-1], len(mean)), np.float32)
     for w, start, end in zip(window, bounds[:-1], bounds[1:], strict=True):

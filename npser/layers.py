@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from npser_kernels.alignment import alignment_backward, alignment_forward
 from npser_kernels.attention import attention_backward, attention_forward
 from npser_kernels.conv1d import conv1d_backward, conv1d_forward
 from npser_kernels.lstm import lstm_backward, lstm_forward
@@ -194,10 +195,27 @@ def cross_entropy(logits: Array, y: Array, weight: Array) -> tuple[float, Array]
 
 
 def frame_cross_entropy(logits: Array, bounds: Array, y: Array, weight: Array) -> tuple[float, Array]:
-    """cross_entropy where each frame has its utterance's class and a share of its weight. logits (N, classes), y, weight (B,)."""
+    """Each frame has its utterance's class and a share of its weight. logits (N, classes), y, weight (B,)."""
     lengths = np.diff(bounds)
     share = weight / np.maximum(lengths, 1).astype(weight.dtype)
     return cross_entropy(logits, np.repeat(y, lengths), np.repeat(share, lengths))
+
+
+def alignment_loss(logits: Array, stretches: Array, owner: Array, y: Array, weight: Array) -> tuple[float, Array]:
+    """Sum of weighted losses of utterances whose stretches each go Null, emotion, Null; and its gradient, (N, K+1).
+
+    Lee & Tashev (2015): -ln of the sum, over all paths through the three states with at least one frame in each, of the
+    product of the softmax's outputs; of an utterance the mean over its stretches. logits (N, K+1): Null is the last column.
+    stretches (S+1,): bounds of rows, all of them; owner (S,): the utterance of each stretch. y (B,) class or -1 for unknown,
+    weight (B,): as of cross_entropy. A stretch of fewer than three rows has no path, and neither loss nor gradient.
+    """
+    log_p = logits - logits.max(axis=1, keepdims=True).astype(np.float64)  # hundreds of them add up
+    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+    each, k = weight[owner] / np.bincount(owner, minlength=len(y))[owner], y[owner]
+    loss, alpha, dlogits = np.empty(len(owner)), np.empty((len(logits), 3)), np.empty_like(logits)
+    alignment_forward(loss, alpha, log_p, stretches, k)
+    alignment_backward(dlogits, log_p, alpha, loss, stretches, k, each)
+    return float((each * loss).sum()), dlogits
 
 
 def squared_error(Y: Array, target: Array, weight: float) -> tuple[float, Array]:
@@ -255,5 +273,9 @@ def examples(bounds: Array, y: Array, rng: np.random.Generator) -> dict[str, tup
         "frame_cross_entropy": (
             of_loss(lambda logits: frame_cross_entropy(logits, bounds, y, weight.astype(logits.dtype))),
             {"logits": normal(N, 3)},
+        ),
+        "alignment_loss": (
+            of_loss(lambda logits: alignment_loss(logits, bounds, np.arange(B), y, weight.astype(logits.dtype))),
+            {"logits": normal(N, 4)},
         ),
     }

@@ -15,9 +15,16 @@ from numpy.typing import DTypeLike
 
 from npser import config
 from npser.config import Config, stream
-from npser.networks import ghosh2016, li2019, li2019_feedforward
+from npser.networks import ghosh2016, han2014, lee2015, li2019, li2019_feedforward, mirsamadi2017
 
-NETWORKS: dict[str, Any] = {"li2019": li2019, "li2019_feedforward": li2019_feedforward, "ghosh2016": ghosh2016}
+NETWORKS: dict[str, Any] = {
+    "li2019": li2019,
+    "li2019_feedforward": li2019_feedforward,
+    "han2014": han2014,
+    "lee2015": lee2015,
+    "ghosh2016": ghosh2016,
+    "mirsamadi2017": mirsamadi2017,
+}
 
 Array = np.ndarray
 Shapes = dict[str, tuple[int, ...]]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npser.features import SAMPLE_RATE, Kind, Span
+from npser.features import Kind, Span, window_samples
 from npser.network import Network, compiling
 from npser.prediction import UNREADABLE, Audio, Prediction, WindowOutput, unreadable
 from npser.silence import refusal
@@ -68,7 +68,8 @@ class Helpers:
 def load_kernels(trained: Any) -> None:
     """Run the network on a moment of silence: threads that met an uncompiled kernel would compile it at the same time."""
     with compiling:
-        network, silence = Network.of(trained.checkpoint), Span.of(np.zeros(SAMPLE_RATE, np.float32))
+        network = Network.of(trained.checkpoint)
+        silence = Span.of(np.zeros(window_samples(min(network.config.max_seconds, 1.0)), np.float32))
         _logits(network, silence.windows(), network.module.kind(network.config).of(silence))
 
 

@@ -202,7 +202,7 @@ def _built(
             if found is not None:
                 return _with_gaps(found, errors)
         parts = ahead(pool, compute, range(len(paths)), at_once)
-        errors = _write(partial, progress(parts, total=len(paths), desc="features", unit="file"), paths, content)
+        errors = _write(partial, progress(parts, total=len(paths), desc="features", unit="file"), paths, content, kind)
         target = _without(folder, content, errors, kind)
         with lock(target.with_suffix(".lock")) if errors else contextlib.nullcontext():
             found = _open(target, kind) if errors else None
@@ -246,7 +246,7 @@ def _keep(come: dict[int, Part | str], paths: Sequence[Path], content: Sequence[
     if good and not target.exists():
         partial = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=folder.parent))
         partial.chmod(folder.parent.stat().st_mode)
-        _write(partial, (come[r] for r in good), [paths[r] for r in good], [content[r] for r in good])
+        _write(partial, (come[r] for r in good), [paths[r] for r in good], [content[r] for r in good], kind)
         partial.rename(target)
 
 
@@ -333,7 +333,9 @@ def computed(path: Path, digest: str, kind: Kind, aside: Path) -> Part | str:
     return part
 
 
-def _write(partial: Path, parts: Iterable[Part | str], paths: Sequence[Path], content: Sequence[str]) -> dict[int, str]:
+def _write(
+    partial: Path, parts: Iterable[Part | str], paths: Sequence[Path], content: Sequence[str], kind: Kind
+) -> dict[int, str]:
     """Write the parts as a store; returns why recordings have none."""
     bounds, samples, levels, recordings, errors, checksum = [0], [], [], [0], {}, hashlib.sha256()
     with (partial / "rows.f32").open("wb") as file:
@@ -358,6 +360,7 @@ def _write(partial: Path, parts: Iterable[Part | str], paths: Sequence[Path], co
         "recordings": recordings,
         "content": [digest for r, digest in enumerate(content) if r not in errors],
         "rows": checksum.hexdigest(),
+        "kind": kind.name,
         "place": os.path.commonpath([os.path.abspath(path.parent) for path in paths]) if paths else "",
     }
     (partial / "index.json").write_text(json.dumps({"index": index, "checksum": _checksum(index)}))

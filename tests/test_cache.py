@@ -46,7 +46,7 @@ def cache(npser: Command, corpus: Path, small: Path, tmp_path: Path) -> Path:
 def test_what_lies_in_the_cache_is_listed_and_removed(npser: Command, cache: Path, corpus: Path) -> None:
     found = listed(npser, cache)["entries"]
     assert [row["recordings"] for row in found] == [24, 24, None]
-    assert found[0]["what"] == f"features of {corpus}"
+    assert found[0]["what"] == f"log-mel bands of {corpus}"
     assert found[0]["bytes"] == sum(file.stat().st_size for file in (cache / found[0]["name"]).iterdir())
     shown = npser("cache", "--cache", cache).stdout.splitlines()
     assert len(shown) == 4

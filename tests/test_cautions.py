@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from npser.experiment.cautions import cautions
-from npser.experiment.crossval_report import sampling_line
+from npser.experiment.table2 import sampling_line
 
 
 def fold(name: str, angry: int, sad: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from npser.dataset import Dataset
 from npser.experiment import crossval
 from npser.experiment.folds import Fold
 from npser.experiment.jobs import Plan
+from npser.experiment.systems import Variant
 from npser.metrics import confusion_matrix, scores
 from npser.split import Split
 
@@ -113,11 +114,11 @@ def test_the_report_names_its_seeds_mixed_versions_and_folds_that_lack_a_gender(
     men = [r for r in range(12) if twelve.utterances[r].gender == "male"]
     women = [r for r in range(12) if twelve.utterances[r].gender == "female"]
     folds = [Fold("x", Split(men, [], women)), Fold("y", Split([*men[:2], *women[:2]], [], men[2:]))]
-    plan = Plan(folds, "session", replace(SMALL, seed=3), "default", seeds=2)
+    plan = Plan(folds, "session", {"full": Variant(replace(SMALL, seed=3), "default")}, seeds=2)
     results = [{"versions": {"numpy": version}} for version in ("1", "2", "1")]
     found = crossval._about(twelve, plan, ["first"], results)
     assert (found["seeds"], found["notices"][0], len(found["notices"])) == ([3, 4], "first", 2)
     assert "different versions" in found["notices"][1]
     assert crossval._about(twelve, plan, [], results[:1])["notices"] == []
-    (notice,) = crossval._variants(twelve, plan)[1]
+    (notice,) = crossval._of_this_data(twelve, plan)[1]
     assert notice.startswith("fold x: the training part lacks one of the genders")

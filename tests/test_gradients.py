@@ -10,6 +10,7 @@ from helpers import FORWARD, LENGTHS, ODD, TINY, Array, bounds_of, loss_of, make
 
 from npser import model
 from npser.layers import (
+    alignment_loss,
     attention,
     blstm,
     conv1d,
@@ -155,6 +156,17 @@ def test_frame_cross_entropy_of_utterances_whose_frames_are_all_alike_is_that_of
     each = frame_cross_entropy(np.repeat(logits, LENGTHS, axis=0), BOUNDS, y, weight)[0]
     known = np.array(LENGTHS) > 0
     assert each == pytest.approx(cross_entropy(logits[known], y[known], weight[known])[0], rel=1e-12)
+
+
+def test_alignment_loss():
+    of, owner = bounds_of([7, 3, 12, 2, 30, 4]), np.array([0, 0, 1, 1, 2, 3])
+    y, weight = np.array([1, 0, 2, -1]), np.array([0.3, 0.1, 0.5, 0.2])
+
+    def layer(logits: Array):
+        total, dlogits = alignment_loss(logits, of, owner, y, weight)
+        return np.array(total), lambda dout: (dout * dlogits,)
+
+    check(layer, (of[-1], 4))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5], ids=["", "dropout"])

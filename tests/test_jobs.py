@@ -13,9 +13,10 @@ from helpers import SMALL, assert_same_training, manifest_of, tone, unbalanced, 
 
 from npser import corpora, dataset
 from npser.dataset import Dataset
-from npser.experiment import crossval, jobs
+from npser.experiment import crossval, jobs, systems
 from npser.experiment.folds import make_folds
 from npser.experiment.run import describe
+from npser.experiment.systems import Variant
 from npser.train import Run
 
 C = replace(SMALL, epochs=3, batch=8, learning_rate=1e-2, select="ua")
@@ -27,7 +28,8 @@ def planned(corpus: Path, out: Path, config: Any = C, variant: str = "full", **c
     with ThreadPoolExecutor(1) as pool:
         data = dataset.prepare(corpora.load(corpus), config, out / "cache", pool, lambda items, **_: items)
     folds = [fold for fold in make_folds(data.utterances) if fold.name == "3"]
-    plan = jobs.Plan(folds, "session", config, "default", **choices)
+    named, _ = systems.variants(Variant(config, "default"), ablate=True)
+    plan = jobs.Plan(folds, "session", named, **choices)
     return [{**job, "threads": 1} for job in jobs.jobs_of(plan, variant, data, jobs.write_plan(out, data, plan, out / "cache"))]
 
 
@@ -115,7 +117,8 @@ def test_a_model_file_names_whom_it_was_trained_on_and_nobody_else() -> None:
 
 def test_a_job_is_another_one_with_any_other_label_part_or_setting() -> None:
     data, split = unbalanced(C)
-    plan = jobs.Plan([], "session", C, "default")
+    full = Variant(C, "default")
+    plan = jobs.Plan([], "session", {"full": full})
     first = data.utterances[0]
 
     def with_first(**fields: Any) -> Dataset:
@@ -124,23 +127,24 @@ def test_a_job_is_another_one_with_any_other_label_part_or_setting() -> None:
     emotion, gender = ("sad" if first.emotion == "happy" else "happy"), ("male" if first.gender == "female" else "female")
     moved = replace(split, train=split.train[1:], validation=sorted([*split.validation, split.train[0]]))
     found = [
-        jobs.identity(data, split, C, plan, "full"),
-        jobs.identity(with_first(emotion=emotion), split, C, plan, "full"),
-        jobs.identity(with_first(gender=gender), split, C, plan, "full"),
-        jobs.identity(with_first(speaker="c/another"), split, C, plan, "full"),
-        jobs.identity(replace(data, content=["0" * 64, *data.content[1:]]), split, C, plan, "full"),
-        jobs.identity(replace(data, labels=[*data.labels, "surprised"]), split, C, plan, "full"),
-        jobs.identity(data, moved, C, plan, "full"),
-        jobs.identity(data, replace(split, test=split.test[1:]), C, plan, "full"),
-        jobs.identity(data, split, replace(C, seed=1), plan, "full"),
-        jobs.identity(data, split, C, plan, "shuffled-gender"),
-        jobs.identity(data, split, C, replace(plan, preset="paper"), "full"),
-        jobs.identity(data, split, C, replace(plan, refit=True), "full"),
-        jobs.identity(data, split, C, replace(plan, oracle=False), "full"),
+        jobs.identity(data, split, plan, "full", full),
+        jobs.identity(with_first(emotion=emotion), split, plan, "full", full),
+        jobs.identity(with_first(gender=gender), split, plan, "full", full),
+        jobs.identity(with_first(speaker="c/another"), split, plan, "full", full),
+        jobs.identity(replace(data, content=["0" * 64, *data.content[1:]]), split, plan, "full", full),
+        jobs.identity(replace(data, labels=[*data.labels, "surprised"]), split, plan, "full", full),
+        jobs.identity(data, moved, plan, "full", full),
+        jobs.identity(data, replace(split, test=split.test[1:]), plan, "full", full),
+        jobs.identity(data, split, plan, "full", full.seeded(1)),
+        jobs.identity(data, split, plan, "shuffled-gender", full),
+        jobs.identity(data, split, plan, "full", replace(full, preset="paper")),
+        jobs.identity(data, split, replace(plan, refit=True), "full", full),
+        jobs.identity(data, split, replace(plan, oracle=False), "full", full),
     ]
     assert len(set(found)) == len(found)
     elsewhere = with_first(path=Path("elsewhere") / first.path)
-    assert jobs.identity(elsewhere, split, C, replace(plan, seeds=5, ablate=True), "full") == found[0]
+    more = replace(plan, seeds=5, variants=systems.variants(full, True, systems.all_systems())[0])
+    assert jobs.identity(elsewhere, split, more, "full", full) == found[0]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -188,14 +192,15 @@ def test_no_more_workers_than_networks_share_the_threads(
 ) -> None:
     met: list[tuple[int, int]] = []
 
-    def stop(pending: list[dict[str, Any]], epochs: int, workers: crossval.Workers, place: Run) -> int:
+    def stop(pending: list[dict[str, Any]], workers: crossval.Workers, place: Run) -> int:
         met.extend((workers.processes, job["threads"]) for job in pending)
         raise ValueError("stopped here")
 
     monkeypatch.setattr(crossval, "_run_pending", stop)
     with ThreadPoolExecutor(1) as pool:
         data = dataset.prepare(corpora.load(corpus), C, tmp_path / "cache", pool, lambda items, **_: items)
-        plan, place = jobs.Plan(make_folds(data.utterances), "session", C, "default"), Run(tmp_path, pool, say=lambda _: None)
+        plan = jobs.Plan(make_folds(data.utterances), "session", {"full": Variant(C, "default")})
+        place = Run(tmp_path, pool, say=lambda _: None)
         with pytest.raises(ValueError, match="stopped here"):
-            crossval.run(data, plan, place, tmp_path / "cache", crossval.Workers(asked, threads), [])
+            crossval.run(data, {}, plan, place, tmp_path / "cache", crossval.Workers(asked, threads), [])
     assert met == [expected] * 3

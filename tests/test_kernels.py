@@ -12,6 +12,7 @@ import pytest
 from helpers import ROOT, Array, bounds_of
 
 from npser_kernels.adam import adam_step
+from npser_kernels.alignment import alignment_backward, alignment_forward
 from npser_kernels.assemble import assemble
 from npser_kernels.attention import attention_backward, attention_forward
 from npser_kernels.augment import add_echo, resample_bands
@@ -22,6 +23,7 @@ from npser_kernels.maxpool import maxpool_backward, maxpool_forward
 LENGTHS = [7, 0, 1, 10, 2, 3]  # an empty one as well
 BOUNDS, POOLED = bounds_of(LENGTHS), bounds_of(np.array(LENGTHS) // 3)
 ORDER = np.argsort(-np.diff(BOUNDS), kind="stable")
+EMOTIONS = np.array([0, 1, 0, 2, 1, -1])
 N, M, B = BOUNDS[-1], POOLED[-1], len(LENGTHS)
 KINDS = [np.float64, np.float32]
 
@@ -68,6 +70,12 @@ def cases(kind: type) -> dict[str, Case]:
             [(sum(lengths), 6)],
             [bounds_of(lengths), np.array(lengths), static, starts, counts, random(5), kind(-3), random(6), random(6)],
         ),
+        "alignment_forward": (alignment_forward, [(B,), (N, 3)], [random(N, 4), BOUNDS, EMOTIONS]),
+        "alignment_backward": (
+            alignment_backward,
+            [(N, 4)],
+            [random(N, 4), random(N, 3), random(B), BOUNDS, EMOTIONS, random(B)],
+        ),
         "resample_bands": (resample_bands, [(7, 5)], [random(12, 5), 3, 9, 1.1]),
         "add_echo": (add_echo, [(7, 5)], [1 + random(7, 5), 0.7, 0.5]),
     }
@@ -102,7 +110,7 @@ def test_a_kernel_leaves_its_inputs_alone(name: str):
 
 
 def test_every_kernel_is_among_these_cases():
-    """But adam_step and add_product, which change their first arguments in place."""
+    """But adam_step and add_product, which change their first arguments in place, and log_add, which returns a number."""
     defined = {
         line.split("(")[0].removeprefix("def ")
         for file in (ROOT / "kernels/npser_kernels").glob("*.py")
@@ -110,7 +118,7 @@ def test_every_kernel_is_among_these_cases():
         for line in file.read_text().splitlines()
         if line.startswith("def ")
     }
-    assert defined == {*cases(np.float64), "adam_step", "add_product", "add_row_product"}
+    assert defined == {*cases(np.float64), "adam_step", "add_product", "add_row_product", "log_add"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,7 +16,7 @@ from helpers import ROOT, Command, assert_same_training, lines_of, one_sentence,
 from npser import checkpoint, corpora, dataset, model
 from npser.calibration import log_softmax
 from npser.lite import Model
-from npser.network import Network, Shard, Targets
+from npser.network import Network, Shard, Targets, real_rows
 from npser.split import Split
 from npser.train import Run, fit
 
@@ -213,11 +213,11 @@ def test_a_network_may_bring_its_own_start_normaliser_and_optimiser(
         def step(self, theta: np.ndarray, grad: np.ndarray, factor: float) -> None:
             self.updates += 1
 
-    def normaliser(data: dataset.Dataset, train: np.ndarray, pool: ThreadPoolExecutor, c: object) -> tuple[np.ndarray, ...]:
-        return np.full(2, len(train), np.float32), np.full(2, 4, np.float32)
+    def normalised_on(data: dataset.Dataset, train: np.ndarray) -> np.ndarray:
+        return train[3:5]
 
     hooks = {"init": lambda shapes, seed: np.full(model.size_of(shapes), 0.5, np.float32)}
-    for name, hook in (hooks | {"normaliser": normaliser, "optimiser": Still}).items():
+    for name, hook in (hooks | {"normalised_on": normalised_on, "optimiser": Still}).items():
         monkeypatch.setattr(toy, name, hook, raising=False)
     c = toy.Config(epochs=1, batch=4)
     with ThreadPoolExecutor(1) as pool:
@@ -225,5 +225,7 @@ def test_a_network_may_bring_its_own_start_normaliser_and_optimiser(
         fit(data, Split(list(range(12)), [], []), c, Run(tmp_path, pool, lambda _: None), {})
     tensors = checkpoint.load(tmp_path / "model.safetensors").tensors
     assert all((tensors[name] == 0.5).all() for name in ("hidden.W", "frame.b"))
-    assert (tensors["norm.mean"].tolist(), tensors["norm.std"].tolist()) == ([12, 12], [4, 4])
+    rows = data.store.rows[data.store.bounds[3] : data.store.bounds[5]]
+    real = real_rows(data.store.bounds[3:6] - data.store.bounds[3], data.store.real(np.array([3, 4])))
+    np.testing.assert_allclose(tensors["norm.mean"], rows[real].mean(axis=0, dtype=np.float64), rtol=1e-6)
     assert checkpoint.read_tensors(tmp_path / "last.safetensors")[1]["updates"] == 3

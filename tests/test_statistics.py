@@ -212,7 +212,7 @@ def test_statistics_of_utterances_leave_padding_out(corpus: Path, tmp_path: Path
     with ThreadPoolExecutor(2) as pool:
         config = Config(pad=pad, max_seconds=1.0)
         data = dataset.prepare(corpora.load(corpus), config, tmp_path, pool, lambda items, **_: items)
-        found = baselines.utterance_statistics(data, pool)
+        found = baselines.utterance_statistics(data.store, pool)
     assert found.shape == (24, 768)
     X, _ = with_deltas(data.store, np.array([7]), np.zeros(384, np.float32), np.ones(384, np.float32))
     assert len(X) == (41 if pad else 15)
@@ -233,9 +233,14 @@ def test_what_tells_the_class_is_found_by_its_control(data: dataset.Dataset) -> 
         "duration": replace(data, store=replace(data.store, samples=np.where(data.emotion_y == 0, 4000, 6000))),
     }
     with ThreadPoolExecutor(2) as pool:
-        assert set(baselines.baselines(data, pool, False)) == {"majority", "duration", "level", "linear"}
+        assert set(baselines.baselines(data, {"linear": data.store}, pool, False)) == {
+            "majority",
+            "duration",
+            "level",
+            "linear",
+        }
         for name, telling in given.items():
-            predict = baselines.baselines(telling, pool, True)[name]
+            predict = baselines.baselines(telling, {}, pool, True)[name]
             assert predict(split, learn).tolist() == data.emotion_y[16:].tolist(), name
 
 
@@ -266,7 +271,7 @@ def hardly_told_apart(others: int = 0) -> tuple[dataset.Dataset, Split]:
 
 def answers(data: dataset.Dataset, split: Split, pool: ThreadPoolExecutor) -> dict[tuple[str, bool], list[int]]:
     """What every baseline says of the test part, by its name and whether it learns from the validation part too."""
-    found = baselines.baselines(data, pool, False).items()
+    found = baselines.baselines(data, {"linear": data.store}, pool, False).items()
     return {
         (name, refit): predict(split, baselines.learnt_from(split, refit)).tolist()
         for name, predict in found

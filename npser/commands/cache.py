@@ -62,7 +62,7 @@ def _described(folder: Path) -> dict[str, Any]:
             "what": "of another version of npser, of a run that was killed or is at work, or damaged",
             "recordings": None,
         }
-    return {"what": f"features of {index['place']}", "recordings": len(index["content"])}
+    return {"what": f"{index.get('kind', 'features')} of {index['place']}", "recordings": len(index["content"])}
 
 
 def remove(folder: Path) -> None:

@@ -133,6 +133,14 @@ def _crossval(crossval: argparse.ArgumentParser) -> None:
     crossval.add_argument("--seeds", type=int, default=1, metavar="K", help=text)
     text = "add the paper's ablation, the network without recurrence, and shuffled gender labels as a control"
     crossval.add_argument("--ablate", action="store_true", help=text)
+    text = (
+        "compare with these systems of the literature, in one plan and report: NETWORK-PRESET, NETWORK for all of its presets, "
+        "commas between them, or all; --epochs and --seed are of all of them, --network, --preset, --config and --set of the "
+        "full model only"
+    )
+    crossval.add_argument("--systems", metavar="A,B,C", help=text)
+    text = "only utterances of this style, such as improvised, as the corpus or the manifest states it"
+    crossval.add_argument("--style", metavar="NAME", help=text)
     text = "train with the validation group too, for the epochs it has chosen, or all"
     crossval.add_argument("--refit", action="store_true", help=text)
     text = "processes, which share the threads; each takes some 300 MB (default: one a thread, at most one a network)"

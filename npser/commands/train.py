@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 import warnings
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ import soundfile
 from npser import corpora, dataset, model, split
 from npser.commands import launched, terminal
 from npser.config import Config, parse_setting, read_toml
-from npser.corpora import synthetic
+from npser.corpora import Corpus, synthetic
 from npser.corpora.labels import parse_map
 from npser.dataset import Dataset
-from npser.experiment import elsewhere, report
+from npser.experiment import elsewhere, material, report
 from npser.experiment.run import run as run_experiment
 from npser.files import lock
 from npser.network import compile_kernels
@@ -81,7 +82,7 @@ def _begun(args: argparse.Namespace, say: Any) -> tuple[Config, str, Dataset, Sp
         raise ValueError("--synthetic-utterances is the size of the corpus that serves without DATA; leave one of the two out")
     config = configured(args)
     with terminal.pool(args.threads) as pool:
-        data = prepared(args, args.data or [_synthetic(args)], config, pool, say)
+        (data,) = prepared(args, read(args, args.data or [_synthetic(args)], say), [config], pool, say)
     parts = split.make_split(
         data.utterances, args.test_session, args.val_session, config.seed, args.allow_speaker_overlap, data.content
     )
@@ -99,26 +100,37 @@ def _again(args: argparse.Namespace, comm: Any, folder: Path | None = None) -> s
     return shlex.join([*launcher, "npser", *words, *out, "--resume"])
 
 
-def prepared(args: argparse.Namespace, places: list[Path], config: Config, pool: ThreadPoolExecutor, say: Any) -> Dataset:
-    """Read corpora, compile the kernels, and find or compute the features, saying so."""
+def read(args: argparse.Namespace, places: list[Path], say: Any) -> Corpus:
+    """Read corpora, saying what they hold."""
     labels = None if args.labels is None else args.labels.split(",")
-    cache = args.cache or default_cache()
     corpus = corpora.load(places, args.corpus, labels, args.skip_bad, parse_map(args.map))
-    counts = ", ".join(
-        f"{sum(u.emotion == label for u in corpus.utterances)} {terminal.printable(label)}" for label in corpus.labels
-    )
     what = "" if args.data else ", the synthetic corpus, since no DATA is named"
     say(f"data      {terminal.printable(', '.join(map(str, places)))}{what}")
-    say(f"          {len(corpus.utterances)} utterances: {counts}")
+    say(f"          {counted(corpus)}")
     if corpus.dropped:
         dropped = ", ".join(f"{count} {emotion}" for emotion, count in terminal.printable(corpus.dropped).items())
         say(f"          left out, being of other classes: {dropped}; --labels chooses the classes")
+    return corpus
+
+
+def counted(corpus: Corpus) -> str:
+    """How many utterances there are of each class."""
+    emotions = Counter(u.emotion for u in corpus.utterances)
+    counts = ", ".join(f"{emotions[label]} {terminal.printable(label)}" for label in corpus.labels)
+    return f"{len(corpus.utterances)} utterances: {counts}"
+
+
+def prepared(
+    args: argparse.Namespace, corpus: Corpus, configs: list[Config], pool: ThreadPoolExecutor, say: Any
+) -> list[Dataset]:
+    """Compile the kernels, and find or compute the features of each network, saying so."""
+    cache = args.cache or default_cache()
     with terminal.compiling(say):
         compile_kernels()
-    there = None if args.dask is None else elsewhere.features_on(args.dask, config, say)
-    data = dataset.prepare(corpus, config, cache, pool, terminal.progress, args.skip_bad, there)
+    there = None if args.dask is None else lambda config: elsewhere.features_on(args.dask, config, say)
+    found = material.prepare(corpus, configs, cache, pool, terminal.progress, args.skip_bad, there)
     say(f"features  kept in {cache}")
-    return data
+    return found
 
 
 def configured(args: argparse.Namespace) -> Config:

@@ -169,9 +169,8 @@ def generate(
     for k in progress(range(utterances)) if progress else range(utterances):
         turn, who = divmod(k, len(speakers))
         speaker, emotion = speakers[who], emotions[(turn + who) % len(emotions)]
-        rng = np.random.default_rng(np.random.SeedSequence([seed, k]))
         name = f"{speaker}_{k:05d}_{emotion}.wav"
-        soundfile.write(folder / name, _utterance(rng, VOICES[speaker], STYLES[emotion]), RATE, subtype="PCM_16")
+        soundfile.write(folder / name, utterance(speaker, emotion, seed, k).sound, RATE, subtype="PCM_16")
         rows.append((name, emotion, speaker, VOICES[speaker].gender, speaker[0], NAME))
     with open(unfinished, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("path", "emotion", "speaker", "gender", "session", "corpus"), *rows])
@@ -179,26 +178,35 @@ def generate(
     return manifest
 
 
-def _utterance(rng: np.random.Generator, voice: Voice, emotion: Style) -> np.ndarray:
-    """One utterance -> (samples,) within +-PEAK, 16 kHz."""
+class Utterance(NamedTuple):
+    """Sound (T * HOP,) at 16 kHz, within +-PEAK, and what it was made of: F0 (T,) in Hz and the loudness of the voice (T,)."""
+
+    sound: np.ndarray
+    f0: np.ndarray
+    loudness: np.ndarray
+
+
+def utterance(speaker: str, emotion: str, seed: int, k: int) -> Utterance:
+    """Utterance k of the corpus of a seed, by one of VOICES in one of STYLES."""
+    rng, voice = np.random.default_rng(np.random.SeedSequence([seed, k])), VOICES[speaker]
     # An emotion is played more or less strongly as a whole, and each of its traits varies by itself on top.
     strength = rng.uniform(0.8, 1.2)
-    style = Style(*(strength * np.array(emotion) + np.array(SPREAD) * rng.standard_normal(len(SPREAD)).clip(-2, 2)))
+    style = Style(*(strength * np.array(STYLES[emotion]) + np.array(SPREAD) * rng.standard_normal(len(SPREAD)).clip(-2, 2)))
     parts, vowels = _syllables(rng, voice, style)
     frames = np.maximum(np.rint(parts[:, 0] * RATE / HOP), 1).astype(int)
     tracks = np.repeat(parts[:, 1:], frames, axis=0)  # (T, 10)
     formants = voice.tract * _smooth(tracks[:, :4], 11)
     loudness, aspiration, noise, centre, width, dull = _smooth(tracks[:, 4:], 4).T
     starts = np.cumsum(frames) - frames
-    f0 = voice.f0 * 2 ** ((style.f0 + _contour(rng, starts, frames, vowels, style)) / 12)  # (T,) Hz
+    f0 = (voice.f0 * 2 ** ((style.f0 + _contour(rng, starts, frames, vowels, style)) / 12)).clip(60, 550)  # (T,) Hz
     loudness = loudness * np.linspace(1.15, 0.8, len(f0))  # the breath runs out
     tilt = voice.tilt + style.tilt + dull
-    sound, voiced = _voice(rng, voice, style, f0.clip(60, 550), loudness, formants, tilt)
+    sound, voiced = _voice(rng, voice, style, f0, loudness, formants, tilt)
     breath = aspiration + 10 ** (-(voice.breath - 0.5 * style.tilt) / 20) * loudness
     sound = sound / voiced + _noise(rng, voice, breath, noise, centre, width, formants)
     sound = 10 ** ((LEVEL + voice.gain + style.level) / 20) * sound
     sound = sound + 10 ** ((FLOOR + voice.gain) / 20) * rng.standard_normal(len(sound))
-    return sound * min(1.0, PEAK / np.abs(sound).max())
+    return Utterance(sound * min(1.0, PEAK / np.abs(sound).max()), f0, loudness)
 
 
 def _syllables(rng: np.random.Generator, voice: Voice, style: Style) -> tuple[np.ndarray, list[tuple[int, float]]]:

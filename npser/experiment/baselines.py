@@ -12,11 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from npser import frame_features
 from npser.dataset import Dataset
-from npser.inputs import with_deltas
+from npser.inputs import of_frames, with_deltas
 from npser.metrics import confusion_matrix, scores
 from npser.network import real_rows
 from npser.split import Split
+from npser.store import Store
 
 BINS = 20  # quantiles of duration and level
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of the squared weights, beside the mean loss of an utterance
@@ -28,14 +30,14 @@ def learnt_from(split: Split, refit: bool) -> np.ndarray:
     return np.array(sorted([*split.train, *split.validation]) if refit else split.train, int)
 
 
-def baselines(data: Dataset, pool: ThreadPoolExecutor, shared_speakers: bool) -> dict[str, Predict]:
-    """Every baseline that the data allows, by name; see controls."""
-    statistics = utterance_statistics(data, pool)
+def baselines(data: Dataset, heard: dict[str, Store], pool: ThreadPoolExecutor, shared_speakers: bool) -> dict[str, Predict]:
+    """Every baseline that the data allows, by name. heard: what each linear one learns from; shared_speakers: see controls."""
 
-    def classified(split: Split, learn: np.ndarray) -> np.ndarray:
-        return linear(statistics, data.emotion_y, split, learn, len(data.labels))
+    def classified(store: Store) -> Predict:
+        statistics = utterance_statistics(store, pool)
+        return lambda split, learn: linear(statistics, data.emotion_y, split, learn, len(data.labels))
 
-    return controls(data, shared_speakers) | {"linear": classified}
+    return controls(data, shared_speakers) | {name: classified(store) for name, store in heard.items()}
 
 
 def controls(data: Dataset, shared_speakers: bool) -> dict[str, Predict]:
@@ -82,18 +84,24 @@ def _bins(values: np.ndarray, learn: np.ndarray) -> np.ndarray:
     return np.searchsorted(edges, values, side="right")
 
 
-def utterance_statistics(data: Dataset, pool: ThreadPoolExecutor) -> np.ndarray:
-    """Mean and deviation of features, deltas and delta-deltas over each utterance's frames in sound, (R, 6 width)."""
-    store, d = data.store, 3 * data.store.rows.shape[1]
-    zero, one = np.zeros(d, np.float32), np.ones(d, np.float32)
+def utterance_statistics(store: Store, pool: ThreadPoolExecutor) -> np.ndarray:
+    """Mean and deviation of features and deltas over each recording's frames in sound.
+
+    Log-mel bands with deltas and delta-deltas, (R, 6 width), or frame features with their deltas, (R, 4 width).
+    """
+    width = store.rows.shape[1]
+    frames = width == len(frame_features.COLUMNS)
 
     def of(r: int) -> np.ndarray:
         window = np.arange(store.recordings[r], store.recordings[r + 1])
-        X, bounds = with_deltas(store, window, zero, one)
+        if frames:
+            X, bounds = of_frames(store, window, np.zeros(2 * width), np.ones(2 * width), frame_features.COLUMNS)
+        else:
+            X, bounds = with_deltas(store, window, np.zeros(3 * width, np.float32), np.ones(3 * width, np.float32))
         Y = X[real_rows(bounds, store.real(window))].astype(np.float64)
         return np.concatenate([Y.mean(axis=0), Y.std(axis=0)])
 
-    return np.stack(list(pool.map(of, range(len(data.utterances)))))
+    return np.stack(list(pool.map(of, range(len(store.recordings) - 1))))
 
 
 def linear(F: np.ndarray, y: np.ndarray, split: Split, learn: np.ndarray, classes: int) -> np.ndarray:

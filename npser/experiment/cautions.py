@@ -9,6 +9,10 @@ from npser.calibration import at_bound
 CONTROLS = {  # baselines, what they are called, and what it may mean where they do well
     "majority": ("The majority class", "what it has learnt does not show"),
     "linear": ("Logistic regression on utterance statistics", "no more than the mean and deviation of the features shows"),
+    "linear-frames": (
+        "Logistic regression on statistics of frame features",
+        "no more than the mean and deviation of these features shows",
+    ),
     "duration": ("Duration alone", "are the files cut by class?"),
     "level": ("Level alone", "were the classes recorded, or normalised, apart?"),
     "scenario": ("Scenario alone", "the score may reflect what is said, not how"),

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from npser.experiment import statistics
-from npser.experiment.crossval_report import SCORES, difference_cell, sampling_line, score_cell
+from npser.experiment.crossval_report import difference_cell
 from npser.experiment.report import table
+from npser.experiment.table2 import SCORES, sampling_line, score_cell
 
 Key = tuple[str, int]  # a recording's content, and which of several copies
 

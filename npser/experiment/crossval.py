@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from npser import model
 from npser.calibration import calibration_error_of
 from npser.corpora.labels import GENDERS
 from npser.dataset import Dataset
-from npser.experiment import cluster, crossval_report, executors, jobs, statistics
+from npser.experiment import cluster, crossval_report, executors, jobs, statistics, systems
 from npser.experiment.baselines import baselines, learnt_from
 from npser.experiment.cautions import cautions
 from npser.experiment.folds import Fold
@@ -28,6 +27,7 @@ from npser.experiment.jobs import Job, Plan
 from npser.files import write
 from npser.metrics import confusion_matrix, scores
 from npser.split import split_hash
+from npser.store import Store
 from npser.train import Run
 
 
@@ -41,13 +41,23 @@ class Workers:
     prepare: Callable[[], None] | None = None  # called first in each process
 
 
-def run(data: Dataset, plan: Plan, place: Run, cache: Path, workers: Workers, notices: list[str]) -> dict[str, Any]:
+def run(
+    data: Dataset,
+    heard: dict[str, Store],
+    plan: Plan,
+    place: Run,
+    cache: Path,
+    workers: Workers,
+    notices: list[str],
+) -> dict[str, Any]:
     """Run every job that has no result yet, and write the report.
 
     Parameters
     ----------
     data, plan
-        What to cross-validate: see dataset.prepare and jobs.Plan.
+        What to cross-validate: see material.prepare and jobs.Plan.
+    heard : dict of str to Store
+        What each linear baseline learns from, by its name: features of the same utterances.
     place : train.Run
         Files written to its folder: plan.json, jobs/VARIANT-seedK-foldNAME/, report.json, report.md, and pictures with
         matplotlib.
@@ -67,9 +77,9 @@ def run(data: Dataset, plan: Plan, place: Run, cache: Path, workers: Workers, no
         Where a job fails, workers keep dying, or the folder holds jobs of another experiment.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    variants, left_out = _variants(data, plan)
+    plan, left_out = _of_this_data(data, plan)
     written = jobs.write_plan(place.out, data, plan, cache)
-    by_variant = {variant: jobs.jobs_of(plan, variant, data, written) for variant in variants}
+    by_variant = {name: jobs.jobs_of(plan, name, data, written) for name in plan.variants}
     all_jobs = [job for same in by_variant.values() for job in same]
     pending = [job for job in all_jobs if jobs.finished(job) is None]
     kept = len(all_jobs) - len(pending)
@@ -78,22 +88,21 @@ def run(data: Dataset, plan: Plan, place: Run, cache: Path, workers: Workers, no
         for job in pending:
             job["threads"] = max(1, workers.threads // workers.processes)
     place.say(f"jobs      {len(all_jobs)}" + (f", of which {kept} are done already" if kept else ""))
-    broken = _run_pending(pending, plan.config.epochs, workers, place) if pending else 0
+    broken = _run_pending(pending, workers, place) if pending else 0
 
     results = {job["folder"]: jobs.finished(job) or {} for job in all_jobs}
     by_seed = {
-        variant: [
-            [results[job["folder"]] for job in same[k : k + len(plan.folds)]] for k in range(0, len(same), len(plan.folds))
-        ]
-        for variant, same in by_variant.items()
+        name: [[results[job["folder"]] for job in same[k : k + len(plan.folds)]] for k in range(0, len(same), len(plan.folds))]
+        for name, same in by_variant.items()
     }
-    found = all_scores(data, plan, by_seed, place.pool)
+    found = all_scores(data, heard, plan, by_seed, place.pool)
     found |= _about(data, plan, [*notices, *left_out], list(results.values()))
     found["notices"] = [*cautions(found), *found["notices"]]
     found["run"] = {
         "started": started.isoformat(timespec="seconds"),
         "seconds_since_start": round(time.perf_counter() - clock, 1),
         "seconds_of_jobs": round(sum(result["run"]["seconds"] for result in results.values()), 1),
+        "seconds_of": {name: _times([result for seed in seeds for result in seed]) for name, seeds in by_seed.items()},
         "jobs_kept": kept,
         "pools_broken": broken,
     }
@@ -110,10 +119,12 @@ def _about(data: Dataset, plan: Plan, notices: list[str], results: list[dict[str
     return {
         "folds_by": plan.by,
         "split": _split(data, plan.folds),
-        "preset": plan.preset,
+        "preset": plan.full.preset,
         "corpora": data.names,
-        "config": dataclasses.asdict(plan.config),
-        "seeds": list(range(plan.config.seed, plan.config.seed + plan.seeds)),
+        "config": dataclasses.asdict(plan.full.config),
+        "systems": systems.described(plan.variants),
+        "style": plan.style,
+        "seeds": list(plan.every_seed),
         "refit": plan.refit,
         "dropped": data.dropped,
         "bad_files": data.bad,
@@ -122,32 +133,33 @@ def _about(data: Dataset, plan: Plan, notices: list[str], results: list[dict[str
     }
 
 
-def _variants(data: Dataset, plan: Plan) -> tuple[list[str], list[str]]:
-    """The variants that differ from the full model, why others are left out, and which folds cannot have the whole model."""
-    notices, config = [], plan.config
-    multitask = config.beta > 0 and set(data.gender_y) >= {0, 1}
+def _of_this_data(data: Dataset, plan: Plan) -> tuple[Plan, list[str]]:
+    """The plan without variants that the data cannot have, with the reason; and which folds cannot have the whole model."""
+    notices, multitask = [], plan.full.config.beta > 0 and set(data.gender_y) >= {0, 1}
     if multitask:
         lacking = [fold.name for fold in plan.folds if not set(data.gender_y[fold.split.train]) >= {0, 1}]
         if lacking:
             notices.append(f"fold {', '.join(lacking)}: the training part lacks one of the genders, so there is no gender loss")
-    if not plan.ablate:
-        return ["full"], notices
-    variants = []
-    for variant, changes in jobs.variants(config).items():
-        of_gender = variant in jobs.OF_GENDER
-        if changes and not of_gender and model.varied(config, changes) == config:
-            notices.append(f"the settings are those of the variant {variant} already, so it is left out")
-        elif multitask or not of_gender:
-            variants.append(variant)
-    if not multitask:
+    elif plan.variants.keys() & systems.OF_GENDER.keys():
         notices.append("there is no gender loss (beta is 0, or the data lacks one of the genders): no variants of it")
-    return variants, notices
+        kept = {name: variant for name, variant in plan.variants.items() if name not in systems.OF_GENDER}
+        plan = dataclasses.replace(plan, variants=kept)
+    return plan, notices
 
 
-def _run_pending(pending: list[Job], epochs: int, workers: Workers, place: Run) -> int:
-    """Run jobs, here or there; one display counts the epochs of all of them."""
-    bar: Any = place.progress(None, total=len(pending) * epochs, desc="jobs", unit="epoch")
-    files = {job["folder"]: Path(job["folder"], "metrics.jsonl") for job in pending}
+def _times(results: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Seconds of training a network and of answering a minute of speech: the mean over jobs, of those that know them."""
+    found = {}
+    for what in ("training", "answering"):
+        known = [seconds for result in results if (seconds := result["run"].get(what)) is not None]
+        found[what] = float(np.mean(known)) if known else None
+    return found
+
+
+def _run_pending(pending: list[Job], workers: Workers, place: Run) -> int:
+    """Run jobs, here or there; one display counts the epochs of all of them, of which each network has its own number."""
+    epochs = {job["folder"]: job["epochs"] for job in pending}
+    bar: Any = place.progress(None, total=sum(epochs.values()), desc="jobs", unit="epoch")
 
     def tell(text: str) -> None:
         bar.clear()
@@ -155,11 +167,7 @@ def _run_pending(pending: list[Job], epochs: int, workers: Workers, place: Run) 
 
     def count() -> None:
         if not bar.disable:
-            done = 0
-            for folder, file in files.items():
-                with contextlib.suppress(OSError):
-                    done += epochs if Path(folder, "result.json").exists() else file.read_bytes().count(b"\n")
-            bar.n = done
+            bar.n = sum(_epochs_done(Path(folder), total) for folder, total in epochs.items())
             bar.refresh()
 
     with contextlib.closing(bar), contextlib.ExitStack() as stack:
@@ -174,6 +182,16 @@ def _run_pending(pending: list[Job], epochs: int, workers: Workers, place: Run) 
                 count()
 
         return executors.run_jobs(pending, made, tell, watch)
+
+
+def _epochs_done(folder: Path, total: int) -> int:
+    """Epochs of a job that are done, of all that it has."""
+    if (folder / "result.json").exists():
+        return total
+    try:
+        return (folder / "metrics.jsonl").read_bytes().count(b"\n")
+    except OSError:
+        return 0
 
 
 def _split(data: Dataset, folds: list[Fold]) -> dict[str, Any]:
@@ -203,7 +221,11 @@ def _part(data: Dataset, members: list[int]) -> dict[str, Any]:
 
 
 def all_scores(
-    data: Dataset, plan: Plan, results: dict[str, list[list[dict[str, Any]]]], pool: ThreadPoolExecutor
+    data: Dataset,
+    heard: dict[str, Store],
+    plan: Plan,
+    results: dict[str, list[list[dict[str, Any]]]],
+    pool: ThreadPoolExecutor,
 ) -> dict[str, Any]:
     """All scores. results: for each variant and seed the results of run_job, in the order of the folds."""
     folds = plan.folds
@@ -227,9 +249,10 @@ def all_scores(
             "validation_ua": [[result["validation"]["ua"] if result["validation"] else None for result in s] for s in seeds],
             "oracle": _oracle(seeds),
             "parameters": max(result["parameters"] for seed in seeds for result in seed),
+            "state": max(result.get("state", 0) for seed in seeds for result in seed),
         }
         matrices[variant] = _runs(data, members, predicted, cluster)
-    for name, predict in baselines(data, pool, any(fold.split.speaker_dependent for fold in folds)).items():
+    for name, predict in baselines(data, heard, pool, any(fold.split.speaker_dependent for fold in folds)).items():
         predicted = np.concatenate([predict(fold.split, learnt_from(fold.split, plan.refit)) for fold in folds])[None]
         found["baselines"][name] = of(predicted)
         matrices[name] = _runs(data, members, predicted, cluster)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from npser.experiment import table2
 from npser.experiment.report import (
     CALIBRATION,
     calibration_line,
@@ -18,49 +19,9 @@ from npser.experiment.report import (
     save_picture,
     table,
 )
+from npser.experiment.table2 import SCORES, are_several, is_the_papers, pooled_oracle, sampling_line, title
 
-TITLES = {
-    "full": "Full model",
-    "no-attention": "– Self attention",
-    "no-recurrence": "– Recurrence",
-    "no-gender": "– Multitask learning",
-    "shuffled-gender": "control: shuffled gender labels",
-    "majority": "majority class",
-    "duration": "duration only",
-    "level": "level only",
-    "speaker": "speaker only",
-    "scenario": "scenario only, no audio",
-    "linear": "linear, on utterance statistics",
-}
-SCORES = {"wa": "WA", "ua": "UA", "macro_f1": "macro-F1"}
-PAPER_LABELS = ["angry", "happy", "neutral", "sad"]
-PAPER_TABLE_2 = {"full": (0.816, 0.828), "no-attention": (0.553, 0.511), "no-gender": (0.705, 0.726)}  # WA, UA
-PRIOR_WORKS = {  # WA, UA as Table 2 has them
-    "DNN-ELM, 2014": (0.543, 0.482),
-    "BLSTM-ELM, 2015": (0.628, 0.639),
-    "AE-BLSTM, 2016": (0.505, 0.519),
-    "CNN-BLSTM, 2017": (0.688, 0.594),
-    "Multichannel CNN, 2018": (0.739, 0.685),
-}
 PAPER_TABLE_3 = [[939, 101, 63, 0], [271, 1283, 71, 11], [2, 107, 1300, 299], [8, 25, 57, 994]]
-ORACLE = "oracle, not comparable"
-
-
-def title(name: str) -> str:
-    """What a variant or a baseline is called in tables."""
-    return TITLES.get(name, name)
-
-
-def is_the_papers(report: dict[str, Any]) -> bool:
-    """Whether the paper's figures are of this network, this corpus and these classes."""
-    same = [name.lower() for name in report["corpora"]] == ["iemocap"] and report["labels"] == PAPER_LABELS
-    return same and report["config"]["network"] == "li2019"
-
-
-def score_cell(row: dict[str, Any], name: str) -> str:
-    """A score with its interval."""
-    found = row["intervals"][name]
-    return f"{row[name]:.3f}" + (f" [{found[0]:.3f}, {found[1]:.3f}]" if found else "")
 
 
 def spread_cell(values: dict[str, Any]) -> str:
@@ -68,38 +29,21 @@ def spread_cell(values: dict[str, Any]) -> str:
     return f"{values['mean']:.3f}" + (f" ± {values['deviation']:.3f}" if values["deviation"] is not None else "")
 
 
-def pooled_oracle(row: dict[str, Any]) -> str | None:
-    """The flattering figure, marked as such."""
-    oracle = row["oracle"]
-    if oracle is None:
-        return None
-    return (
-        f"{ORACLE}: choosing each fold's epoch on its test part would have shown UA {oracle['ua']:.3f}, WA {oracle['wa']:.3f}"
-    )
-
-
 def terminal(report: dict[str, Any]) -> str:
     """The end of the run as the terminal shows it."""
-    rows = {**report["variants"], **report["baselines"]}
-    width = max(len(title(name)) for name in rows)
     lines = [*report["notices"], *([""] if report["notices"] else [])]
-    lines += [f"{report['utterances']} utterances, {len(report['split']['folds'])} folds, {_seeds(report)}", ""]
-    for name, row in rows.items():
-        lines.append(f"{title(name):<{width}}  " + "  ".join(f"{t} {score_cell(row, k)}" for k, t in SCORES.items()))
+    lines += [f"{report['utterances']} utterances{_style(report)}, {len(report['split']['folds'])} folds, {_seeds(report)}", ""]
     full = report["variants"]["full"]
-    lines += ["", confusion_text(full["confusion"], report["labels"]), ""]
+    lines += [*table2.terminal(report), "", confusion_text(full["confusion"], report["labels"]), ""]
     return "\n".join([*lines, *(line for line in [sampling_line(report), pooled_oracle(full)] if line)])
 
 
-def sampling_line(report: dict[str, Any]) -> str:
-    """What the intervals count."""
-    sampling, seeds = report["sampling"], len(report["seeds"])
-    if sampling["clusters"] < 2:
-        return "No intervals: there is one speaker."
-    of = f"{sampling['clusters']} {sampling['of']}"
-    if seeds > 1:
-        return f"95 % intervals over {of} and {seeds} seeds (Student's t)."
-    return f"95 % intervals over {of} (Student's t); what another seed would change is not in them, and --seeds 3 adds it."
+def _style(report: dict[str, Any]) -> str:
+    """Of which style alone the utterances are."""
+    if not report["style"]:
+        return ""
+    others = ", ".join(f"{count} {name}" for name, count in report["style"]["left_out"].items())
+    return f" of style {report['style']['name']}" + (f" (left out: {others})" if others else "")
 
 
 def _seeds(report: dict[str, Any]) -> str:
@@ -113,13 +57,13 @@ def markdown(report: dict[str, Any]) -> str:
     lines = ["# npser cross-validation report", "", *(f"> **{notice}**\n" for notice in report["notices"])]
     once = "once" if len(report["seeds"]) == 1 else "once a seed"
     lines += [
-        f"Corpora: {', '.join(report['corpora'])}; {report['utterances']} utterances, each scored {once} by a network that "
-        f"never saw {_unseen(report)}. {len(split['folds'])} folds by {_by(report)}, "
+        f"Corpora: {', '.join(report['corpora'])}; {report['utterances']} utterances{_style(report)}, each scored {once} "
+        f"by a network that never saw {_unseen(report)}. {len(split['folds'])} folds by {_by(report)}, "
         f"{_seeds(report)}. Preset: {report['preset']}. Parameters: {report['variants']['full']['parameters']:,}.",
         "",
-        _protocol(report),
+        _protocol(report) + (" So the full model; the other systems as told below Table 2." if are_several(report) else ""),
         "",
-        *_table_2(report),
+        *table2.markdown(report),
         *_table_3(report),
         *_differences(report),
         *_breakdowns(report),
@@ -154,28 +98,6 @@ def _protocol(report: dict[str, Any]) -> str:
 def _by(report: dict[str, Any]) -> str:
     by = report["folds_by"]
     return "groups of speakers" if by.isdecimal() else by
-
-
-def _table_2(report: dict[str, Any]) -> list[str]:
-    """Systems and their scores, as Table 2 has them."""
-    paper = is_the_papers(report)
-    head = ["method", *SCORES.values(), *(["paper WA", "paper UA"] if paper else [])]
-    rows: list[list[Any]] = []
-    if paper:
-        rows = [[name, *[None] * 3, *(f"{value:.1%}" for value in theirs)] for name, theirs in PRIOR_WORKS.items()]
-    for name, row in (*report["variants"].items(), *report["baselines"].items()):
-        theirs = [f"{value:.1%}" for value in PAPER_TABLE_2.get(name, ())] or ["-", "-"]
-        rows.append([title(name), *(score_cell(row, key) for key in SCORES), *(theirs if paper else [])])
-    lines = ["## Comparison (the paper's Table 2)", "", table(head, rows)]
-    learnt = "training and validation groups" if report["refit"] else "training groups"
-    lines.append(
-        f"All folds pooled, the mean over seeds. {sampling_line(report)} They do not count that another corpus would train "
-        f"other networks. The lower rows are without the network, on the same folds; like it, they learn from the {learnt}."
-    )
-    if paper:
-        lines.append("The paper does not say how it chose the epoch; its figures and ours are not of the same protocol.")
-    oracle = pooled_oracle(report["variants"]["full"])
-    return [*lines, "", *([f"*{oracle}.*", ""] if oracle else [])]
 
 
 def _table_3(report: dict[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ from npser.dataset import Dataset
 from npser.experiment import run
 from npser.experiment.cluster import check_version, share_of_cores
 from npser.experiment.folds import Fold
+from npser.experiment.systems import Variant
 from npser.files import lock, write
 from npser.network import Network, compile_kernels
 from npser.split import Split, split_hash
@@ -35,34 +36,35 @@ from npser.threads import keep_freed_memory, single_threaded_blas
 from npser.train import Run
 
 SHUFFLED = "A control of the ablation: the genders that this network was trained on were shuffled."
-OF_GENDER: dict[str, dict[str, Any]] = {"no-gender": {"beta": 0.0}, "shuffled-gender": {}}  # variants of the gender loss
 Job = dict[str, Any]
-
-
-def variants(config: Config) -> dict[str, dict[str, Any]]:
-    """The ablation: the settings that each variant changes, those of the network first.
-
-    shuffled-gender is a control: a gender loss that says nothing about gender.
-    """
-    return {"full": {}, **model.module_of(config).ABLATION, **OF_GENDER}
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is cross-validated, and how.
 
-    folds, by: see folds.make_folds. preset: the name of the one that config started from. Seeds are config.seed,
-    config.seed + 1, ... ablate: with the variants of the network. refit: see `npser crossval --help`. oracle: see train.fit.
+    folds, by: see folds.make_folds. variants: see systems.variants; the first is the full model. Seeds are its own, the next
+    one, ... refit: see `npser crossval --help`. oracle: see train.fit. style: name of the only style, and how many utterances
+    of others are left out.
     """
 
     folds: list[Fold]
     by: str
-    config: Config
-    preset: str
+    variants: dict[str, Variant]
     seeds: int = 1
-    ablate: bool = False
     refit: bool = False
     oracle: bool = True
+    style: dict[str, Any] | None = None
+
+    @property
+    def full(self) -> Variant:
+        """The full model."""
+        return self.variants["full"]
+
+    @property
+    def every_seed(self) -> range:
+        """The seeds of each network."""
+        return range(self.full.config.seed, self.full.config.seed + self.seeds)
 
 
 def write_plan(out: Path, data: Dataset, plan: Plan, cache: Path) -> tuple[Path, str]:
@@ -75,44 +77,39 @@ def write_plan(out: Path, data: Dataset, plan: Plan, cache: Path) -> tuple[Path,
         "dropped": data.dropped,
         "names": data.names,
         "cache": os.path.abspath(cache),
-        "config": dataclasses.asdict(plan.config),
-        "preset": plan.preset,
+        "variants": {name: dataclasses.asdict(variant) for name, variant in plan.variants.items()},
         "folds": {fold.name: dataclasses.asdict(fold.split) for fold in plan.folds},
         "refit": plan.refit,
         "oracle": plan.oracle,
+        "style": plan.style,
     }
     text = json.dumps(shared, sort_keys=True).encode()
     write(out / "plan.json", text)
     return (out / "plan.json").resolve(), hashlib.sha256(text).hexdigest()
 
 
-def jobs_of(plan: Plan, variant: str, data: Dataset, written: tuple[Path, str]) -> list[Job]:
+def jobs_of(plan: Plan, name: str, data: Dataset, written: tuple[Path, str]) -> list[Job]:
     """The jobs of a variant, seed after seed, fold after fold. written: see write_plan."""
     path, digest = written
     found: list[Job] = []
-    for seed in range(plan.config.seed, plan.config.seed + plan.seeds):
-        config = variant_config(plan.config, variant, seed)
+    for seed in plan.every_seed:
+        variant = plan.variants[name].seeded(seed)
         for fold in plan.folds:
-            folder = path.parent / "jobs" / f"{variant}-seed{seed}-fold{fold.name}"
+            folder = path.parent / "jobs" / f"{name}-seed{seed}-fold{fold.name}"
             found.append({
                 "plan": str(path), "plan_hash": digest, "folder": str(folder),
-                "identity": identity(data, fold.split, config, plan, variant),
-                "variant": variant, "seed": seed, "fold": fold.name, "threads": None,
+                "identity": identity(data, fold.split, plan, name, variant),
+                "variant": name, "seed": seed, "fold": fold.name, "epochs": variant.config.epochs, "threads": None,
             })  # fmt: skip
     return found
 
 
-def identity(data: Dataset, split: Split, config: Config, plan: Plan, variant: str) -> str:
-    """Hash of all that a job's result depends on, and of nothing else: no paths, no order."""
+def identity(data: Dataset, split: Split, plan: Plan, name: str, variant: Variant) -> str:
+    """Hash of all that a job's result depends on, and of nothing else: no paths, no order, no other variants."""
     utterances = [(digest, u.emotion, u.gender, u.speaker) for digest, u in zip(data.content, data.utterances, strict=True)]
     parts = [split.train, split.validation, split.test]
-    settings = [dataclasses.asdict(config), plan.preset, variant, plan.refit, plan.oracle]
+    settings = [dataclasses.asdict(variant.config), variant.preset, name, plan.refit, plan.oracle]
     return hashlib.sha256(json.dumps([settings, utterances, parts, data.labels]).encode()).hexdigest()
-
-
-def variant_config(config: Config, variant: str, seed: int) -> Config:
-    """The settings of a variant."""
-    return model.varied(config, {"seed": seed, **variants(config)[variant]})
 
 
 def finished(job: Job) -> dict[str, Any] | None:
@@ -160,7 +157,7 @@ def run_job(job: Job) -> dict[str, Any]:
             keep_freed_memory()
             with single_threaded_blas(), ThreadPoolExecutor(job["threads"] or share_of_cores()) as pool:
                 result = _train(job, folder, pool)
-            result["run"] = {"seconds": round(time.perf_counter() - started, 1)}
+            result["run"]["seconds"] = round(time.perf_counter() - started, 1)
             write(folder / "result.json", (json.dumps(result, indent=2, sort_keys=True) + "\n").encode())
     except OSError as error:
         raise ValueError(f"{error.filename or folder}: {error.strerror or error}") from None
@@ -170,20 +167,22 @@ def run_job(job: Job) -> dict[str, Any]:
 def _train(job: Job, folder: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
     """The work of run_job."""
     plan = _read_plan(job["plan"], job["plan_hash"])
-    split = Split(**plan["folds"][job["fold"]])
-    config = variant_config(model.restored(plan["config"]), job["variant"], job["seed"])
+    split, variant = Split(**plan["folds"][job["fold"]]), plan["variants"][job["variant"]]
+    config = dataclasses.replace(model.restored(variant["config"]), seed=job["seed"])
     data = _dataset(plan, config, pool)
-    if job["variant"] == "shuffled-gender":
-        data = shuffled_gender(data, split, config.seed)
-
     notices = synthetic.notices(data.names)
-    if job["variant"] == "shuffled-gender":
+    if variant["shuffled"]:
+        data = shuffled_gender(data, split, config.seed)
         notices.append(SHUFFLED)
+    times: list[float | None] = []
 
     def trained(split: Split, config: Config, out: Path, oracle: bool) -> dict[str, Any]:
         out.mkdir(exist_ok=True)
+        whole = not (out / "last.safetensors").exists()  # what goes on with an earlier training does not know its time
         place = Run(out, pool, say=lambda _: None)
-        return run.run(data, split, config, plan["preset"], place, notices=notices, resume=True, oracle=oracle)
+        found = run.run(data, split, config, variant["preset"], place, notices=notices, resume=True, oracle=oracle)
+        times.append(found["run"]["seconds_since_start"] if whole else None)
+        return found
 
     together = dataclasses.replace(
         split, train=sorted([*split.train, *split.validation]), validation=[], validation_session=None, warnings=[]
@@ -195,19 +194,33 @@ def _train(job: Job, folder: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
         last = folder / "refit"
         scored = trained(together, dataclasses.replace(config, epochs=found["selected_epoch"]), last, False)
     network = Network.of(checkpoint.load(last / "model.safetensors"))
-    emotion, gender = network.log_probabilities(data.store, np.array(split.test), pool)
-    uncalibrated = log_softmax(emotion * network.temperature)
-    write_predictions(folder / "predictions.jsonl", data, split, emotion, gender)
+    result, answering = _answered(network, data, split, folder, pool)
     kept = ("wa", "ua", "macro_f1", "recall", "gender_accuracy", "confusion", "genders", "parameters", "config", "versions")
     return {
         **{name: scored[name] for name in kept},
         "calibration": scored["calibration"],
         **{name: found[name] for name in ("selected_epoch", "validation", "oracle")},
         "split_hash": split_hash(data.utterances, data.content, split),
+        "state": sum(value.size for value in network.state.values()),
+        **result,
+        "run": {"training": None if None in times else sum(filter(None, times)), "answering": answering},
+    }
+
+
+def _answered(
+    network: Network, data: Dataset, split: Split, folder: Path, pool: ThreadPoolExecutor
+) -> tuple[dict[str, Any], float]:
+    """What a network says of the test part, which is written; and the seconds that it takes for a minute of speech."""
+    started = time.perf_counter()
+    emotion, gender = network.log_probabilities(data.store, np.array(split.test), pool)
+    seconds = time.perf_counter() - started
+    uncalibrated = log_softmax(emotion * network.temperature)
+    write_predictions(folder / "predictions.jsonl", data, split, emotion, gender)
+    return {
         "predicted": emotion.argmax(axis=1).tolist(),
         "confidence": {"before": np.exp(uncalibrated.max(axis=1)).tolist(), "after": np.exp(emotion.max(axis=1)).tolist()},
         "predicted_gender": gender.argmax(axis=1).tolist() if gender.shape[1] else None,
-    }
+    }, 60 * seconds / data.seconds(split.test)
 
 
 def write_predictions(path: Path, data: Dataset, split: Split, emotion: np.ndarray, gender: np.ndarray) -> None:

@@ -22,6 +22,9 @@ Views = dict[str, dict[str, Array]]
 Logits = tuple[Array, Array | None]
 Grads = dict[str, list[Array]]
 
+TITLE = "Self attention + multitask (Li et al., 2019)"
+PUBLISHED = {"wa": 0.816, "ua": 0.828, "task": "IEMOCAP, four classes with excited as happy, 5531 utterances, gender labels"}
+
 CONTEXT = 4  # frames on each side of one that its deltas are made of
 
 
@@ -48,6 +51,11 @@ def check(c: Any) -> None:
     """ValueError for sizes of the input, the convolutions, the pooling or the attention that make no sense."""
     c.expect("d_cnn d_attn n_cw n_pw n_attn", lambda value: value >= 1, "at least 1")
     c.expect("n_cw", lambda value: value % 2 == 1, "an odd window")
+    check_bands(c)
+
+
+def check_bands(c: Any) -> None:
+    """ValueError for a width of the input that log-mel bands cannot have."""
     words = f"a multiple of 3, at most {3 * N_MELS}: bands, deltas, delta-deltas"
     c.expect("d_spec", lambda value: value % 3 == 0 and value <= 3 * N_MELS, words)
 

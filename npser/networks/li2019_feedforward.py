@@ -32,6 +32,8 @@ from npser.networks.li2019 import (  # noqa: F401 (they are this network's as we
     spectrum,
 )
 
+TITLE = "Li et al. (2019) without recurrence"
+
 
 @dataclass(frozen=True)
 class Config(config.Config):

@@ -6,12 +6,15 @@ other. t: tensors by name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from npser import features
 from npser.calibration import log_softmax
 from npser.config import Config
 from npser.features import FLOOR_DB, HOP, Span
+from npser.frame_features import columns_of, frame_features
 
 Array = np.ndarray
 Tensors = dict[str, Array]
@@ -42,6 +45,11 @@ def _with_deltas(S: Array) -> Array:
     k = np.arange(-4, 5, dtype=np.float32)
     line, parabola = k / (k @ k), (3 * k**2 - 20) / 462  # Savitzky-Golay filters of first and second order
     return np.concatenate([S, np.einsum("lkc,k->lc", nine, line), np.einsum("lkc,k->lc", nine, parabola)], axis=1)
+
+
+def frames_input(span: Span, columns: Sequence[str]) -> list[Array]:
+    """Windows at 16 kHz -> some columns of the frame features of each, by their names, and deltas: (L, 2 len(columns))."""
+    return [columns_of(frame_features(x), columns) for x in span.windows()]
 
 
 def conv1d(t: Tensors, layer: str, X: Array) -> Array:
@@ -87,6 +95,12 @@ def attention(t: Tensors, layer: str, H: Array) -> tuple[Array, Array]:
     E = (np.tanh(H @ t[f"{layer}.W_s1"]) @ t[f"{layer}.w_s2"]).transpose(0, 2, 1)
     a = np.exp(log_softmax(E))  # (5), (7)
     return (a @ H).reshape(len(H), -1), a  # (6), (8), (9)
+
+
+def local_attention(t: Tensors, layer: str, H: Array) -> tuple[Array, Array]:
+    """Mirsamadi et al. (2017). H (B, T, D) -> z (B, D), a (B, 1, T)."""
+    a = np.exp(log_softmax((H @ t[f"{layer}.u"])[:, None]))
+    return (a @ H)[:, 0], a
 
 
 def heads(t: Tensors, z: Array) -> tuple[Array, Array]:

@@ -175,6 +175,12 @@ def attention(g: Graph, t: Tensors, layer: str, H: str) -> tuple[str, str]:
     return g.op("Reshape", z, [1, -1]), a  # (9)
 
 
+def local_attention(g: Graph, t: Tensors, layer: str, H: str) -> tuple[str, str]:
+    """Mirsamadi et al. (2017). H (T, D) -> z (1, D), a (1, T)."""
+    a = g.op("Softmax", g.op("Transpose", g.op("MatMul", H, t[f"{layer}.u"][:, None]), perm=[1, 0]), axis=1)
+    return g.op("MatMul", a, H), a
+
+
 def mean_over_time(g: Graph, H: str) -> str:
     """H (T, D) -> (1, D)."""
     from onnx import TensorProto
