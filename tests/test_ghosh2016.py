@@ -21,8 +21,6 @@ from helpers import (
     assert_close,
     assert_same_training,
     bounds_of,
-    one_sentence,
-    report_of,
     sound,
     unbalanced,
     utterances_of,
@@ -252,6 +250,33 @@ def test_two_codes_give_back_more_than_two_principal_components_or_random_encode
     assert own < 0.6 * float(np.mean((others @ weights - held_out) ** 2))
 
 
+def test_what_is_to_be_given_back_is_clean_and_what_is_fed_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, met = 1 + curved(200, 0) ** 2, []
+    original = ae.error_and_gradients
+
+    def watched(layers: list[ae.Layer], noisy: Array, clean: Array, weight: float, end: str) -> Any:
+        met.append((len(layers), end, noisy, clean))
+        return original(layers, noisy, clean, weight, end)
+
+    monkeypatch.setattr(ae, "error_and_gradients", watched)
+    trained(X, noise=0.4, epochs=2)
+    shards = [met[k : k + 2] for k in range(0, len(met), 2)]  # of an epoch: 128 and 72 frames
+    kinds = [(2, "linear"), (2, "tanh"), (2, "tanh"), (6, "linear")]
+    assert [pair[0][:2] for pair in shards] == [kind for kind in kinds for _ in range(2)]
+    assert [part.shape[1] for (_, _, _, part), _ in shards] == [12, 12, 24, 24, 8, 8, 12, 12]
+    masks = []
+    for pair in shards:
+        noisy, clean = (np.concatenate([part[k] for part in pair]) for k in (2, 3))
+        kept = noisy != 0
+        np.testing.assert_array_equal(noisy[kept], clean[kept])
+        assert kept.mean() == pytest.approx(0.6, abs=0.05)
+        masks.append(kept)
+        if clean.shape[1] == 12:
+            np.testing.assert_array_equal(np.sort(clean, axis=0), np.sort(X, axis=0))  # every frame once
+    assert (masks[0] != masks[1]).any()
+    assert (masks[0] != masks[6]).any()
+
+
 def test_neither_threads_nor_stacks_beside_it_change_what_an_autoencoder_learns() -> None:
     X = curved(310, 0)  # batches of 300 and 10, the first in shards of 128, 128 and 44
     (alone,), (error,) = trained(X, epochs=2)
@@ -407,6 +432,19 @@ def test_autoencoders_see_the_training_part_only_and_no_labels(tmp_path: Path) -
     assert (learnt[3] != learnt[0]).any()
 
 
+def test_autoencoders_are_fed_what_the_network_is_fed_whatever_the_scale(tmp_path: Path) -> None:
+    """Twice the bands with twice the mean and the standard deviation are the same input, to the last bit."""
+    data, split = sounds("flow")
+    shapes, learnt = model.shapes_of(TINY, 3, 0), []
+    for factor in (1, 2):
+        norm = (factor * np.linspace(-70, -50, 6, dtype=np.float32), factor * np.linspace(10, 20, 6, dtype=np.float32))
+        network = Network(model.init(shapes, 0), shapes, TINY, *norm)
+        scaled = replace(data, store=replace(data.store, rows=factor * data.store.rows))
+        with ThreadPoolExecutor(1) as pool:
+            learnt.append(ghosh2016.pretrain(network, scaled, np.array(split.train), Run(tmp_path, pool, lambda _: None)))
+    np.testing.assert_array_equal(*learnt)
+
+
 def test_an_error_that_is_not_finite_is_told(tmp_path: Path) -> None:
     data, split = sounds("flow")
     shapes = model.shapes_of(TINY, 3, 0)
@@ -446,25 +484,13 @@ def test_both_statements_of_it_agree(c: Config, tmp_path: Path) -> None:
 WORDS = [f"{name}={value}" for name, value in {**SIZES, "pretrain_epochs": 1, "batch": 8}.items()]
 
 
-def test_every_command_serves_it(npser: Command, corpus: Path, tmp_path: Path) -> None:
-    settings = [word for setting in WORDS for word in ("--set", setting)]
-    shown = npser("train", corpus, "--network", "ghosh2016", "--epochs", "2", *settings, "--out", "run").stdout
-    assert "preset published, 2 epochs" in shown
-    assert "squared error of their reconstruction (variance 1): speech " in shown
-    path, file = tmp_path / "run" / "model.safetensors", corpus / "1f_sad_0.wav"
-    lite, numba = (
-        json.loads(npser("predict", file, "--model", path, "--json", "--engine", engine).stdout) for engine in ("lite", "numba")
-    )
-    assert lite["probabilities"] == pytest.approx(numba["probabilities"], abs=1e-5)
-    report = report_of(tmp_path / "run")
-    assert json.loads(npser("evaluate", path, corpus, "--json").stdout)["utterances"] == 24
-    assert report["genders"] == []
-    card = npser("info", path).stdout
-    assert "encoders 640-5-4-3 by autoencoders, 2 x 4 LSTM units, the vote of the steps" in card
-    assert "128 bands of the speech and of its glottal flow" in card
-    npser("explain", file, "--model", path, "--out", "page.html")
-    assert "There is no attention to show" in (tmp_path / "page.html").read_text()
-    one_sentence(npser("export", path, "a.onnx", status=1), "ghosh2016", "has no ONNX form")
+def test_info_says_what_it_is() -> None:
+    c = PRESETS["published"]
+    assert ghosh2016.describe(c) == "encoders 640-256-128-64 by autoencoders, 2 x 64 LSTM units, the vote of the steps"
+    assert ghosh2016.describe_input(c) == "128 bands of the speech and of its glottal flow"
+    other = replace(PRESETS["same-input"], finetune=True, pretrained=False)
+    assert ghosh2016.describe(other).startswith("encoders 495-256-128-64 by random weights, trained further with the labels, ")
+    assert ghosh2016.describe_input(other) == "the lowest 99 of 128 bands of the speech"
 
 
 def test_a_cross_validation_has_its_variants(npser: Command, corpus: Path, tmp_path: Path) -> None:
