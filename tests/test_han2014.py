@@ -209,6 +209,8 @@ def test_presets_are_the_papers_and_the_engines_own_input():
     hop, frame = 25, 50  # ms
     assert abs((same.n_context - 1) * hop + hop - 265) < hop / 2 < frame
     assert same.d_spec == 297
+    first, second = (model.state_of(replace(published, seed=seed), 4, 0)["elm.W"] for seed in (0, 1))
+    assert (first != second).mean() > 0.99
     for name, changes in han2014.ABLATION.items():
         assert model.varied(published, changes) != published, name
 

@@ -87,6 +87,18 @@ def test_the_seeds_of_a_cross_validation_are_networks_of_their_own(corpus: Path,
     )
 
 
+def test_a_training_that_was_stopped_does_not_know_its_seconds(corpus: Path, tmp_path: Path) -> None:
+    (job,) = planned(corpus, tmp_path / "out", replace(C, epochs=1))
+    first = jobs.run_job(job)
+    assert first["run"].keys() == {"training", "answering", "seconds"}
+    assert first["run"]["training"] is not None
+    (Path(job["folder"]) / "result.json").unlink()
+    again = jobs.run_job(job)
+    assert again.pop("run")["training"] is None
+    assert first.pop("run")
+    assert again == first
+
+
 def test_a_refit_trains_for_as_many_epochs_as_were_chosen_and_its_answers_count(corpus: Path, tmp_path: Path) -> None:
     (job,) = planned(corpus, tmp_path / "out", replace(C, learning_rate=0.1, dropout=0.0, seed=2), refit=True)
     result = jobs.run_job(job)
@@ -136,6 +148,7 @@ def test_a_job_is_another_one_with_any_other_label_part_or_setting() -> None:
         jobs.identity(data, moved, plan, "full", full),
         jobs.identity(data, replace(split, test=split.test[1:]), plan, "full", full),
         jobs.identity(data, split, plan, "full", full.seeded(1)),
+        jobs.identity(data, split, plan, "full", replace(full, config=replace(C, dropout=0.1))),
         jobs.identity(data, split, plan, "shuffled-gender", full),
         jobs.identity(data, split, plan, "full", replace(full, preset="paper")),
         jobs.identity(data, split, replace(plan, refit=True), "full", full),

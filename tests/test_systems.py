@@ -17,19 +17,21 @@ from helpers import ROOT, UNCOMPILED, Command, one_sentence, report_of, start, t
 
 from npser import corpora, features, frame_features, model
 from npser.dataset import Dataset
-from npser.experiment import baselines, compare, crossval, material, systems
+from npser.experiment import baselines, compare, crossval, jobs, material, systems
 from npser.experiment.systems import Variant
 from npser.networks import li2019, mirsamadi2017
+from npser.split import Split
+from npser.train import Run
 
 HEAVY = pytest.mark.skipif(UNCOMPILED, reason="every network at its full size: too slow without the compiler")
 
-HAN = {
+HAN = {  # the codes of five classes, and the pitch of their voices
     "ang": 1.5,
     "exc": 1.3,
     "fru": 1.1,
     "neu": 0.9,
     "sad": 0.7,
-}  # the codes of Han's five classes, by the pitch of their voices
+}
 LABELS = "excited,frustrated,angry,neutral,sad"
 
 
@@ -249,7 +251,7 @@ def test_the_whole_plan_on_five_classes_of_improvised_speech(plain: Path, whole:
     assert "30 utterances of style improvised (left out: 6 scripted), each" in text
     assert set(report["variants"]) == {"full", *systems.all_systems()} - {"li2019-default"}
     assert set(report["differences"]) == {*report["variants"], *report["baselines"]} - {"full"}
-    assert {"linear", "linear-frames"} <= set(report["baselines"])
+    assert report["baselines"]["linear"]["confusion"] != report["baselines"]["linear-frames"]["confusion"]
     assert "| **Full model**: Self attention + multitask (Li et al., 2019), default | " in text
     years = [systems.year(name) for name in re.findall(r"^\| (\S*?)-\S+ \| [\d,]+", text, re.MULTILINE)]
     assert len(years) == len(systems.all_systems())
@@ -341,11 +343,64 @@ def test_wrong_words_get_one_sentence(npser: Command, release: Path, small: Path
 # What is told
 
 
-def test_one_display_counts_the_epochs_of_jobs_that_have_different_numbers(tmp_path: Path) -> None:
-    assert crossval._epochs_done(tmp_path / "nowhere", 7) == 0
-    for name, lines, whole in (("a", 3, False), ("b", 2, True), ("c", 0, False)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "metrics.jsonl").write_text("{}\n" * lines)
-        if whole:
-            (tmp_path / name / "result.json").write_text("{}")
-    assert [crossval._epochs_done(tmp_path / name, 7) for name in "abc"] == [3, 7, 0]
+def test_one_display_counts_the_epochs_of_jobs_that_have_different_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Bar:
+        n, disable = 0, False
+
+        def refresh(self) -> None:
+            shown.append(self.n)
+
+        def close(self) -> None:
+            pass
+
+    def progress(_: None, total: int, **options: Any) -> Bar:
+        shown.append(total)
+        return Bar()
+
+    def run_jobs(jobs: list[dict[str, Any]], made: Any, tell: Any, watch: Any) -> int:
+        watch()
+        for name, lines, whole in (("a", 3, False), ("b", 2, True), ("c", 0, False)):  # b chose its epoch and trained anew
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "metrics.jsonl").write_text("{}\n" * lines)
+            if whole:
+                (tmp_path / name / "result.json").write_text("{}")
+        watch()
+        return 0
+
+    shown: list[int] = []
+    monkeypatch.setattr(crossval.executors, "run_jobs", run_jobs)
+    pending = [{"folder": str(tmp_path / name), "epochs": epochs} for name, epochs in (("a", 10), ("b", 7), ("c", 40))]
+    with ThreadPoolExecutor(1) as pool:
+        crossval._run_pending(pending, crossval.Workers(), Run(tmp_path, pool, lambda _: None, progress))
+    assert shown == [57, 0, 10]
+
+
+def test_seconds_are_the_mean_of_the_jobs_that_know_them() -> None:
+    runs = [
+        {"seconds": 9.0, "training": 2.0, "answering": 0.5},
+        {"seconds": 9.0, "training": None, "answering": 1.5},
+        {"seconds": 1.0},
+    ]
+    assert crossval._times([{"run": run} for run in runs]) == {"training": 2.0, "answering": 1.0}
+    assert crossval._times([{"run": runs[2]}]) == {"training": None, "answering": None}
+
+
+def test_seconds_of_answering_are_of_a_minute_of_speech(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        """A network that takes three seconds."""
+
+        temperature = 1.0
+
+        def log_probabilities(self, store: Any, recordings: np.ndarray, pool: Any) -> tuple[np.ndarray, np.ndarray]:
+            clock.append(clock[-1] + 3)
+            return np.log(np.full((len(recordings), 2), 0.5)), np.empty((len(recordings), 0))
+
+    clock = [100.0]
+    (data,) = prepared(corpora.load(corpus), [li2019.PRESETS["default"]], tmp_path)
+    monkeypatch.setattr(jobs.time, "perf_counter", lambda: clock[-1])
+    slow: Any = Slow()
+    with ThreadPoolExecutor(1) as pool:
+        _, seconds = jobs._answered(slow, data, Split([], [], list(range(10))), tmp_path, pool)
+    assert seconds == pytest.approx(60 * 3 / (10 * 0.35))
