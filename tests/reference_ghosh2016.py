@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from reference import (
@@ -35,7 +36,7 @@ def in_context(X: Matrix, t: int, context: int) -> Vector:
     return [x for s in around for x in X[min(max(s, 0), len(X) - 1)]]
 
 
-def code(p: Arrays, X: np.ndarray, streams: Streams, context: int) -> Matrix:
+def code(p: dict[str, Any], X: np.ndarray, streams: Streams, context: int) -> Matrix:
     """Codes of one utterance: X (L, d_spec) -> (L, d_code of each stream)."""
     found: Matrix = []
     for t in range(len(X)):
@@ -113,7 +114,7 @@ def prediction(y: np.ndarray, order: int) -> list[float]:
     w = [0.5 * (1 - math.cos(2 * math.pi * (t + 1) / (n + 1))) * float(y[t]) for t in range(n)]
     r = [sum(w[t] * w[t + lag] for t in range(n - lag)) for lag in range(order + 1)]
     r[0] *= 1 + 1e-9
-    return [1.0, *(-solve_toeplitz(r[:order], r[1:])).tolist()]
+    return [1.0, *(-np.asarray(solve_toeplitz(r[:order], r[1:]))).astype(float).tolist()]
 
 
 def filtered(b: Sequence[float], x: Sequence[float]) -> list[float]:

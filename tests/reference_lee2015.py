@@ -87,7 +87,7 @@ def loss_and_gradients(
     p = {name: lift(a) for name, a in params.items()}
     loss, rows = Var(0.0), []
     for u, X in enumerate(utterances):
-        logits = logits_of(p, lift(X), masks and masks[u])
+        logits = logits_of(p, lift(X), masks[u] if masks else None)
         rows += logits
         k, w = int(y[u]), float(weight[u])
         if voiced is None:

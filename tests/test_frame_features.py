@@ -25,7 +25,7 @@ from npser.networks import numpy_layers
 from npser.store import digests, folder_of, open_store, store_of
 
 RATE = 16_000
-CHOSEN = ("log_f0", "mfcc3", "zero_crossings")
+CHOSEN = ("zero_crossings", "log_f0", "mfcc3")  # in no order
 AT = {name: k for k, name in enumerate(COLUMNS)}
 ENERGY, PERIOD, HNR, LOG_F0, VOICING, CROSSINGS = range(12, 18)
 
@@ -126,9 +126,16 @@ def buzz(n: int, hz: float = 140.0, decibels_over_noise: float = 20.0, seed: int
     return (0.05 * (wave + noise)).astype(np.float32)
 
 
+def falling(n: int) -> np.ndarray:
+    """Harmonics of 260 Hz and, after 650 samples, 180 Hz. (n,) float32"""
+    cycles = np.cumsum(260 - 80 / 650 * np.arange(n)) / RATE
+    k = np.arange(1, 20)[:, None]
+    return (0.1 * np.sin(2 * np.pi * k * cycles) / k).sum(axis=0).astype(np.float32)
+
+
 NOISE = np.random.default_rng(1).standard_normal(500).astype(np.float32)
 SOUNDS = {
-    "a voice": buzz(650, 200),
+    "a voice that falls": falling(650),
     "noise": 0.1 * NOISE,
     "a voice before a pause that hums": np.concatenate([buzz(600), 0.01 * buzz(500)]),
     "on an offset": buzz(330, 300) + np.float32(0.5),
@@ -143,7 +150,7 @@ def test_columns_are_those_of_the_literal_statement(name: str) -> None:
 def test_one_sample_is_a_frame_that_does_not_vary() -> None:
     found = frame_features(NOISE[:1])
     np.testing.assert_allclose(found[:, :12], [literal_mfcc(NOISE[:1], -200)], rtol=1e-5, atol=2e-4)
-    np.testing.assert_array_equal(found[0, 12:], np.float32([-100, 2, -20, 0, 0, 0]))
+    np.testing.assert_array_equal(found[0, 12:], np.array([-100, 2, -20, 0, 0, 0], np.float32))
 
 
 def test_what_hums_in_a_pause_is_not_voiced() -> None:
@@ -196,7 +203,7 @@ def test_a_sine_crosses_zero_twice_a_period(hz: float) -> None:
     x = np.sin(2 * np.pi * hz * np.arange(8000) / RATE + 0.1).astype(np.float32)
     crossings = frame_features(x)[2:-2, CROSSINGS]
     np.testing.assert_allclose(crossings, 2 * hz / RATE, atol=1 / 399)
-    np.testing.assert_allclose(frame_features(x + np.float32(0.25))[2:-2, CROSSINGS], crossings, atol=1 / 399)
+    np.testing.assert_allclose(frame_features(x + np.float32(1.5))[2:-2, CROSSINGS], crossings, atol=1 / 399)
 
 
 def test_level_is_the_mean_power_in_decibels() -> None:
@@ -207,7 +214,7 @@ def test_level_is_the_mean_power_in_decibels() -> None:
 def test_silence_is_finite_and_always_the_same() -> None:
     for x in (np.zeros(3000, np.float32), np.full(3000, 0.3, np.float32)):
         S = frame_features(x)
-        np.testing.assert_array_equal(S[:, 12:], np.tile(np.float32([-100, 2, -20, 0, 0, 0]), (len(S), 1)))
+        np.testing.assert_array_equal(S[:, 12:], np.tile(np.array([-100, 2, -20, 0, 0, 0], np.float32), (len(S), 1)))
     np.testing.assert_allclose(frame_features(np.zeros(3000, np.float32))[:, :12], 0, atol=1e-4)
 
 
@@ -298,7 +305,7 @@ def f0_of(x: np.ndarray) -> np.ndarray:
 
 
 def test_the_pitch_of_synthetic_voices_is_found() -> None:
-    """Measured on 400: 1.2 % gross errors, 2 % of the decisions, 21 cents, of which jitter has its part."""
+    """Measured on 400: 1.0 % gross errors, 1.2 % of the decisions, 21 cents, of which jitter has its part."""
     found, truth = [], []
     emotions = list(synthetic.STYLES)
     for k, speaker in enumerate(synthetic.VOICES):

@@ -1,5 +1,7 @@
 """AE-BLSTM: its slow statement, its autoencoders, what is frozen and what is learnt, its vote, and the commands with it."""
 
+import functools
+import itertools
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +21,6 @@ from helpers import (
     assert_close,
     assert_same_training,
     bounds_of,
-    one_sentence,
-    report_of,
     sound,
     unbalanced,
     utterances_of,
@@ -30,6 +30,7 @@ from sklearn.decomposition import PCA
 from npser import checkpoint, model
 from npser.calibration import log_softmax
 from npser.checkpoint import Checkpoint
+from npser.dataset import Dataset
 from npser.inputs import static_frames
 from npser.layers import dropout, squared_error
 from npser.lite import Model
@@ -37,6 +38,7 @@ from npser.network import Network, Targets
 from npser.networks import autoencoder as ae
 from npser.networks import ghosh2016, li2019
 from npser.networks.ghosh2016 import ABLATION, PRESETS, Config
+from npser.split import Split
 from npser.store import store_of
 from npser.train import Run, fit
 
@@ -150,11 +152,17 @@ def test_a_sure_class_without_the_votes_does_not_win() -> None:
 
 
 def stack(sizes: tuple[int, ...], seed: int = 0, kind: type = np.float64) -> ae.Stack:
+    """An autoencoder as it starts: from sizes[0] inputs to a code of sizes[-1]."""
     rng = np.random.default_rng(seed)
-    decoders = ae.decoders_for([(np.zeros(pair, kind), np.zeros(pair[1], kind)) for pair in zip(sizes, sizes[1:])], rng)
-    encoders = [(np.ascontiguousarray(W.T) + 0.01, np.zeros(len(W.T), kind)) for W, _ in decoders[:]]
-    encoders = [(W.T.copy(), np.zeros(W.shape[0], kind)) for W, _ in ae.decoders_for(encoders, rng)]
-    return ae.Stack([(W.reshape(a, b), np.zeros(b, kind)) for (W, _), a, b in zip(encoders, sizes, sizes[1:])], decoders)
+    encoders = []
+    for pair in itertools.pairwise(sizes):
+        limit = np.sqrt(6 / sum(pair))
+        encoders.append((rng.uniform(-limit, limit, pair).astype(kind), np.zeros(pair[1], kind)))
+    return ae.Stack(encoders, ae.decoders_for(encoders, rng))
+
+
+def arrays_of(layers: list[ae.Layer]) -> list[Array]:
+    return [array for layer in layers for array in layer]
 
 
 @pytest.mark.parametrize("end", ["linear", "tanh"])
@@ -174,8 +182,8 @@ def test_the_gradient_of_the_reconstruction(end: str) -> None:
         direction = rng.standard_normal(grad.shape)
 
         def moved(h: float, place: int = place, direction: Array = direction) -> float:
-            arrays = [array + h * direction if k == place else array for k, array in enumerate(sum(layers, ()))]
-            return ae.error_and_gradients(list(zip(arrays[::2], arrays[1::2])), noisy, clean, 0.2, end)[0]
+            arrays = [array + h * direction if k == place else array for k, array in enumerate(arrays_of(layers))]
+            return ae.error_and_gradients(list(zip(arrays[::2], arrays[1::2], strict=True)), noisy, clean, 0.2, end)[0]
 
         numeric = (moved(3e-6) - moved(-3e-6)) / 6e-6
         assert float((grad * direction).sum()) == pytest.approx(numeric, abs=1e-6 * float(np.linalg.norm(grad)))
@@ -242,19 +250,41 @@ def test_two_codes_give_back_more_than_two_principal_components_or_random_encode
     assert own < 0.6 * float(np.mean((others @ weights - held_out) ** 2))
 
 
+def test_what_is_to_be_given_back_is_clean_and_what_is_fed_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, met = 1 + curved(200, 0) ** 2, []
+    original = ae.error_and_gradients
+
+    def watched(layers: list[ae.Layer], noisy: Array, clean: Array, weight: float, end: str) -> Any:
+        met.append((len(layers), end, noisy, clean))
+        return original(layers, noisy, clean, weight, end)
+
+    monkeypatch.setattr(ae, "error_and_gradients", watched)
+    trained(X, noise=0.4, epochs=2)
+    shards = [met[k : k + 2] for k in range(0, len(met), 2)]  # of an epoch: 128 and 72 frames
+    kinds = [(2, "linear"), (2, "tanh"), (2, "tanh"), (6, "linear")]
+    assert [pair[0][:2] for pair in shards] == [kind for kind in kinds for _ in range(2)]
+    assert [part.shape[1] for (_, _, _, part), _ in shards] == [12, 12, 24, 24, 8, 8, 12, 12]
+    masks = []
+    for pair in shards:
+        noisy, clean = (np.concatenate([part[k] for part in pair]) for k in (2, 3))
+        kept = noisy != 0
+        np.testing.assert_array_equal(noisy[kept], clean[kept])
+        assert kept.mean() == pytest.approx(0.6, abs=0.05)
+        masks.append(kept)
+        if clean.shape[1] == 12:
+            np.testing.assert_array_equal(np.sort(clean, axis=0), np.sort(X, axis=0))  # every frame once
+    assert (masks[0] != masks[1]).any()
+    assert (masks[0] != masks[6]).any()
+
+
 def test_neither_threads_nor_stacks_beside_it_change_what_an_autoencoder_learns() -> None:
     X = curved(310, 0)  # batches of 300 and 10, the first in shards of 128, 128 and 44
-    for stacks in (1, 2):
-        one, errors = trained(X, 1, epochs=2, stacks=stacks)
-        three, of_three = trained(X, 3, epochs=2, stacks=stacks)
-        assert errors == of_three
-        for a, b in zip(one, three, strict=True):
-            for array, other in zip(sum(a.whole, ()), sum(b.whole, ()), strict=True):
-                np.testing.assert_array_equal(array, other)
-        assert all(
-            (array != before).any()
-            for array, before in zip(sum(one[0].whole, ()), sum(stack((12, 24, 8, 2), 0, np.float32).whole, ()), strict=True)
-        )
+    (alone,), (error,) = trained(X, epochs=2)
+    several, errors = trained(X, threads=3, epochs=2, stacks=2)
+    assert errors[0] == error != errors[1]
+    for array, other, before in zip(*(arrays_of(one.whole) for one in (alone, several[0], stack((12, 24, 8, 2)))), strict=True):
+        np.testing.assert_array_equal(array, other)
+        assert (array != before).any()
 
 
 # Input
@@ -315,6 +345,12 @@ class Stop(Exception):
     """Stands for a kill."""
 
 
+@functools.cache
+def sounds(kind: str) -> tuple[Dataset, Split]:
+    """What is learnt from, with the features of some input."""
+    return unbalanced(ONE if kind == "log_mel" else TINY)
+
+
 def runs(folder: Path, c: Config, name: str, resume: bool = False, stop: str = "", threads: int = 2) -> Path:
     """The folder of a run on some sounds, stopped when it comes to something."""
     out = folder / name
@@ -326,7 +362,7 @@ def runs(folder: Path, c: Config, name: str, resume: bool = False, stop: str = "
         return items
 
     with ThreadPoolExecutor(threads) as pool:
-        data, split = unbalanced(c)
+        data, split = sounds(c.input)
         fit(data, split, c, Run(out, pool, lambda _: None, progress), {}, resume=resume)
     return out
 
@@ -373,7 +409,7 @@ def test_another_test_part_changes_nothing_that_it_learns(tmp_path: Path) -> Non
 def test_autoencoders_see_the_training_part_only_and_no_labels(tmp_path: Path) -> None:
     learnt = []
     for case in ("as it is", "other labels", "other validation", "other training"):
-        data, split = unbalanced(TINY)
+        data, split = sounds("flow")
         if case == "other labels":
             data = replace(data, utterances=[replace(u, emotion="sad") for u in data.utterances])
         changed = {"other validation": split.validation, "other training": split.train[:1]}.get(case, [])
@@ -396,11 +432,24 @@ def test_autoencoders_see_the_training_part_only_and_no_labels(tmp_path: Path) -
     assert (learnt[3] != learnt[0]).any()
 
 
+def test_autoencoders_are_fed_what_the_network_is_fed_whatever_the_scale(tmp_path: Path) -> None:
+    """Twice the bands with twice the mean and the standard deviation are the same input, to the last bit."""
+    data, split = sounds("flow")
+    shapes, learnt = model.shapes_of(TINY, 3, 0), []
+    for factor in (1, 2):
+        norm = (factor * np.linspace(-70, -50, 6, dtype=np.float32), factor * np.linspace(10, 20, 6, dtype=np.float32))
+        network = Network(model.init(shapes, 0), shapes, TINY, *norm)
+        scaled = replace(data, store=replace(data.store, rows=factor * data.store.rows))
+        with ThreadPoolExecutor(1) as pool:
+            learnt.append(ghosh2016.pretrain(network, scaled, np.array(split.train), Run(tmp_path, pool, lambda _: None)))
+    np.testing.assert_array_equal(*learnt)
+
+
 def test_an_error_that_is_not_finite_is_told(tmp_path: Path) -> None:
-    data, split = unbalanced(TINY)
+    data, split = sounds("flow")
     shapes = model.shapes_of(TINY, 3, 0)
     network = Network(np.full(model.size_of(shapes), np.nan, np.float32), shapes, TINY, np.zeros(6), np.ones(6))
-    with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="try a lower rate, such as pretrain_rate=0.0003"):
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match=r"try a lower rate, such as pretrain_rate=0\.0003"):
         ghosh2016.pretrain(network, data, np.array(split.train), Run(tmp_path, pool, lambda _: None))
 
 
@@ -435,25 +484,13 @@ def test_both_statements_of_it_agree(c: Config, tmp_path: Path) -> None:
 WORDS = [f"{name}={value}" for name, value in {**SIZES, "pretrain_epochs": 1, "batch": 8}.items()]
 
 
-def test_every_command_serves_it(npser: Command, corpus: Path, tmp_path: Path) -> None:
-    settings = [word for setting in WORDS for word in ("--set", setting)]
-    shown = npser("train", corpus, "--network", "ghosh2016", "--epochs", "2", *settings, "--out", "run").stdout
-    assert "preset published, 2 epochs" in shown
-    assert "squared error of their reconstruction (variance 1): speech " in shown
-    path, file = tmp_path / "run" / "model.safetensors", corpus / "1f_sad_0.wav"
-    lite, numba = (
-        json.loads(npser("predict", file, "--model", path, "--json", "--engine", engine).stdout) for engine in ("lite", "numba")
-    )
-    assert lite["probabilities"] == pytest.approx(numba["probabilities"], abs=1e-5)
-    report = report_of(tmp_path / "run")
-    assert json.loads(npser("evaluate", path, corpus, "--json").stdout)["utterances"] == 24
-    assert report["genders"] == []
-    card = npser("info", path).stdout
-    assert "encoders 640-5-4-3 by autoencoders, 2 x 4 LSTM units, the vote of the steps" in card
-    assert "128 bands of the speech and of its glottal flow" in card
-    npser("explain", file, "--model", path, "--out", "page.html")
-    assert "There is no attention to show" in (tmp_path / "page.html").read_text()
-    one_sentence(npser("export", path, "a.onnx", status=1), "ghosh2016", "has no ONNX form")
+def test_info_says_what_it_is() -> None:
+    c = PRESETS["published"]
+    assert ghosh2016.describe(c) == "encoders 640-256-128-64 by autoencoders, 2 x 64 LSTM units, the vote of the steps"
+    assert ghosh2016.describe_input(c) == "128 bands of the speech and of its glottal flow"
+    other = replace(PRESETS["same-input"], finetune=True, pretrained=False)
+    assert ghosh2016.describe(other).startswith("encoders 495-256-128-64 by random weights, trained further with the labels, ")
+    assert ghosh2016.describe_input(other) == "the lowest 99 of 128 bands of the speech"
 
 
 def test_a_cross_validation_has_its_variants(npser: Command, corpus: Path, tmp_path: Path) -> None:
@@ -464,11 +501,9 @@ def test_a_cross_validation_has_its_variants(npser: Command, corpus: Path, tmp_p
     assert list(report["variants"]) == ["full", "glottal", "random-encoder", "speech"]
     sizes = {name: row["parameters"] for name, row in report["variants"].items()}
     assert sizes["full"] == sizes["random-encoder"] > sizes["speech"] == sizes["glottal"]
-    if not UNCOMPILED:
-        npser(*words, "--preset", "same-input", "--out", "same")
-        report = json.loads((tmp_path / "same" / "report.json").read_text())
-        assert list(report["variants"]) == ["full", "glottal", "random-encoder"]
-        assert "variant speech already" in " ".join(report["notices"])
+    same = PRESETS["same-input"]
+    assert model.varied(same, ABLATION["speech"]) == same  # there it is left out
+    assert model.varied(same, ABLATION["glottal"]) != same
 
 
 def test_log_probabilities_of_windows_are_averaged() -> None:

@@ -134,8 +134,8 @@ def slope(x: Array) -> float:
 def test_the_slope_of_the_flow_follows_that_of_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five voices, three vowels, three tilts: where vowels hide the source's slope in the speech, the flow still has it.
 
-    Of ten voices, six vowels and five tilts the correlations are 0.77 for the flow and 0.45 for the speech; the estimate tells slopes
-    between the lowest 500 Hz and the rest, and little of slopes above them, which order 20 takes for the tract's.
+    Of ten voices, six vowels and five tilts the correlations are 0.77 for the flow and 0.45 for the speech. The estimate tells
+    slopes between the lowest 500 Hz and the rest, and little of those above, which order 20 takes for the tract's.
     """
     voices = [synthetic.VOICES[name] for name in ("1F", "2M", "3F", "4M", "5F")]
     cases = [(voice, tilt, vowel) for voice in voices for vowel in (1, 5, 9) for tilt in (4.0, 10.0, 18.0)]

@@ -13,7 +13,6 @@ from helpers import (
     LENGTHS,
     Array,
     assert_close,
-    assert_same_training,
     bounds_of,
     sound,
     unbalanced,
@@ -209,6 +208,8 @@ def test_presets_are_the_papers_and_the_engines_own_input():
     hop, frame = 25, 50  # ms
     assert abs((same.n_context - 1) * hop + hop - 265) < hop / 2 < frame
     assert same.d_spec == 297
+    first, second = (model.state_of(replace(published, seed=seed), 4, 0)["elm.W"] for seed in (0, 1))
+    assert (first != second).mean() > 0.99
     for name, changes in han2014.ABLATION.items():
         assert model.varied(published, changes) != published, name
 
@@ -241,17 +242,6 @@ def test_lite_gives_what_the_engine_gives(kind: str, classifier: str, tmp_path: 
     together = lite.outputs(features.Span(np.concatenate([x[0], x[4]]), [0, 16000], [16000, 32000]))
     for output, expected in zip(together, [outputs[0], outputs[4]], strict=True):
         np.testing.assert_allclose(np.array(output.emotion), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("classifier", ["elm", "kernel"])
-def test_another_test_part_changes_nothing_that_it_learns(tmp_path: Path, classifier: str):
-    c = Config(epochs=3, batch=5, max_seconds=0.5, d_dense=8, classifier=classifier)
-    for others in (0, 6):
-        out = tmp_path / str(others)
-        out.mkdir()
-        with ThreadPoolExecutor(1) as pool:
-            fit(*unbalanced(c, others), c, Run(out, pool, lambda _: None), {}, oracle=others > 0)
-    assert_same_training(tmp_path / "0", tmp_path / "6")
 
 
 def test_the_classifier_learns_from_the_training_part_and_is_chosen_on_the_validation_part(tmp_path: Path):

@@ -3,15 +3,17 @@
 import csv
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import UNCOMPILED, Command, assert_same_run, one_sentence, report_of
+from helpers import UNCOMPILED, Command, assert_same_run, assert_same_training, one_sentence, report_of, unbalanced
 
 from npser import model
 from npser.config import Config, to_toml
+from npser.train import Run, fit
 
 FEW: dict[str, Any] = {"epochs": 2, "batch": 8, "max_seconds": 0.5}
 CASES = [
@@ -77,6 +79,17 @@ def test_a_stopped_run_goes_on_to_the_same_files(network: str, npser: Command, c
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.parametrize("network", [name for name in model.NETWORKS if name != "li2019"])
+def test_another_test_part_changes_nothing_that_it_learns(network: str, tmp_path: Path) -> None:
+    c = dataclasses.replace(few(network, next(iter(model.NETWORKS[network].PRESETS))), batch=5)
+    for others in (0, 6):
+        out = tmp_path / str(others)
+        out.mkdir()
+        with ThreadPoolExecutor(1) as pool:
+            fit(*unbalanced(c, others), c, Run(out, pool, lambda _: None), {}, oracle=others > 0)
+    assert_same_training(tmp_path / "0", tmp_path / "6")
+
+
 @pytest.mark.parametrize("network", model.NETWORKS)
 def test_what_it_says_of_itself(network: str) -> None:
     module = model.NETWORKS[network]
@@ -86,6 +99,6 @@ def test_what_it_says_of_itself(network: str) -> None:
         assert model.configured({"network": network}, preset) == (c, preset)
         assert model.restored(dataclasses.asdict(c)) == c
         assert module.describe(c)
-        for changes in module.ABLATION.values():
-            assert model.varied(c, changes) != c
+    usual = next(iter(module.PRESETS.values()))
+    assert all(model.varied(usual, changes) != usual for changes in module.ABLATION.values())
     assert all(c.network == network for c in module.SMALL.values())

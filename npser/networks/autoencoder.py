@@ -39,7 +39,7 @@ class Stack(NamedTuple):
 class Frames(NamedTuple):
     """Frames to learn from: rows(k, which (n,)) gives some of them for stack k, (n, C); release is called after each batch."""
 
-    count: int
+    total: int
     rows: Callable[[int, Array], Array]
     release: Callable[[], None] = lambda: None
 
@@ -123,8 +123,8 @@ def _descend(
     adams = [Adam(array.size, s.rate, 0.0, s.clip, array.dtype) for array in arrays]
     errors = [0.0] * len(nets)
     for epoch in progress(range(s.epochs), desc=f"autoencoder, part {phase + 1}", unit="epoch", leave=False):
-        order, errors = stream("network", s.seed, phase, epoch).permutation(frames.count), [0.0] * len(nets)
-        for number, start in enumerate(range(0, frames.count, s.batch)):
+        order, errors = stream("network", s.seed, phase, epoch).permutation(frames.total), [0.0] * len(nets)
+        for number, start in enumerate(range(0, frames.total, s.batch)):
             batch = order[start : start + s.batch]
 
             def run(shard: tuple[int, int], batch: Array = batch, at: tuple[int, ...] = (phase, epoch, number)) -> Any:
@@ -137,7 +137,7 @@ def _descend(
             shards = [(j, first) for j in range(len(nets)) for first in range(0, len(batch), SHARD)]
             totals: list[list[Array]] = [[] for _ in nets]
             for (j, _), (error, grads) in zip(shards, pool.map(run, shards), strict=True):  # in order: threads do not show
-                errors[j] += error * len(batch) / frames.count
+                errors[j] += error * len(batch) / frames.total
                 for total, grad in zip(totals[j], grads, strict=bool(totals[j])):
                     total += grad
                 totals[j] = totals[j] or grads

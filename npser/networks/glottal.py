@@ -114,7 +114,7 @@ def levinson(r: Array) -> Array:
     error = np.where(r[0] > 0, r[0], 1.0)
     for i in range(1, len(r)):
         reflection = -(a[:i] * r[i:0:-1]).sum(axis=0) / error
-        a[1 : i + 1] += reflection * a[i - 1 :: -1].copy()
+        a[1 : i + 1] += reflection * a[i - 1 :: -1]
         error = error * (1 - reflection**2)
     return a
 
