@@ -1,6 +1,7 @@
 """The networks, one module each, named as in the literature. To add one, write its module and name it in model.NETWORKS:
 
-1. ``Config``, its settings, a subclass of config.Config; ``PRESETS``; ``ABLATION``, its variants; ``SMALL``, for gradcheck.
+1. ``Config``, its settings, a subclass of config.Config; ``PRESETS``; ``ABLATION``, its variants; ``SMALL``, for gradcheck;
+   ``TITLE``; ``PUBLISHED``, the figures of its paper and their task; ``CHOICES``, what it tries on the validation part.
 2. ``kind(c)``, what its store keeps; ``inputs(store, window, ...)``, from stored rows to x = (X, bounds of windows, ...).
 3. ``shapes(c, emotions, genders)``, its parameters; ``forward(p, c, *x, rng)`` -> out and backward (its layers imported late).
 4. ``loss(c, out, y)`` -> loss and gradients by out; backward of these -> gradients by layer; ``decide(p, c, out)`` -> logits.
@@ -9,5 +10,5 @@
 7. Where it needs them: ``state``, arrays beside theta; ``evidence`` and ``solve``, a classifier that is solved, not descended;
 8. ``gradient(p, c, shards, pool)``, a mini-batch as one, such as for batch statistics; ``example``, its x for gradcheck;
 9. ``init``, ``pretrain``, ``optimiser`` in place of the engine's; ``normalised_on``. Settings that it does not use, it refuses.
-10. Its kernels and layers, a slow statement in tests/reference.py, its tests. tests/toy_network.py has nearly all of this.
+10. Its kernels and layers, a slow statement in tests/reference_NAME.py, its tests. tests/toy_network.py has nearly all of this.
 """
