@@ -42,7 +42,7 @@ class Config(config.Config):
     d_spec: int = 2 * N_MELS
     pad: bool = False
     beta: float = 0.0
-    epochs: int = 40
+    epochs: int = 25
     batch: int = 16
     learning_rate: float = 1e-3
     input: str = "flow"  # bands of the speech | of its glottal flow, d_spec / 2 each; or "log_mel": of the speech, d_spec

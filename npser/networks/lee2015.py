@@ -58,7 +58,7 @@ class Config(config.Config):
     d_spec: int = 2 * len(COLUMNS)
     pad: bool = False
     beta: float = 0.0
-    epochs: int = 40
+    epochs: int = 30
     batch: int = 16
     learning_rate: float = 1e-3
     input: str = "frames"  # frame features; "log_mel": li2019's bands

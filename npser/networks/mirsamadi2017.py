@@ -59,7 +59,7 @@ def check_input(c: Any, columns: tuple[str, ...]) -> None:
         li2019.check_bands(c)
 
 
-PUBLISHED_RECIPE = {"class_weight": "balanced", "epochs": 40, "batch": 16, "learning_rate": 1e-3, "schedule": "cosine"}
+PUBLISHED_RECIPE = {"class_weight": "balanced", "epochs": 20, "batch": 16, "learning_rate": 1e-3, "schedule": "cosine"}
 PRESETS = {
     "published": Config(**PUBLISHED_RECIPE),
     "same-input": Config(**li2019.DEFAULT | {"input": "log_mel", "n_dense": 2}),
