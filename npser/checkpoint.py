@@ -21,6 +21,7 @@ from npser.files import refuse_special, write
 
 FORMAT = 1
 MOST_METADATA, DEEPEST = 16 << 20, 20  # characters of JSON; levels of lists and dicts in one another
+MOST_LABELS = 1000
 # What is read of Checkpoint.training, where it is there: types, [of each], {key: of its value}, {...: of each value}; in a
 # tuple with None, it may be None. A key with ? may be missing. What else is there is kept, and only shown as JSON.
 _SCORES = {"wa": float, "ua": float, "macro_f1": float, "gender_accuracy": (float, None), "confusion": [[int]]}
@@ -175,6 +176,12 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             raise ValueError(f"{path}: tensor {name} has shape {tensors[name].shape}; its config says {expected[name]}")
         if tensors[name].dtype != np.float32 or not np.isfinite(tensors[name]).all():
             raise ValueError(f"{path}: tensor {name} is not all finite float32 numbers; expected a model file of npser train")
+    free = {name: len(tensors[name]) for name, shape in checkpoint.state.items() if 0 in shape.shape[:1]}
+    for name, n in free.items():
+        if n == 0 or any(n != other for of, other in free.items() if of.split(".")[0] == name.split(".")[0]):
+            raise ValueError(
+                f"{path}: tensor {name} has {n} rows, and others of its layer not; expected a model file of npser train"
+            )
     if not (tensors["norm.std"] > 0).all():
         raise ValueError(f"{path}: tensor norm.std is not all positive; expected a model file of npser train")
     return checkpoint
@@ -197,7 +204,7 @@ def _check(checkpoint: Checkpoint) -> None:
         if classes is None and name == "gender":
             continue
         words = classes if isinstance(classes, list) and all(isinstance(c, str) for c in classes) else []
-        if len(set(words)) < max(2, len(words)):
+        if len(set(words)) < max(2, len(words)) or len(words) > MOST_LABELS:
             raise ValueError(f"labels of {name} are {classes!r}")
     if not 1e-6 < checkpoint.temperature < 1e6:  # what is fitted lies between calibration's COLDEST and HOTTEST
         raise ValueError(f"temperature is {checkpoint.temperature}")

@@ -456,6 +456,11 @@ def level_of(x: np.ndarray) -> float:
     return 10 * math.log10(max(float(np.mean(np.square(x, dtype=np.float64))), 1e-10))
 
 
+def is_log_mel(kind: Kind) -> bool:
+    """Whether a store of this kind holds log-mel bands of the recording, levelled or not, and nothing else."""
+    return kind.width == N_MELS and kind.settings.items() >= SETTINGS.items()
+
+
 def log_mel_kind(seconds: float, pad: bool, level: bool) -> Kind:
     """Log-mel bands as features of a store."""
     pad_to = window_samples(seconds) if pad else None

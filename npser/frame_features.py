@@ -5,7 +5,7 @@
 
 DNN-ELM, BLSTM-ELM and local attention were published with them; each takes some of the columns. The pitch is that of
 P. Boersma (1993), Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a sampled
-sound, IFA Proceedings 17:97-110, without its search for the best path. NumPy alone: prediction starts without Numba.
+sound, IFA Proceedings 17:97-110, without its search for the best path. NumPy and SciPy's FFT: prediction starts without Numba.
 """
 
 from __future__ import annotations

@@ -267,8 +267,8 @@ def examples(bounds: Array, y: Array, rng: np.random.Generator) -> dict[str, tup
         ),
         "dense, tanh": (lambda X, W, b: dense(X, W, b, "tanh"), {"X": X, "W": normal(D, 5), "b": normal(5)}),
         "squared_error": (
-            lambda Y: of_loss(lambda Y: squared_error(Y, target.astype(Y.dtype), 0.1))(Y),
-            {"Y": normal(N, 4)},
+            of_loss(lambda logits: squared_error(logits, target.astype(logits.dtype), 0.1)),
+            {"logits": normal(N, 4)},
         ),
         "frame_cross_entropy": (
             of_loss(lambda logits: frame_cross_entropy(logits, bounds, y, weight.astype(logits.dtype))),

@@ -94,8 +94,9 @@ class Model:
             Of the arrays, in Hz.
         engine : {"auto", "lite", "numba"}
             lite: as `predict`, one after the other. numba: the compiled engine, several at a time, which takes a second to
-            start; to 1e-5 the same probabilities, without attention; BLAS has one thread in this process until the last one is
-            taken or the iterator closed. auto: numba where len(audio) is at least 200, and for a network without lite.
+            start; to 1e-5 the same probabilities (nearly always, where a network takes votes), without attention; BLAS has one
+            thread in this process until the last one is taken or the iterator closed. auto: numba where len(audio) is at least
+            200, and for a network without lite.
         threads : int, optional
             Of the compiled engine; all cores by default. Results do not depend on it.
 

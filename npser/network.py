@@ -22,7 +22,9 @@ from npser.optim import Adam
 from npser.ranks import Pool, Ranks
 from npser.store import Store, store_of
 
-NEGLIGIBLE = 1e-3  # a feature that varies less than this (dB) is constant: its standard deviation counts as 1
+NEGLIGIBLE = (
+    1e-3  # a feature that varies less than this (dB, or of what else it is) is constant: its standard deviation counts as 1
+)
 
 compiling = threading.Lock()  # threads that met an uncompiled kernel would compile it at the same time
 
@@ -141,7 +143,8 @@ class Network:
     def solve(self, data: Dataset, train: np.ndarray, validation: np.ndarray, pool: Pool) -> None:
         """Set the part of the state that is solved and not descended, where the network has one.
 
-        From what the network says of the training part; choices are made on the validation part, where there is one.
+        From what the network says of the training part; choices are made on the validation part, where there is one. Of each
+        recording it sees the first window, as training does.
         """
         if hasattr(self.module, "solve"):
             parts = []

@@ -11,6 +11,12 @@ from npser.networks import elm
 K, D = 3, 12
 
 
+def solution(kind: str, t: dict[str, Array], S: Array, T: Array, choice: Any) -> dict[str, Array]:
+    """The tensors that are solved with one choice."""
+    ((_, solved),) = elm.solutions(kind, t, S, T, [choice])
+    return solved
+
+
 def statistics_of(rng: np.random.Generator, y: Array, told: float) -> Array:
     """Statistics of utterances whose posteriors tell their classes y (B,) more or less: told 0 for nothing at all."""
     lengths = rng.integers(5, 30, len(y))
@@ -60,14 +66,6 @@ def test_the_kernel_form_is_kernel_ridge_regression(C: float, gamma: float):
     square = ((a[:, None] - a[None]) ** 2).sum(axis=2)
     direct = np.linalg.solve(np.exp(-square) + np.eye(30) / C, T)
     np.testing.assert_allclose(U, direct, rtol=0, atol=1e-10 * np.abs(direct).max())
-
-
-@pytest.mark.parametrize("rows", [1, 2, 40])
-def test_what_is_solved_by_cholesky_is_solved(rows: int):
-    rng = np.random.default_rng(3)
-    A = rng.standard_normal((2, rows, rows))
-    A, B = A @ np.swapaxes(A, 1, 2) + np.eye(rows), rng.standard_normal((2, rows, K))
-    np.testing.assert_allclose(A @ elm.solve_positive(A, B), B, atol=1e-9)
 
 
 def test_statistics_are_divided_by_their_deviation_over_the_training_part_before_they_are_compared():
@@ -131,7 +129,7 @@ def test_the_order_of_the_utterances_does_not_matter(kind: str):
 
     def answers(S: Array, y: Array) -> Array:
         choice = elm.TRIED[kind][-2]
-        return elm.outputs(kind, t | elm.solution(kind, t, S, np.eye(K)[y], choice), others)  # before it is float32
+        return elm.outputs(kind, t | solution(kind, t, S, np.eye(K)[y], choice), others)  # before it is float32
 
     np.testing.assert_allclose(answers(S[order], y[order]), answers(S, y), atol=1e-9)
     np.testing.assert_allclose(
@@ -147,7 +145,7 @@ def test_duplicates_collinear_statistics_and_few_utterances_are_borne(kind: str)
     S[3:] = S[0]
     S[:, 6:] = S[:, :6]
     for weakest in (elm.TRIED[kind][-1], elm.TRIED[kind][0]):
-        solved = elm.solution(kind, elm.start(kind, D, K, 0), S, np.eye(K)[y], weakest)
+        solved = solution(kind, elm.start(kind, D, K, 0), S, np.eye(K)[y], weakest)
         assert all(np.isfinite(value).all() for value in solved.values())
     t = learnt(kind, S, y)
     assert (elm.outputs(kind, t, S).argmax(axis=1) == y).all()
@@ -173,20 +171,18 @@ def test_the_choice_is_that_of_the_validation_part_and_of_equals_the_stronger(ki
     start = elm.start(kind, D, K, 0)
     recalls = []
     for choice in elm.TRIED[kind]:
-        t = start | {
-            name: value.astype(np.float32) for name, value in elm.solution(kind, start, S, np.eye(K)[y], choice).items()
-        }
+        t = start | {name: value.astype(np.float32) for name, value in solution(kind, start, S, np.eye(K)[y], choice).items()}
         right = elm.outputs(kind, t, heard).argmax(axis=1) == truth
         recalls.append(round(float(np.mean([right[truth == k].mean() for k in range(K)])), 9))
     assert len(set(recalls)) > 1
     assert len(recalls) <= 12
     first = elm.TRIED[kind][recalls.index(max(recalls))]
-    expected = elm.solution(kind, start, S, np.eye(K)[y], first)["U"]
+    expected = solution(kind, start, S, np.eye(K)[y], first)["U"]
     np.testing.assert_array_equal(learnt(kind, S, y, (heard, truth))["U"], expected.astype(np.float32))
 
     easy = statistics_of(rng, truth, 50.0), truth  # all choices tell everything
     certain = statistics_of(rng, y, 50.0)
-    strongest = elm.solution(kind, start, certain, np.eye(K)[y], elm.TRIED[kind][0])["U"]
+    strongest = solution(kind, start, certain, np.eye(K)[y], elm.TRIED[kind][0])["U"]
     np.testing.assert_array_equal(learnt(kind, certain, y, easy)["U"], strongest.astype(np.float32))
 
 

@@ -125,7 +125,8 @@ def test_the_normaliser_hears_the_neutral_frames_of_the_training_part_alone(tmp_
         ({"d_spec": 30}, "32"),
         ({"input": "log_mel", "d_spec": 32}, "a multiple of 3"),
         ({"input": "spectra"}, "one of frames, log_mel"),
-        ({"n_dense": -1}, "zero or a positive"),
+        ({"n_dense": -1}, "0 to 8"),
+        ({"n_dense": 9}, "0 to 8"),
         ({"d_lstm": 0}, "at least 1"),
     ],
 )

@@ -168,8 +168,8 @@ def test_linear_baselines_hear_log_mel_bands_and_the_frame_features_where_there_
     assert material.of_baselines([frames]) == {"linear": bands, "linear-frames": frames}
     assert material.of_baselines([frames, same_input, paper]) == {"linear": same_input, "linear-frames": frames}
     toy = features.Kind(lambda x: x, {"frames": "toy"}, 7.5, False, width=2)
-    assert not material.is_log_mel(toy)
-    assert not material.is_log_mel(replace(toy, width=256, settings=features.SETTINGS))  # two spectra
+    assert not features.is_log_mel(toy)
+    assert not features.is_log_mel(replace(toy, width=256, settings=features.SETTINGS))  # two spectra
 
 
 def test_statistics_of_frame_features_are_of_frames_in_sound(corpus: Path, tmp_path: Path) -> None:

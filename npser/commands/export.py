@@ -62,7 +62,7 @@ def export(path: Path, out: Path, with_features: bool) -> dict[str, Any]:
     c, g, network = trained.config, Graph(), model.module_of(trained.config)
     if not hasattr(network, "onnx"):
         raise ValueError(f"{path}: the network {c.network} has no ONNX form; `npser predict` answers with it")
-    if "n_mels" not in network.kind(c).settings:
+    if not features.is_log_mel(network.kind(c)):
         raise ValueError(
             f"{path}: its features, {network.describe_input(c)}, have no ONNX form; `npser predict` answers with it"
         )

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from npser import dataset, features, frame_features, model
+from npser import dataset, frame_features, model
 from npser.config import Config
 from npser.corpora import Corpus
 from npser.dataset import Dataset
-from npser.features import Kind
+from npser.features import is_log_mel
 from npser.store import Elsewhere, Progress, folder_of
 
 
@@ -65,11 +65,6 @@ def of_baselines(configs: list[Config]) -> dict[str, Config]:
     bands = next((c for c in configs if is_log_mel(_kind(c))), next(iter(model.NETWORKS["li2019"].PRESETS.values())))
     frames = next((c for c in configs if _kind(c).settings == frame_features.SETTINGS), None)
     return {"linear": bands} | ({} if frames is None else {"linear-frames": frames})
-
-
-def is_log_mel(kind: Kind) -> bool:
-    """Whether a store of this kind holds log-mel bands, levelled or not."""
-    return kind.width == features.N_MELS and kind.settings.items() >= features.SETTINGS.items()
 
 
 def _kind(config: Config) -> Any:

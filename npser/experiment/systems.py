@@ -109,13 +109,16 @@ def name_of(variant: Variant) -> str:
 
 
 def refuse_refit(named: dict[str, Variant]) -> None:
-    """ValueError where one of the networks cannot be trained to the epoch that was chosen alone."""
+    """ValueError where one of the networks cannot be trained anew with the validation group."""
     for name, variant in named.items():
-        c = variant.config
+        c, way_out = variant.config, "leave --refit out" if name == "full" else f"leave {name} or --refit out"
+        who = "" if name == "full" else f" of {name}"
         if (c.schedule != "constant" or c.warmup) and c.select != "last":
             why = f"schedule={c.schedule}" if c.schedule != "constant" else f"warmup={c.warmup:g}"
-            who, way_out = ("", "add --set select=last") if name == "full" else (f" of {name}", f"leave {name} or --refit out")
+            way_out = "add --set select=last" if name == "full" else way_out
             raise ValueError(f"--refit: with {why}{who} no epoch can be trained to alone; {way_out}")
+        if choices := getattr(model.module_of(c), "CHOICES", {}):
+            raise ValueError(f"--refit: {c.network} chooses {' and '.join(choices)} on the validation group; {way_out}")
 
 
 def described(named: dict[str, Variant]) -> dict[str, dict[str, Any]]:

@@ -114,8 +114,9 @@ def look(audio: str | os.PathLike[str], path: Path) -> Look:
         outputs.append(model.output(x))
         a = outputs[-1].attention
         if a is not None:
-            seen = min(len(S), a.shape[1] * step // HOP)  # frames of the sound that a step of the attention holds
-            weights.add(column[:seen], a.T[np.arange(seen) * HOP // step] * a.shape[1])
+            fine = min(step, HOP)  # samples: a frame may hold several steps, a step several frames
+            at = np.arange(min(len(S) * HOP, a.shape[1] * step) // fine) * fine
+            weights.add((round(start / HOP) + at // HOP) // frames, a.T[at // step] * a.shape[1])
             padding.append(float(a[:, -(-len(S) * HOP // step) :].sum() / len(a)))
     assert bands is not None  # a recording has a window
     return Look(

@@ -123,14 +123,14 @@ def _descend(
     adams = [Adam(array.size, s.rate, 0.0, s.clip, array.dtype) for array in arrays]
     errors = [0.0] * len(nets)
     for epoch in progress(range(s.epochs), desc=f"autoencoder, part {phase + 1}", unit="epoch", leave=False):
-        order, errors = stream("network", s.seed, phase, epoch).permutation(frames.total), [0.0] * len(nets)
+        order, errors = stream("network", s.seed, phase, epoch, 1).permutation(frames.total), [0.0] * len(nets)
         for number, start in enumerate(range(0, frames.total, s.batch)):
             batch = order[start : start + s.batch]
 
             def run(shard: tuple[int, int], batch: Array = batch, at: tuple[int, ...] = (phase, epoch, number)) -> Any:
                 j, first = shard
                 clean = frames.rows(j, batch[first : first + SHARD])
-                noisy = corrupted(clean, s.noise, stream("network", s.seed, *at, *shard))
+                noisy = corrupted(clean, s.noise, stream("network", s.seed, *at, *shard, 1))
                 with np.errstate(over="ignore", invalid="ignore"):  # told below
                     return error_and_gradients(nets[j], noisy, clean, 1 / (len(batch) * clean.shape[1]), end)
 

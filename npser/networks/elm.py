@@ -16,6 +16,7 @@ All utterances weigh the same, whatever their class. Everything is in float64, f
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ KINDS = ("elm", "kernel", "ridge")
 THRESHOLD = 0.2  # of the share of frames, or segments, in which a class is likely
 UNITS, DRAWS = 120, 10
 SHARPNESS = 5.0  # logits are so many times the outputs, which lie about 0 and 1: a temperature of 1 is then about right
+FLAT = 1e-4  # deviation of a statistic that does not vary: dividing by it would enlarge the rounding of float32
+MOST = 20_000  # utterances of a kernel ELM, whose matrices then have 3.2 GB each
 # What is tried on the validation part, the stronger regularisation first: the first of equals is taken.
 RIDGES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 COSTS, GAMMAS = (2.0**-4, 1.0, 2.0**4, 2.0**8), (2.0**-8, 2.0**-6, 2.0**-4)
@@ -77,28 +80,35 @@ def solve(kind: str, t: dict[str, Array], train: Evidence, validation: Evidence 
     S, y = train
     if not np.isfinite(S).all():
         raise ValueError("the network's posteriors are not finite, so training has diverged; try a lower learning_rate")
-    classes = t["U"].shape[-1]
-    T, best, highest = np.eye(classes)[y], t, -1.0
-    for choice in [DEFAULTS[kind]] if validation is None else TRIED[kind]:
-        solved = solution(kind, t, S.astype(np.float64), T, choice)
-        found = t | {name: value.astype(np.float32) for name, value in solved.items()}
-        ua = 0.0
+    classes, tried = t["U"].shape[-1], [DEFAULTS[kind]] if validation is None else TRIED[kind]
+    best, highest = t, (-1.0, 0)
+    for choice, solved in solutions(kind, t, S.astype(np.float64), np.eye(classes)[y], tried):
+        found, ua = t | {name: value.astype(np.float32) for name, value in solved.items()}, 0.0
         if validation is not None:
             ua = scores(confusion_matrix(validation[1], outputs(kind, found, validation[0]).argmax(axis=1), classes))["ua"]
-        if ua > highest + 1e-9:  # the same recalls in another order may differ in the last bit
-            best, highest = found, ua
+        rank = round(ua, 9), -tried.index(choice)  # the same recalls in another order may differ in the last bit
+        if rank > highest:
+            best, highest = found, rank
     return best
 
 
-def solution(kind: str, t: dict[str, Array], S: Array, T: Array, choice: Any) -> dict[str, Array]:
-    """The tensors that are solved, from statistics S (R, d) and targets T (R, K)."""
-    if kind == "kernel":
-        C, gamma = choice
-        std = S.std(axis=0)
-        scale = (np.sqrt(gamma) / np.where(std > 1e-6, std, 1)).astype(np.float32)
+def solutions(
+    kind: str, t: dict[str, Array], S: Array, T: Array, tried: Sequence[Any]
+) -> Iterator[tuple[Any, dict[str, Array]]]:
+    """Each choice and the tensors that are solved with it, from statistics S (R, d) and targets T (R, K)."""
+    if kind != "kernel":
+        H = hidden(t["W"], S) if kind == "elm" else S
+        yield from ((ridge, {"U": ridge_solution(H, T, ridge)}) for ridge in tried)
+        return
+    if len(S) > MOST:
+        raise ValueError(f"a kernel ELM of {len(S)} utterances needs {len(S) ** 2 * 8e-9:.0f} GB; set classifier=mean")
+    std = S.std(axis=0)
+    for gamma in dict.fromkeys(gamma for _, gamma in tried):
+        scale = (np.sqrt(gamma) / np.where(std > FLAT, std, 1)).astype(np.float32)
         kept = (S * scale).astype(np.float32)
-        return {"scale": scale, "S": kept, "U": kernel_solution(rbf(kept, kept), T, C)}
-    return {"U": ridge_solution(hidden(t["W"], S) if kind == "elm" else S, T, choice)}
+        Omega = rbf(kept, kept)
+        for C in (C for C, own in tried if own == gamma):
+            yield (C, gamma), {"scale": scale, "S": kept, "U": kernel_solution(Omega, T, C)}
 
 
 def outputs(kind: str, t: dict[str, Array], S: Array) -> Array:
@@ -123,32 +133,24 @@ def hidden(W: Array, S: Array) -> Array:
 def rbf(A: Array, B: Array) -> Array:
     """exp(-|a - b|^2) of rows A (M, d), B (N, d) -> (M, N)."""
     A, B = A.astype(np.float64), B.astype(np.float64)
-    square = (A * A).sum(axis=1)[:, None] + (B * B).sum(axis=1) - 2 * (A @ B.T)
-    return np.exp(-np.maximum(square, 0))
+    square = A @ B.T
+    square *= -2
+    square += (A * A).sum(axis=1)[:, None] + (B * B).sum(axis=1)
+    np.maximum(square, 0, out=square)
+    return np.exp(np.negative(square, out=square), out=square)
 
 
 def ridge_solution(H: Array, T: Array, ridge: float) -> Array:
     """(H' H + ridge I)^-1 H' T: H (..., N, L), T (N, K) -> (..., L, K)."""
     Ht = np.swapaxes(H, -1, -2)
-    return solve_positive(Ht @ H + ridge * np.eye(H.shape[-1]), Ht @ T)
+    return np.linalg.solve(Ht @ H + ridge * np.eye(H.shape[-1]), Ht @ T)
 
 
 def kernel_solution(Omega: Array, T: Array, C: float) -> Array:
     """(Omega + I / C)^-1 T: Omega (N, N), T (N, K) -> (N, K)."""
-    return solve_positive(Omega + np.eye(len(Omega)) / C, T)
+    return np.linalg.solve(Omega + np.eye(len(Omega)) / C, T)
 
 
-def solve_positive(A: Array, B: Array) -> Array:
-    """A^-1 B by Cholesky, A = L L': A (..., n, n) positive definite, B (..., n, K) -> (..., n, K)."""
-    L = np.linalg.cholesky(A)
-    Y = _substitute(L, B)
-    return _substitute(np.swapaxes(L, -1, -2)[..., ::-1, ::-1], Y[..., ::-1, :])[..., ::-1, :]  # L' is lower from its end
-
-
-def _substitute(L: Array, B: Array) -> Array:
-    """L^-1 B of a lower triangle, row by row: SciPy's would cost a second of import, and has threads of its own."""
-    X = np.array(B, np.float64)
-    for i in range(B.shape[-2]):
-        X[..., i, :] -= (L[..., i, None, :i] @ X[..., :i, :])[..., 0, :]
-        X[..., i, :] /= L[..., i, i, None]
-    return X
+def parts(t: dict[str, Array]) -> dict[str, dict[str, Array]]:
+    """The tensors of the classifier among those of a model file, as a network's views have them."""
+    return {"elm": {name.removeprefix("elm."): value for name, value in t.items() if name.startswith("elm.")}}

@@ -22,11 +22,8 @@ from npser import config, features
 from npser.calibration import log_softmax
 from npser.features import HOP, N_MELS, log_mel
 from npser.networks import glottal, li2019, numpy_layers
+from npser.networks.li2019 import Array, Grads, Shapes, Views
 
-Array = np.ndarray
-Shapes = dict[str, tuple[int, ...]]
-Views = dict[str, dict[str, Array]]
-Grads = dict[str, list[Array]]
 Steps = tuple[Array, Array]  # logits of all steps (N, classes), bounds (B+1,)
 
 TITLE = "AE-BLSTM (Ghosh et al., 2016)"
@@ -61,9 +58,9 @@ class Config(config.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.expect("context d_hidden1 d_hidden2 d_code d_lstm", lambda value: value >= 1, "at least 1")
+        self.expect("d_hidden1 d_hidden2 d_code d_lstm", lambda value: value >= 1, "at least 1")
         self.expect("pretrain_epochs pretrain_batch", lambda value: value >= 1, "at least 1")
-        self.expect("context", lambda value: value % 2 == 1, "an odd number of frames")
+        self.expect("context", lambda value: value % 2 == 1 and 1 <= value <= 999, "an odd number of frames, at most 999")
         self.expect("noise", lambda value: 0 <= value < 1, "0 <= {name} < 1")
         self.expect("pretrain_rate", lambda value: 0 < value < float("inf"), "a positive number")
         self.expect("input", ("flow", "log_mel").__contains__, "one of flow, log_mel")
@@ -232,7 +229,7 @@ def pretrain(network: Any, data: Any, train: Array, run: Any) -> Array:
     p, width, stacks, own = network.p, bands(c), [], []
     for k, (name, place) in enumerate(streams(c).items()):
         encoders = [(p[f"{name}{n}"]["W"], p[f"{name}{n}"]["b"]) for n in LAYERS]
-        stacks.append(ae.Stack(encoders, ae.decoders_for(encoders, config.stream("network", c.seed, k))))
+        stacks.append(ae.Stack(encoders, ae.decoders_for(encoders, config.stream("init", c.seed, k + 1))))
         own.append((stored_columns(c)[place], slice(place * width, (place + 1) * width)))
     count, rows_of = static_frames(data.store, data.first_windows(train), c)
 

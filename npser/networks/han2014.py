@@ -56,7 +56,8 @@ class Config(config.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.expect("n_context d_dense", lambda value: value >= 1, "at least 1")
+        self.expect("d_dense", lambda value: value >= 1, "at least 1")
+        self.expect("n_context", lambda value: 1 <= value <= 1000, "1 to 1000 frames")
         self.expect("share", lambda value: 0 < value <= 1, "0 < {name} <= 1")
         self.expect("classifier", CLASSIFIERS.__contains__, f"one of {', '.join(CLASSIFIERS)}")
         check_input(self, COLUMNS)
@@ -216,8 +217,7 @@ def plain(t: dict[str, Array], c: Config, X: Array) -> tuple[Array, Array, None]
     H = X[index].reshape(len(index), -1)
     for layer in DENSE:
         H = np.maximum(H @ t[f"{layer}.W"] + t[f"{layer}.b"], 0)
-    p = {"elm": {name.removeprefix("elm."): value for name, value in t.items() if name.startswith("elm.")}}
-    emotion, _ = decide(p, c, (H @ t["emotion.W"] + t["emotion.b"], bounds))
+    emotion, _ = decide(elm.parts(t), c, (H @ t["emotion.W"] + t["emotion.b"], bounds))
     return emotion, np.empty((B, 0), np.float32), None
 
 

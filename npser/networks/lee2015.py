@@ -193,9 +193,8 @@ def plain(t: dict[str, Array], c: Config, X: Array) -> tuple[Array, Array, None]
     """forward and decide in NumPy: X (B, L, d_spec) -> emotion (B, classes), gender (B, 0), no attention."""
     H = numpy_layers.blstm(t, "lstm2", numpy_layers.blstm(t, "lstm1", X))
     logits = (H @ t["output.W"] + t["output.b"]).reshape(-1, len(t["output.b"]))
-    p = {"elm": {name.removeprefix("elm."): value for name, value in t.items() if name.startswith("elm.")}}
     bounds = X.shape[1] * np.arange(len(X) + 1)
-    emotion, _ = decide(p, c, (logits, bounds, np.empty(0)))
+    emotion, _ = decide(elm.parts(t), c, (logits, bounds, np.empty(0)))
     return emotion, np.empty((len(X), 0), np.float32), None
 
 

@@ -41,7 +41,7 @@ class Config(config.Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.expect("d_dense d_lstm", lambda value: value >= 1, "at least 1")
-        self.expect("n_dense", lambda value: value >= 0, "zero or a positive number")
+        self.expect("n_dense", lambda value: 0 <= value <= 8, "0 to 8")
         check_input(self, COLUMNS)
 
 
