@@ -158,7 +158,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         _check(checkpoint)
         expected = checkpoint.shapes | {"norm.mean": (config.d_spec,), "norm.std": (config.d_spec,)}
         expected |= {name: value.shape for name, value in checkpoint.state.items()}
-    except model.UnknownNetwork as error:
+    except model.UnknownName as error:
         raise ValueError(f"{path}: {error}, so another version of npser made it; install that one") from None
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, MemoryError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error

@@ -44,7 +44,7 @@ def configured(settings: dict[str, Any], preset: str | None = None) -> tuple[Con
     presets = _named(settings).PRESETS
     preset = preset or next(iter(presets))
     if preset not in presets:
-        raise UnknownNetwork(f"preset is {preset!r}; expected one of {', '.join(presets)}")
+        raise UnknownName(f"preset is {preset!r}; expected one of {', '.join(presets)}")
     return config.override(presets[preset], settings), preset
 
 
@@ -54,15 +54,15 @@ def restored(settings: dict[str, Any]) -> Config:
     return _named(kept).Config(**kept)
 
 
-class UnknownNetwork(ValueError):
-    """Settings name a network or a preset that there is not."""
+class UnknownName(ValueError):
+    """A network, a preset or a system that there is not."""
 
 
 def _named(settings: dict[str, Any]) -> Any:
     """The module that settings name; li2019 where they name none."""
     name = settings.get("network", "li2019")
     if not isinstance(name, str) or name not in NETWORKS:
-        raise UnknownNetwork(f"network is {name!r}; expected one of {', '.join(NETWORKS)}")
+        raise UnknownName(f"network is {name!r}; expected one of {', '.join(NETWORKS)}")
     return NETWORKS[name]
 
 

@@ -498,12 +498,12 @@ def test_a_cross_validation_has_its_variants(npser: Command, corpus: Path, tmp_p
     words = ("crossval", corpus, "--network", "ghosh2016", "--epochs", "1", *settings, "--ablate", "--folds", "2")
     npser(*words, "--out", "published")
     report = json.loads((tmp_path / "published" / "report.json").read_text())
-    assert list(report["variants"]) == ["full", "glottal", "random-encoder", "speech"]
+    assert list(report["variants"]) == ["full", "glottal-flow-only", "random-encoder", "speech-only"]
     sizes = {name: row["parameters"] for name, row in report["variants"].items()}
-    assert sizes["full"] == sizes["random-encoder"] > sizes["speech"] == sizes["glottal"]
+    assert sizes["full"] == sizes["random-encoder"] > sizes["speech-only"] == sizes["glottal-flow-only"]
     same = PRESETS["same-input"]
-    assert model.varied(same, ABLATION["speech"]) == same  # there it is left out
-    assert model.varied(same, ABLATION["glottal"]) != same
+    assert model.varied(same, ABLATION["speech-only"]) == same  # there it is left out
+    assert model.varied(same, ABLATION["glottal-flow-only"]) != same
 
 
 def test_log_probabilities_of_windows_are_averaged() -> None:

@@ -131,12 +131,15 @@ def _crossval(crossval: argparse.ArgumentParser) -> None:
     crossval.add_argument("--folds", default="session", metavar="BY", help=text)
     text = "networks of each fold, with seeds from --seed on (default: 1)"
     crossval.add_argument("--seeds", type=int, default=1, metavar="K", help=text)
-    text = "add the paper's ablation, the network without recurrence, and shuffled gender labels as a control"
+    text = (
+        "add the network's own ablation; where it has a gender loss, also the network without that, and with shuffled gender "
+        "labels as a control"
+    )
     crossval.add_argument("--ablate", action="store_true", help=text)
     text = (
         "compare with these systems of the literature, in one plan and report: NETWORK-PRESET, NETWORK for all of its presets, "
-        "commas between them, or all; --epochs and --seed are of all of them, --network, --preset, --config and --set of the "
-        "full model only"
+        "commas between them, or all; --epochs and --seed apply to all of them, --network, --preset, --config and --set to "
+        "the full model only"
     )
     crossval.add_argument("--systems", metavar="A,B,C", help=text)
     text = "only utterances of this style, such as improvised, as the corpus or the manifest states it"

@@ -44,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
             tested = ", ".join(terminal.printable(fold.name) for fold in parts)
             say(f"folds     {len(parts)} by {args.folds}, tested in turn: {tested}")
             _tell_systems(variants, say)
-            epochs = variants["full"].config.epochs
-            say(f"run       {terminal.printable(str(folder))}, preset {args.preset}, {epochs} epochs")
+            full = variants["full"].config
+            what = f"{full.network}, preset {args.preset}, {_epochs(full.epochs)}"
+            say(f"run       {terminal.printable(str(folder))}, {what}")
             plan = Plan(parts, args.folds, variants, args.seeds, args.refit, not args.no_oracle, style)
             threads = args.threads or available_cores()
             workers = crossval.Workers(args.workers or threads, threads, args.dask, terminal.warn_in_a_line)
@@ -66,7 +67,7 @@ def _variants(args: argparse.Namespace) -> tuple[dict[str, Variant], list[str]]:
     full = Variant(configured(args), args.preset)
     try:
         others = systems.chosen(args.systems, full.config.seed, args.epochs) if args.systems is not None else {}
-    except model.UnknownNetwork as error:
+    except model.UnknownName as error:
         raise terminal.UsageError(str(error)) from None
     variants, told = systems.variants(full, args.ablate, others)
     if args.refit:
@@ -103,9 +104,13 @@ def _folds(args: argparse.Namespace, data: Dataset, seed: int, told: list[str]) 
     return parts
 
 
+def _epochs(number: int) -> str:
+    return f"{number} epoch{'s' * (number != 1)}"
+
+
 def _tell_systems(variants: dict[str, Variant], say: Any) -> None:
     """Which systems are compared, where there are several, and how long each is trained."""
     named = {name: variant.config.epochs for name, variant in variants.items() if name == systems.name_of(variant)}
     if named:
-        epochs = ", ".join(f"{name} ({number} epochs)" for name, number in named.items())
+        epochs = ", ".join(f"{name} ({_epochs(number)})" for name, number in named.items())
         say(f"systems   {systems.name_of(variants['full'])} is the full model; beside it {epochs}")

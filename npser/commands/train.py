@@ -141,7 +141,7 @@ def configured(args: argparse.Namespace) -> Config:
     settings |= {name: getattr(args, name) for name in flags if getattr(args, name) is not None}
     try:
         config, args.preset = model.configured(settings, args.preset)
-    except model.UnknownNetwork as error:
+    except model.UnknownName as error:
         raise terminal.UsageError(str(error)) from None
     return config
 

@@ -22,6 +22,7 @@ from npser.store import Store
 
 BINS = 20  # quantiles of duration and level
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of the squared weights, beside the mean loss of an utterance
+FRAMES = "linear-frames"  # the linear baseline that learns from frame features
 Predict = Callable[[Split, np.ndarray], np.ndarray]  # a split, what to learn from -> the class of each test utterance
 
 
@@ -33,11 +34,11 @@ def learnt_from(split: Split, refit: bool) -> np.ndarray:
 def baselines(data: Dataset, heard: dict[str, Store], pool: ThreadPoolExecutor, shared_speakers: bool) -> dict[str, Predict]:
     """Every baseline that the data allows, by name. heard: what each linear one learns from; shared_speakers: see controls."""
 
-    def classified(store: Store) -> Predict:
-        statistics = utterance_statistics(store, pool)
+    def classified(name: str, store: Store) -> Predict:
+        statistics = utterance_statistics(store, pool, frames=name == FRAMES)
         return lambda split, learn: linear(statistics, data.emotion_y, split, learn, len(data.labels))
 
-    return controls(data, shared_speakers) | {name: classified(store) for name, store in heard.items()}
+    return controls(data, shared_speakers) | {name: classified(name, store) for name, store in heard.items()}
 
 
 def controls(data: Dataset, shared_speakers: bool) -> dict[str, Predict]:
@@ -84,13 +85,12 @@ def _bins(values: np.ndarray, learn: np.ndarray) -> np.ndarray:
     return np.searchsorted(edges, values, side="right")
 
 
-def utterance_statistics(store: Store, pool: ThreadPoolExecutor) -> np.ndarray:
+def utterance_statistics(store: Store, pool: ThreadPoolExecutor, frames: bool = False) -> np.ndarray:
     """Mean and deviation of features and deltas over each recording's frames in sound.
 
-    Log-mel bands with deltas and delta-deltas, (R, 6 width), or frame features with their deltas, (R, 4 width).
+    Log-mel bands with deltas and delta-deltas, (R, 6 width); frames: frame features with their deltas, (R, 4 width).
     """
     width = store.rows.shape[1]
-    frames = width == len(frame_features.COLUMNS)
 
     def of(r: int) -> np.ndarray:
         window = np.arange(store.recordings[r], store.recordings[r + 1])

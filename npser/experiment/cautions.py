@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from npser.calibration import at_bound
+from npser.experiment.table2 import are_several
 
 CONTROLS = {  # baselines, what they are called, and what it may mean where they do well
     "majority": ("The majority class", "what it has learnt does not show"),
@@ -31,11 +32,18 @@ def _controls(report: dict[str, Any]) -> list[str]:
     """Baselines that the network does not beat."""
     scores = {name: row["ua"] for name, row in report["baselines"].items()}
     lowest = {name: (row["ua"]["interval"] or [None])[0] for name, row in report["differences"].items()}
-    return beaten_by(report["variants"]["full"]["ua"], scores, lowest)
+    return beaten_by(report["variants"]["full"]["ua"], scores, lowest, _network(report))
 
 
-def beaten_by(network: float, scores: dict[str, float], lowest: dict[str, float | None]) -> list[str]:
-    """Sentences on controls that do as well as the network.
+def _network(report: dict[str, Any]) -> str:
+    """What the network is called that the cautions are about."""
+    return "the full model" if are_several(report) else "the network"
+
+
+def beaten_by(
+    network: float, scores: dict[str, float], lowest: dict[str, float | None], called: str = "the network"
+) -> list[str]:
+    """Sentences on controls that do as well as the network, which is called so.
 
     network, scores: UA; lowest: the lower end of the interval of network minus control, where there is one.
     """
@@ -45,11 +53,11 @@ def beaten_by(network: float, scores: dict[str, float], lowest: dict[str, float 
             continue
         low = lowest.get(name)
         if scores[name] >= network:
-            does = f"does {'better than' if scores[name] > network else 'as well as'} the network"
+            does = f"does {'better than' if scores[name] > network else 'as well as'} {called}"
             found.append(f"{alone} {does} (UA {scores[name]:.3f} against {network:.3f}): {question}")
         elif low is not None and low <= 0:
             figures = f"UA {scores[name]:.3f} against {network:.3f}, within the interval"
-            found.append(f"{alone} may do as well as the network ({figures}): {question}")
+            found.append(f"{alone} may do as well as {called} ({figures}): {question}")
     return found
 
 
@@ -65,7 +73,7 @@ def _speakers(report: dict[str, Any]) -> list[str]:
     single = sum(sum(n > 0 for n in counts) == 1 for counts in known)
     if len(known) > 1 and 2 * single > len(known):
         found.append(
-            f"{single} of {len(known)} speakers speak one class only: the network may tell voices apart, not emotions."
+            f"{single} of {len(known)} speakers speak one class only: {_network(report)} may tell voices apart, not emotions."
         )
     classes = zip(report["labels"], zip(*report["classes_of_speakers"].values(), strict=True), strict=True)
     lone = [label for label, counts in classes if sum(n > 0 for n in counts) == 1 and clusters > 1]

@@ -19,8 +19,20 @@ from npser.experiment.report import (
     save_picture,
     table,
 )
-from npser.experiment.table2 import SCORES, are_several, is_the_papers, pooled_oracle, sampling_line, title
+from npser.experiment.table2 import (
+    OF_LI2019,
+    PAPER_ABLATION,
+    SCORES,
+    are_several,
+    in_order,
+    is_the_papers,
+    pooled_oracle,
+    rows_of,
+    sampling_line,
+    title,
+)
 
+OF_THE_FULL_MODEL = "This holds for the full model; a table below tells how the epoch of each other system is found."
 PAPER_TABLE_3 = [[939, 101, 63, 0], [271, 1283, 71, 11], [2, 107, 1300, 299], [8, 25, 57, 994]]
 
 
@@ -39,7 +51,7 @@ def terminal(report: dict[str, Any]) -> str:
 
 
 def _style(report: dict[str, Any]) -> str:
-    """Of which style alone the utterances are."""
+    """The style of all utterances, where only one was taken."""
     if not report["style"]:
         return ""
     others = ", ".join(f"{count} {name}" for name, count in report["style"]["left_out"].items())
@@ -59,9 +71,9 @@ def markdown(report: dict[str, Any]) -> str:
     lines += [
         f"Corpora: {', '.join(report['corpora'])}; {report['utterances']} utterances{_style(report)}, each scored {once} "
         f"by a network that never saw {_unseen(report)}. {len(split['folds'])} folds by {_by(report)}, "
-        f"{_seeds(report)}. Preset: {report['preset']}. Parameters: {report['variants']['full']['parameters']:,}.",
+        f"{_seeds(report)}. {_model(report)}",
         "",
-        _protocol(report) + (" So the full model; the other systems as told below Table 2." if are_several(report) else ""),
+        _protocol(report) + (f" {OF_THE_FULL_MODEL}" if are_several(report) else ""),
         "",
         *table2.markdown(report),
         *_table_3(report),
@@ -72,6 +84,15 @@ def markdown(report: dict[str, Any]) -> str:
         *_about(report),
     ]
     return "\n".join(lines)
+
+
+def _model(report: dict[str, Any]) -> str:
+    """Which network the report is of."""
+    full = report["systems"]["full"]
+    changed = " with other settings" if full["changed"] else ""
+    who = "Full model" if are_several(report) else "Network"
+    parameters = f"{report['variants']['full']['parameters']:,} parameters"
+    return f"{who}: {full['title']}, preset {full['preset']} of {full['network']}{changed}, {parameters}."
 
 
 def _unseen(report: dict[str, Any]) -> str:
@@ -115,9 +136,9 @@ def _table_3(report: dict[str, Any]) -> list[str]:
     lines = [f"## Confusion matrix of the full model{counted} (the paper's Table 3)", "", table(head, rows(full["confusion"]))]
     if is_the_papers(report):
         lines += ["The paper's:", "", table(head, rows(PAPER_TABLE_3))]
-    systems = {**report["variants"], **report["baselines"]}
     recalls = [
-        [title(name), *(None if r is None else f"{r:.3f}" for r in row["recall"].values())] for name, row in systems.items()
+        [title(report, name), *(None if r is None else f"{r:.3f}" for r in row["recall"].values())]
+        for name, row in rows_of(report).items()
     ]
     return [*lines, "Recall by class:", "", table(["method", *labels], recalls)]
 
@@ -131,12 +152,15 @@ def difference_cell(found: dict[str, Any]) -> str:
 def _differences(report: dict[str, Any]) -> list[str]:
     """What each part of the model is worth, and the network itself."""
     rows = []
-    for name, found in report["differences"].items():
+    for name in (name for name in rows_of(report) if name != "full"):
+        found = report["differences"][name]
         by_seed = ", ".join(f"{value:+.3f}" for value in found["ua"]["by_seed"])
-        rows.append([title(name), *(difference_cell(found[key]) for key in SCORES), by_seed])
+        rows.append([title(report, name), *(difference_cell(found[key]) for key in SCORES), by_seed])
     seeds = "these seeds" if len(report["seeds"]) > 1 else "this seed"
+    ablation = report["config"]["network"] == "li2019" and report["variants"].keys() & (OF_LI2019 | PAPER_ABLATION).keys()
+    of = " (the ablation of 5.4)" if ablation else ""
     return [
-        "## The full model minus each of the others, on the same folds and seeds (the ablation of 5.4)",
+        f"## The full model minus each of the others, on the same folds and seeds{of}",
         "",
         table(["minus", *SCORES.values(), "UA by seed"], rows),
         f"{sampling_line(report)} Where one holds 0, no difference has been shown. The networks are those of {seeds}; of "
@@ -160,10 +184,10 @@ def _breakdowns(report: dict[str, Any]) -> list[str]:
     lines.append(table(["duration, up to where the network cuts", *head], rows))
     if full["styles"]:
         lines.append(table(["style", *head], [[name, *cells(part)] for name, part in full["styles"].items()]))
-    genders = [(name, row["gender"]) for name, row in report["variants"].items() if row["gender"]]
+    genders = [(name, row["gender"]) for name in in_order(report) if (row := report["variants"][name])["gender"]]
     if genders:
         lines += ["## Gender (5.5)", ""]
-        rows = [[title(name), found["utterances"], spread_cell(found["accuracy"])] for name, found in genders]
+        rows = [[title(report, name), found["utterances"], spread_cell(found["accuracy"])] for name, found in genders]
         lines.append(table(["variant", "utterances", "accuracy"], rows))
     return lines
 
@@ -171,12 +195,12 @@ def _breakdowns(report: dict[str, Any]) -> list[str]:
 def _calibration(report: dict[str, Any]) -> list[str]:
     """How far confidence is off, before and after the temperature."""
     rows = []
-    for name, row in report["variants"].items():
-        found = row["calibration"]
+    for name in in_order(report):
+        found = report["variants"][name]["calibration"]
         if found:
             temperatures = [t for seed in found["temperatures"] for t in seed]
             between = f"{min(temperatures):.2f} to {max(temperatures):.2f}"
-            rows.append([title(name), between, spread_cell(found["ece_before"]), spread_cell(found["ece_after"])])
+            rows.append([title(report, name), between, spread_cell(found["ece_before"]), spread_cell(found["ece_after"])])
     lines = ["## Calibration", ""]
     if not rows:
         return [*lines, calibration_line(None).capitalize() + ".", ""]
@@ -190,16 +214,16 @@ def _calibration(report: dict[str, Any]) -> list[str]:
 
 def _spread(report: dict[str, Any]) -> list[str]:
     """Mean and deviation over folds and over seeds, and each fold."""
-    systems = {**report["variants"], **report["baselines"]}
     rows = [
-        [title(name), *(spread_cell(row[over][key]) for over in ("over_folds", "over_seeds") for key in ("wa", "ua"))]
-        for name, row in systems.items()
+        [title(report, name), *(spread_cell(row[over][key]) for over in ("over_folds", "over_seeds") for key in ("wa", "ua"))]
+        for name, row in rows_of(report).items()
     ]
     folds = [row["fold"] for row in report["split"]["folds"]]
     each = []
-    for name, row in report["variants"].items():
+    for name in in_order(report):
+        row = report["variants"][name]
         for seed, ua, epochs in zip(report["seeds"], row["ua_of_seeds_and_folds"], row["selected_epochs"], strict=True):
-            each.append([title(name), seed, *(f"{u:.3f} ({epoch})" for u, epoch in zip(ua, epochs, strict=True))])
+            each.append([title(report, name), seed, *(f"{u:.3f} ({epoch})" for u, epoch in zip(ua, epochs, strict=True))])
     return [
         "## Mean and deviation",
         "",
@@ -233,7 +257,7 @@ def draw(report: dict[str, Any], out: Path) -> None:
     if not can_draw():
         return
     for variant, row in report["variants"].items():
-        heading = f"{title(variant)}: WA {row['wa']:.3f}  UA {row['ua']:.3f}"
+        heading = f"{title(report, variant)}: WA {row['wa']:.3f}  UA {row['ua']:.3f}"
         save_picture(confusion_figure(row["confusion"], report["labels"], heading), out / f"confusion-{variant}.png")
     _draw_spread(report, out / "spread.png")
     _draw_curves(report, out)
@@ -243,7 +267,7 @@ def _draw_spread(report: dict[str, Any], path: Path) -> None:
     """UA of each fold and seed, a column a variant; the pooled score with its interval beside it."""
     from matplotlib.figure import Figure
 
-    systems = {**report["variants"], **report["baselines"]}
+    systems = rows_of(report)
     figure = Figure(figsize=(2 + 1.1 * len(systems), 4.2), layout="constrained")
     axes = figure.subplots()
     colours = [f"C{k % 10}" for k in range(len(report["seeds"]))]
@@ -256,7 +280,7 @@ def _draw_spread(report: dict[str, Any], path: Path) -> None:
             axes.plot([x + 0.12] * 2, ends, color="black", label="95 % interval" if x == 0 else None)
         axes.plot([x + 0.12], [row["ua"]], "D", color="black", markersize=5, label="pooled" if x == 0 else None)
     axes.set(ylabel="UA", ylim=(0, 1.02), xlim=(-0.5, len(systems) - 0.5), xticks=range(len(systems)))
-    axes.set_xticklabels([title(name) for name in systems], rotation=25, ha="right")
+    axes.set_xticklabels([title(report, name) for name in systems], rotation=25, ha="right")
     axes.legend(fontsize=7)
     save_picture(figure, path)
 
@@ -278,6 +302,10 @@ def _draw_curves(report: dict[str, Any], out: Path) -> None:
     for axes, curves in ((left, losses), (right, scores)):
         axes.plot(epochs, np.array(curves).T, color="C0", alpha=0.25, linewidth=0.8)
         axes.plot(epochs, np.mean(curves, axis=0), color="C0", linewidth=2)
-    left.set(xlabel="epoch", ylabel="training loss, equation (10)", ylim=(0, None))
+    left.set(
+        xlabel="epoch",
+        ylabel="training loss" + (", equation (10)" if report["config"]["network"] == "li2019" else ""),
+        ylim=(0, None),
+    )
     right.set(xlabel="epoch", ylabel="validation UA", ylim=(0, 1.02))
     save_picture(figure, out / "curves.png")

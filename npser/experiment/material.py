@@ -13,12 +13,15 @@ from npser import dataset, frame_features, model
 from npser.config import Config
 from npser.corpora import Corpus
 from npser.dataset import Dataset
+from npser.experiment.baselines import FRAMES
 from npser.features import is_log_mel
 from npser.store import Elsewhere, Progress, folder_of
 
 
 def of_style(corpus: Corpus, style: str) -> tuple[Corpus, dict[str, int]]:
     """The utterances of a style, and how many of which other ones are left out; ValueError for a style that there is not."""
+    if not style:
+        raise ValueError("--style: names no style; name one, or leave --style out")
     counts = Counter(u.style or "unknown" for u in corpus.utterances)
     known = sorted({u.style for u in corpus.utterances if u.style})
     if style not in known:
@@ -58,13 +61,14 @@ def prepare(
 
 
 def of_baselines(configs: list[Config]) -> dict[str, Config]:
-    """By the name of a linear baseline, a network whose features it learns from.
+    """By the name of a linear baseline, a network whose features it learns from. configs: the full model's first.
 
-    Log-mel bands: those of the first network that has any, of li2019 where none has. Frame features where a network has them.
+    Log-mel bands: the full model's own, of li2019 where it has none, so that further systems change nothing. Frame features
+    where a network has them.
     """
-    bands = next((c for c in configs if is_log_mel(_kind(c))), next(iter(model.NETWORKS["li2019"].PRESETS.values())))
+    bands = configs[0] if is_log_mel(_kind(configs[0])) else next(iter(model.NETWORKS["li2019"].PRESETS.values()))
     frames = next((c for c in configs if _kind(c).settings == frame_features.SETTINGS), None)
-    return {"linear": bands} | ({} if frames is None else {"linear-frames": frames})
+    return {"linear": bands} | ({} if frames is None else {FRAMES: frames})
 
 
 def _kind(config: Config) -> Any:

@@ -69,7 +69,7 @@ def run(
             found["baselines"] = _controls(data, split)
             alone = {name: row["ua"] for name, row in found["baselines"].items()}
             found["notices"] = [*beaten_by(found["ua"], alone, {}), *found["notices"]]
-        found["run"] = {"started": started.isoformat(timespec="seconds"), "seconds_since_start": round(seconds, 1)}
+        found["run"] = {"started": started.isoformat(timespec="seconds"), "seconds_since_start": seconds}
         write(place.out / "report.md", report.markdown(found).encode())
         report.draw(found, place.out)
         # last: its presence says finished

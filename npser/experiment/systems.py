@@ -11,6 +11,7 @@ from typing import Any
 from npser import model
 from npser.config import Config
 
+THE_PAPERS = ("published", "paper")  # presets that are what a paper describes, so its figures are of them
 OF_GENDER: dict[str, dict[str, Any]] = {"no-gender": {"beta": 0.0}, "shuffled-gender": {}}  # variants of the gender loss
 
 
@@ -59,17 +60,19 @@ def chosen(words: str, seed: int, epochs: int | None = None) -> dict[str, Varian
 
     Raises
     ------
-    model.UnknownNetwork
-        For a name that there is not, with those that there are.
+    model.UnknownName
+        For a name that there is not, with those that there are; and where nothing is named.
     """
     there, names = all_systems(), set[str]()
-    for word in (word.strip() for word in words.split(",")):
+    for word in filter(None, map(str.strip, words.split(","))):
         found = [name for name, system in there.items() if word in ("all", name, system.config.network)]
         if not found:
-            raise model.UnknownNetwork(
+            raise model.UnknownName(
                 f"--systems: there is no {word!r}; expected all, or some of {', '.join([*model.NETWORKS, *there])}"
             )
         names.update(found)
+    if not names:
+        raise model.UnknownName("--systems: names no system; expected all, or names with commas between them")
     changes: dict[str, Any] = {"seed": seed} | ({} if epochs is None else {"epochs": epochs})
     return {
         name: dataclasses.replace(system, config=dataclasses.replace(system.config, **changes))
@@ -117,28 +120,36 @@ def refuse_refit(named: dict[str, Variant]) -> None:
             why = f"schedule={c.schedule}" if c.schedule != "constant" else f"warmup={c.warmup:g}"
             way_out = "add --set select=last" if name == "full" else way_out
             raise ValueError(f"--refit: with {why}{who} no epoch can be trained to alone; {way_out}")
-        if choices := getattr(model.module_of(c), "CHOICES", {}):
+        if choices := choices_of(c):
             raise ValueError(f"--refit: {c.network} chooses {' and '.join(choices)} on the validation group; {way_out}")
+
+
+def choices_of(c: Config) -> dict[str, tuple[Any, ...]]:
+    """What a network with these settings tries on the validation part, beside epochs."""
+    module = model.module_of(c)
+    return module.choices(c) if hasattr(module, "choices") else {}
 
 
 def described(named: dict[str, Variant]) -> dict[str, dict[str, Any]]:
     """What a report says of the full model and of each system: its settings, and what its module states.
 
-    published: the figures of its paper and their task; choices: what is tried on the validation part, beside epochs.
+    changed: its settings are not the preset's, of which the number of epochs does not count. published: the figures of its
+    paper and their task, where it is what that paper describes. choices: what is tried on the validation part, beside epochs.
     """
     found = {}
     for name, variant in named.items():
         if name in ("full", name_of(variant)):  # the others are of the ablation
             c, module = variant.config, model.module_of(variant.config)
-            choices = {setting: list(values) for setting, values in getattr(module, "CHOICES", {}).items()}
-            preset = dataclasses.replace(module.PRESETS[variant.preset], seed=c.seed, epochs=c.epochs)
+            choices = {setting: list(values) for setting, values in choices_of(c).items()}
+            changed = c != dataclasses.replace(module.PRESETS[variant.preset], seed=c.seed, epochs=c.epochs)
+            the_papers = variant.preset in THE_PAPERS and not changed
             found[name] = {
                 "name": name_of(variant),
                 "network": c.network,
                 "preset": variant.preset,
-                "changed": c != preset,
+                "changed": changed,
                 "title": getattr(module, "TITLE", c.network),
-                "published": getattr(module, "PUBLISHED", None),
+                "published": getattr(module, "PUBLISHED", None) if the_papers else None,
                 "choices": choices,
                 "tried": math.prod(map(len, choices.values())),
                 "config": dataclasses.asdict(c),

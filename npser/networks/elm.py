@@ -38,7 +38,11 @@ RIDGES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 COSTS, GAMMAS = (2.0**-4, 1.0, 2.0**4, 2.0**8), (2.0**-8, 2.0**-6, 2.0**-4)
 TRIED: dict[str, list[Any]] = {"elm": [*RIDGES], "kernel": [(C, gamma) for C in COSTS for gamma in GAMMAS], "ridge": [*RIDGES]}
 DEFAULTS: dict[str, Any] = {"elm": 1e-3, "kernel": (1.0, 2.0**-4), "ridge": 1e-3}  # without a validation part
-CHOICES = {"elm": {"ridge": RIDGES}, "kernel": {"C": COSTS, "gamma": GAMMAS}, "ridge": {"ridge": RIDGES}}  # the same in words
+CHOICES: dict[str, dict[str, tuple[float, ...]]] = {
+    "elm": {"ridge": RIDGES},
+    "kernel": {"C": COSTS, "gamma": GAMMAS},
+    "ridge": {"ridge": RIDGES},
+}  # the same in words
 
 
 def statistics(P: Array, bounds: Array) -> Array:

@@ -27,7 +27,11 @@ from npser.networks.li2019 import Array, Grads, Shapes, Views
 Steps = tuple[Array, Array]  # logits of all steps (N, classes), bounds (B+1,)
 
 TITLE = "AE-BLSTM (Ghosh et al., 2016)"
-PUBLISHED = {"wa": 0.505, "ua": 0.519, "task": "IEMOCAP, four classes, both styles; utterances and folds not known"}
+PUBLISHED = {
+    "wa": 0.505,
+    "ua": 0.519,
+    "task": "IEMOCAP, four classes, and, as remembered, both styles; utterances and folds not known",
+}
 LAYERS = (1, 2, 3)  # of an encoder
 
 
@@ -84,8 +88,8 @@ FLOW |= dict.fromkeys(("stretch", "warp", "splice", "channel"), 0.0)
 SAME_INPUT: dict[str, Any] = {**li2019.DEFAULT, "beta": 0.0, "input": "log_mel", "streams": "speech", "d_spec": 99}
 PRESETS = {"published": Config(), "same-input": Config(**SAME_INPUT)}
 ABLATION: dict[str, dict[str, Any]] = {
-    "speech": {"streams": "speech"},
-    "glottal": {"streams": "glottal", **FLOW},
+    "speech-only": {"streams": "speech"},
+    "glottal-flow-only": {"streams": "glottal", **FLOW},
     "random-encoder": {"pretrained": False},
 }
 _TINY: dict[str, Any] = {"d_hidden1": 5, "d_hidden2": 4, "d_code": 3, "d_lstm": 4, "finetune": True}

@@ -68,10 +68,9 @@ PRESETS = {
     # 11 frames every 25 ms last about as long as 25 every 10 ms
     "same-input": Config(**li2019.DEFAULT | {"input": "log_mel", "n_context": 11, "dropout": 0.5}),
 }
-CHOICES = elm.CHOICES["elm"]  # what is tried on the validation part, beside the epoch
 ABLATION: dict[str, dict[str, Any]] = {
-    "kernel-elm": {"classifier": "kernel"},
-    "ridge": {"classifier": "ridge"},
+    "kernel-ELM": {"classifier": "kernel"},
+    "ridge-in-place-of-ELM": {"classifier": "ridge"},
     "mean-posterior": {"classifier": "mean"},
     "all-segments": {"share": 1.0},
 }
@@ -80,6 +79,11 @@ SMALL = {
     "loss, segments": Config(**_TINY),
     "loss, band segments": Config(**_TINY, input="log_mel", d_spec=9, dropout=0.5),
 }
+
+
+def choices(c: Config) -> dict[str, tuple[Any, ...]]:
+    """What is tried on the validation part, beside the epoch: the settings of the classifier that is solved."""
+    return elm.CHOICES.get(c.classifier, {})
 
 
 def example(c: Config, bounds: Array, rng: np.random.Generator) -> tuple[Array, Array, Array]:

@@ -45,7 +45,6 @@ Out = tuple[Array, Array, Array]
 
 TITLE = "BLSTM-ELM (Lee and Tashev, 2015)"
 PUBLISHED = {"wa": 0.6285, "ua": 0.6389, "task": "IEMOCAP, four classes, improvised sessions only"}
-CHOICES = elm.CHOICES["kernel"]
 F0 = frame_features.COLUMNS.index("log_f0")
 NULL_BIAS = -1.0
 
@@ -75,11 +74,16 @@ class Config(config.Config):
 
 
 PRESETS = {"published": Config(), "same-input": Config(**li2019.DEFAULT, input="log_mel")}
-ABLATION: dict[str, dict[str, Any]] = {"frame-wise": {"objective": "frames"}, "no-ELM": {"classifier": "mean"}}
+ABLATION: dict[str, dict[str, Any]] = {"frame-wise-labels": {"objective": "frames"}, "no-ELM": {"classifier": "mean"}}
 SMALL = {
     "loss, BLSTM-ELM": Config(d_lstm=4),
     "loss, frame-wise BLSTM": Config(d_lstm=4, d_spec=9, input="log_mel", objective="frames"),
 }
+
+
+def choices(c: Config) -> dict[str, tuple[Any, ...]]:
+    """What is tried on the validation part, beside the epoch: the settings of the classifier that is solved."""
+    return elm.CHOICES.get(c.classifier, {})
 
 
 def example(c: Config, bounds: Array, rng: np.random.Generator) -> Out:

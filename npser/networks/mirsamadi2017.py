@@ -64,7 +64,7 @@ PRESETS = {
     "published": Config(**PUBLISHED_RECIPE),
     "same-input": Config(**li2019.DEFAULT | {"input": "log_mel", "n_dense": 2}),
 }
-ABLATION: dict[str, dict[str, Any]] = {"no-attention": {"attention": False}}
+ABLATION: dict[str, dict[str, Any]] = {"no-local-attention": {"attention": False}}
 _TINY: dict[str, Any] = {"d_lstm": 4, "d_dense": 5}
 SMALL = {
     "loss, local attention": Config(**_TINY),
