@@ -23,6 +23,7 @@ def report() -> dict[str, Any]:
     return {
         "labels": ["angry", "sad"],
         "seeds": [0, 1, 2],
+        "systems": {"full": {}},
         "variants": {"full": {"ua": 0.8, "calibration": {"temperatures": [[1.2, 0.8], [1.0, 1.1]]}}},
         "baselines": {"majority": {"ua": 0.5}, "duration": {"ua": 0.55}, "level": {"ua": 0.5}, "linear": {"ua": 0.7}},
         "differences": {
@@ -118,3 +119,15 @@ def test_intervals_say_what_they_count(report: dict[str, Any]) -> None:
     assert "what another seed would change is not in them, and --seeds 3 adds it" in sampling_line(one)
     one["sampling"] = {"clusters": 1, "of": "speakers"}
     assert sampling_line(one) == "No intervals: there is one speaker."
+
+
+def test_beside_other_systems_the_network_is_called_the_full_model(report: dict[str, Any]) -> None:
+    report["systems"] = {"full": {}, "han2014-published": {}}
+    report["baselines"]["duration"]["ua"] = 0.82
+    report["differences"]["linear"] = difference(0.1, [-0.02, 0.18])
+    report["classes_of_speakers"] = {"c/a": [5, 0], "c/b": [6, 0], "c/c": [0, 4]}
+    text = " ".join(cautions(report))
+    assert "Duration alone does better than the full model (" in text
+    assert "may do as well as the full model (" in text
+    assert "speak one class only: the full model may tell voices apart" in text
+    assert "the network" not in text

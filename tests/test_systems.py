@@ -17,9 +17,9 @@ from helpers import ROOT, UNCOMPILED, Command, one_sentence, report_of, start, t
 
 from npser import corpora, features, frame_features, model
 from npser.dataset import Dataset
-from npser.experiment import baselines, compare, crossval, jobs, material, systems
+from npser.experiment import baselines, compare, crossval, jobs, material, systems, table2
 from npser.experiment.systems import Variant
-from npser.networks import li2019, mirsamadi2017
+from npser.networks import ghosh2016, han2014, lee2015, li2019, mirsamadi2017
 from npser.split import Split
 from npser.train import Run
 
@@ -79,8 +79,12 @@ def test_systems_are_named_one_by_one_by_their_network_or_all_together() -> None
     assert [*both] == ["mirsamadi2017-published", "li2019-paper"]
     assert both["li2019-paper"].config == replace(li2019.PRESETS["paper"], seed=7, epochs=3)
     assert systems.chosen("li2019-paper", 7)["li2019-paper"].config.epochs == li2019.PRESETS["paper"].epochs
-    for words in ("han1999", "li2019-published", "", "all,"):
-        with pytest.raises(model.UnknownName, match=r"there is no '.*'; expected all, or some of .*li2019-default"):
+    assert [*systems.chosen("li2019-paper,, ", 0)] == ["li2019-paper"]
+    for words in ("han1999", "li2019-published", "all,han1999"):
+        with pytest.raises(model.UnknownName, match=r"there is no '\S+'; expected all, or some of .*li2019-default"):
+            systems.chosen(words, 0)
+    for words in ("", " , ,"):
+        with pytest.raises(model.UnknownName, match=r"^--systems: names no system; expected all, or names with commas .*$"):
             systems.chosen(words, 0)
 
 
@@ -105,6 +109,43 @@ def test_a_refit_needs_all_systems_to_allow_it() -> None:
         systems.refuse_refit({"full": full, "a-b": Variant(bound, "b")})
     with pytest.raises(ValueError, match=r"--refit: with warmup=2 no epoch .*; add --set select=last"):
         systems.refuse_refit({"full": Variant(bound, "b"), "a-b": Variant(free, "b")})
+
+
+def test_a_refit_is_refused_where_something_beside_the_epoch_is_chosen() -> None:
+    last: dict[str, Any] = {"select": "last"}
+    elm, kernel = (replace(han2014.PRESETS["published"], **last, classifier=kind) for kind in ("elm", "kernel"))
+    alignment = replace(lee2015.PRESETS["published"], **last)
+    for config, what in ((elm, "ridge"), (kernel, "C and gamma"), (alignment, "C and gamma")):
+        with pytest.raises(ValueError, match=rf"--refit: {config.network} chooses {what} on .*; leave --refit out"):
+            systems.refuse_refit({"full": Variant(config, "published")})
+        systems.refuse_refit({"full": Variant(replace(config, classifier="mean"), "published")})
+    with pytest.raises(ValueError, match=r"--refit: han2014 chooses ridge .*; leave han2014-published or --refit out"):
+        systems.refuse_refit(
+            {"full": Variant(li2019.PRESETS["paper"], "paper"), "han2014-published": Variant(elm, "published")}
+        )
+
+
+def test_what_is_tried_is_of_the_settings() -> None:
+    def tried(config: Any) -> tuple[int, list[str]]:
+        found = systems.described({"full": Variant(config, "published")})["full"]
+        return found["tried"], [*found["choices"]]
+
+    han, lee = han2014.PRESETS["published"], lee2015.PRESETS["published"]
+    assert tried(han) == (6, ["ridge"])
+    assert tried(replace(han, classifier="kernel")) == tried(lee) == (12, ["C", "gamma"])
+    assert tried(replace(han, classifier="mean")) == tried(replace(lee, classifier="mean")) == (1, [])
+
+
+def test_published_figures_are_only_of_what_their_paper_describes() -> None:
+    def published(config: Any, preset: str) -> Any:
+        return systems.described({"full": Variant(config, preset)})["full"]["published"]
+
+    for module in (han2014, lee2015, ghosh2016, mirsamadi2017):
+        assert published(replace(module.PRESETS["published"], seed=3, epochs=2), "published") == module.PUBLISHED
+        assert published(module.PRESETS["same-input"], "same-input") is None
+        assert published(replace(module.PRESETS["published"], batch=3), "published") is None
+    assert published(li2019.PRESETS["paper"], "paper") == li2019.PUBLISHED
+    assert published(li2019.PRESETS["default"], "default") is None
 
 
 def test_every_system_states_its_title_and_tries_twelve_settings_at_most() -> None:
@@ -166,7 +207,13 @@ def test_linear_baselines_hear_log_mel_bands_and_the_frame_features_where_there_
     same_input = mirsamadi2017.PRESETS["same-input"]
     assert material.of_baselines([paper, bands]) == {"linear": paper}
     assert material.of_baselines([frames]) == {"linear": bands, "linear-frames": frames}
-    assert material.of_baselines([frames, same_input, paper]) == {"linear": same_input, "linear-frames": frames}
+    assert material.of_baselines([same_input, paper, frames]) == {"linear": same_input, "linear-frames": frames}
+    flow = ghosh2016.PRESETS["published"]  # two spectra
+    for full in (frames, flow, paper):
+        alone = material.of_baselines([full])
+        for name, config in material.of_baselines([full, same_input, paper, frames]).items():
+            assert name == "linear-frames" or config == alone[name]
+    assert material.of_baselines([flow, same_input, paper]) == {"linear": bands}
     toy = features.Kind(lambda x: x, {"frames": "toy"}, 7.5, False, width=2)
     assert not features.is_log_mel(toy)
     assert not features.is_log_mel(replace(toy, width=256, settings=features.SETTINGS))  # two spectra
@@ -175,7 +222,7 @@ def test_linear_baselines_hear_log_mel_bands_and_the_frame_features_where_there_
 def test_statistics_of_frame_features_are_of_frames_in_sound(corpus: Path, tmp_path: Path) -> None:
     (data,) = prepared(corpora.load(corpus), [mirsamadi2017.PRESETS["published"]], tmp_path)
     with ThreadPoolExecutor(1) as pool:
-        found = baselines.utterance_statistics(data.store, pool)
+        found = baselines.utterance_statistics(data.store, pool, frames=True)
     x = next(features.read_windows(data.utterances[7].path, 7.5, cut=False))
     X = frame_features.with_regression_deltas(frame_features.frame_features(x))
     assert len(X) == 36
@@ -242,6 +289,7 @@ def without_times(report: str) -> str:
 @HEAVY
 def test_the_whole_plan_on_five_classes_of_improvised_speech(plain: Path, whole: tuple[Path, str]) -> None:
     out, shown = whole
+    there = systems.all_systems()
     report, text, jobs_run = report_of(out), (out / "report.md").read_text(), len(systems.all_systems()) * 2
     assert f"jobs      {jobs_run}, of which 2 are done already" in shown
     assert report["labels"] == sorted(LABELS.split(","))
@@ -252,9 +300,13 @@ def test_the_whole_plan_on_five_classes_of_improvised_speech(plain: Path, whole:
     assert set(report["variants"]) == {"full", *systems.all_systems()} - {"li2019-default"}
     assert set(report["differences"]) == {*report["variants"], *report["baselines"]} - {"full"}
     assert report["baselines"]["linear"]["confusion"] != report["baselines"]["linear-frames"]["confusion"]
-    assert "| **Full model**: Self attention + multitask (Li et al., 2019), default | " in text
+    assert "| **Full model**: Self attention + multitask (Li et al., 2019), li2019-default | " in text
+    assert "| DNN-ELM (Han et al., 2014), han2014-published | " in text
+    assert "Full model: Self attention + multitask (Li et al., 2019), preset default of li2019, " in text
+    assert "li2019-default is the full model; beside it han2014-published (1 epoch), " in shown
+    assert "li2019, preset default, 1 epoch\n" in shown
     sizes = text.partition("| system | parameters |")[2].partition("\n\n")[0]
-    years = [systems.year(name) for name in re.findall(r"^\| (\S*?)-\S+ \| [\d,]+", sizes, re.MULTILINE)]
+    years = [systems.year(name) for name in re.findall(r"^\| (?:Full model, )?(\S*?)-\S+ \| [\d,]+", sizes, re.MULTILINE)]
     assert len(years) == len(systems.all_systems())
     assert years == sorted(years)
     for name, system in report["systems"].items():
@@ -262,7 +314,17 @@ def test_the_whole_plan_on_five_classes_of_improvised_speech(plain: Path, whole:
         assert system["config"]["epochs"] == 1
         if system["published"]:
             assert f"\n- {system['title']}: {system['published']['task']}\n" in text
-            assert f"| {system['published']['wa']:.1%} | {system['published']['ua']:.1%} |" in text
+    published = {line.split(" | ")[0] for line in text.splitlines() if line.endswith(" % |")}
+    others = {f"| {system['title']}, {name}" for name, system in report["systems"].items() if system["published"]}
+    assert published == others
+    assert "| 62.85 % | 63.89 % |" in text
+    assert "| 54.3 % | 48.2 % |" in text
+    for head in ("Recall by class", "The full model minus", "## Mean and deviation", "UA of each fold", "seconds of training"):
+        rows = text.partition(head)[2].partition("|---")[2].partition("\n\n")[0]
+        named = [name for name in re.findall(r"^\| (?:Full model, )?(\S+) \| ", rows, re.MULTILINE) if name in there]
+        assert named == [name for name in there if name in named], head
+        assert len(named) >= len(there) - 1, head
+    assert " the network " not in " ".join(report["notices"])
     seconds = json.loads((out / "report.json").read_text())["run"]["seconds_of"]
     assert set(seconds) == set(report["variants"])
     assert all(value > 0 for of in seconds.values() for value in of.values())
@@ -331,13 +393,60 @@ def test_a_network_that_npser_does_not_bring_is_a_system_as_well(
     )  # statistics, and what is solved of ten utterances
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| toy-published | 22 and 48 held beside | 1 | - | by ua, of 2 |" in text
-    assert "default with other settings | " in text
+    assert "| **Full model**: Self attention + multitask (Li et al., 2019), li2019-default with other settings | " in text
+    assert text.count("\n| Full model, li2019-default with other settings | ") >= 5
+    assert "full model, li2019-default with other settings  WA" in done.stderr.replace("Full", "full")
+
+
+def test_a_changed_full_model_and_its_preset_have_different_names(
+    npser: Command, corpus: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    words = ("crossval", corpus, "--network", "han2014", "--set", "d_dense=8", "--set", "classifier=mean", "--folds", "2")
+    npser(*words, "--epochs", "1", "--systems", "han2014-published", "--ablate", "--no-oracle", "--out", tmp_path / "out")
+    report, text = report_of(tmp_path / "out"), (tmp_path / "out" / "report.md").read_text()
+    assert [report["systems"][name]["tried"] for name in ("full", "han2014-published")] == [1, 6]
+    for head in ("| system | parameters |", "| system | seconds of training"):
+        rows = text.partition(head)[2].partition("\n\n")[0].splitlines()
+        assert [row.split(" | ")[0] for row in rows[2:]] == [
+            "| han2014-published",
+            "| Full model, han2014-published with other settings",
+        ]
+    assert "| DNN-ELM (Han et al., 2014), han2014-published | " in text
+    assert text.count(" | 54.3 % | 48.2 % |") == 1
+    for name in ("kernel ELM", "ridge in place of ELM", "all segments"):
+        assert f"\n| {name} | " in text
+    assert "ablation of 5.4" not in text
+    assert "and the test group" not in text
+
+
+def test_a_report_of_one_network_names_it_and_what_was_tried(npser: Command, corpus: Path, tmp_path: Path) -> None:
+    words = ("crossval", corpus, "--network", "lee2015", "--set", "d_lstm=2", "--epochs", "1", "--folds", "2")
+    shown = npser(*words, "--out", tmp_path / "out").stdout
+    assert "out, lee2015, preset published, 1 epoch\n" in shown
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "Network: BLSTM-ELM (Lee and Tashev, 2015), preset published of lee2015 with other settings, " in text
+    assert "| Full model | " in text.partition("| system | parameters | settings tried |")[2].partition("\n\n")[0]
+    assert "| 12 | C 0.0625, 1.0, 16.0, 256.0; gamma 0.00390625, 0.015625, 0.0625 | by ua, of 1 |" in text
+    assert "seconds of training" not in text
+    assert "published WA" not in text
+
+
+def test_variants_are_called_as_the_paper_does_only_where_they_are_its_own() -> None:
+    def called(network: str, name: str) -> str:
+        return table2.title({"systems": {"full": {}}, "config": {"network": network}}, name)
+
+    assert called("li2019", "no-attention") == called("li2019_feedforward", "no-attention") == "– Self attention"
+    assert called("mirsamadi2017", "no-attention") == "no attention"
+    assert called("mirsamadi2017", "no-local-attention") == "no local attention"
+    assert called("lee2015", "linear-frames") == "linear, on statistics of frame features"
 
 
 def test_wrong_words_get_one_sentence(npser: Command, release: Path, small: Path) -> None:
     words = ("crossval", release, "--config", small)
     one_sentence(npser(*words, "--systems", "li2019,han1999", status=2), "'han1999'", "all", "li2019_feedforward-paper")
     one_sentence(npser(*words, "--style", "acted", status=1), "--style acted", "improvised, scripted")
+    one_sentence(npser(*words, "--systems", "", status=2), "--systems: names no system")
+    one_sentence(npser(*words, "--style", "", status=1), "--style: names no style")
     one_sentence(npser(*words, "--systems", "mirsamadi2017-published", "--refit", status=1), "mirsamadi2017-published")
 
 
