@@ -46,7 +46,8 @@ def terminal(report: dict[str, Any]) -> str:
     lines = [*report["notices"], *([""] if report["notices"] else [])]
     lines += [f"{report['utterances']} utterances{_style(report)}, {len(report['split']['folds'])} folds, {_seeds(report)}", ""]
     full = report["variants"]["full"]
-    lines += [*table2.terminal(report), "", confusion_text(full["confusion"], report["labels"]), ""]
+    whose = [f"{title(report, 'full')}:"] if are_several(report) else []
+    lines += [*table2.terminal(report), "", *whose, confusion_text(full["confusion"], report["labels"]), ""]
     return "\n".join([*lines, *(line for line in [sampling_line(report), pooled_oracle(full)] if line)])
 
 

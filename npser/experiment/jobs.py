@@ -157,7 +157,7 @@ def run_job(job: Job) -> dict[str, Any]:
             keep_freed_memory()
             with single_threaded_blas(), ThreadPoolExecutor(job["threads"] or share_of_cores()) as pool:
                 result = _train(job, folder, pool)
-            result["run"]["seconds"] = round(time.perf_counter() - started, 1)
+            result["run"]["seconds"] = time.perf_counter() - started
             write(folder / "result.json", (json.dumps(result, indent=2, sort_keys=True) + "\n").encode())
     except OSError as error:
         raise ValueError(f"{error.filename or folder}: {error.strerror or error}") from None

@@ -93,9 +93,8 @@ def pooled_oracle(row: dict[str, Any]) -> str | None:
     oracle = row["oracle"]
     if oracle is None:
         return None
-    return (
-        f"{ORACLE}: choosing each fold's epoch on its test part would have shown UA {oracle['ua']:.3f}, WA {oracle['wa']:.3f}"
-    )
+    shown = f"UA {oracle['ua']:.3f}, WA {oracle['wa']:.3f}"
+    return f"{ORACLE}: choosing each fold's epoch of the full model on its test part would have shown {shown}"
 
 
 def in_order(report: dict[str, Any]) -> list[str]:
@@ -205,7 +204,11 @@ def _sizes(report: dict[str, Any]) -> list[str]:
         epoch = f"the last of {c['epochs']}" if c["select"] == "last" else f"by {c['select']}, of {c['epochs']}"
         held = f" and {found['state']:,} held beside" if found["state"] else ""
         rows.append([title(report, name), f"{found['parameters']:,}{held}", system["tried"], values or None, epoch])
-    several = "Folds, validation groups and seeds are the same for all. " if are_several(report) else ""
+    several = (
+        "Folds, validation groups and seeds are the same for all; report.json has the settings of each. "
+        if are_several(report)
+        else ""
+    )
     beside = any(report["variants"][name]["state"] for name in _systems(report))
     return [
         table(["system", "parameters", "settings tried", "which", "epoch"], rows),
