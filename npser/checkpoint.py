@@ -176,12 +176,13 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             raise ValueError(f"{path}: tensor {name} has shape {tensors[name].shape}; its config says {expected[name]}")
         if tensors[name].dtype != np.float32 or not np.isfinite(tensors[name]).all():
             raise ValueError(f"{path}: tensor {name} is not all finite float32 numbers; expected a model file of npser train")
-    free = {name: len(tensors[name]) for name, shape in checkpoint.state.items() if 0 in shape.shape[:1]}
-    for name, n in free.items():
-        if n == 0 or any(n != other for of, other in free.items() if of.split(".")[0] == name.split(".")[0]):
-            raise ValueError(
-                f"{path}: tensor {name} has {n} rows, and others of its layer not; expected a model file of npser train"
-            )
+    solved: dict[str, set[int]] = {}
+    for name, value in checkpoint.state.items():
+        if 0 in value.shape[:1]:  # as many rows as utterances were learnt from
+            solved.setdefault(name.split(".")[0], set()).add(len(tensors[name]))
+    for layer, rows in solved.items():
+        if len(rows) > 1 or 0 in rows:
+            raise ValueError(f"{path}: the tensors of {layer} have {sorted(rows)} rows; expected as many in all, at least one")
     if not (tensors["norm.std"] > 0).all():
         raise ValueError(f"{path}: tensor norm.std is not all positive; expected a model file of npser train")
     return checkpoint
