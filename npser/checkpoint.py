@@ -163,11 +163,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, MemoryError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path}: its metadata is damaged ({_short(reason)}); expected a model file of npser train") from None
-    made, wanted = model.module_of(config).kind(config).settings, about.get("features")
-    if isinstance(wanted, dict) and "level_db" in made:
-        wanted = {"level_db": -26.0, **wanted}  # what files of earlier versions, which do not say it, were trained with
-    if wanted != made:
-        raise ValueError(f"{path}: expects features {_short(wanted)}; this version makes {made!r}")
+    _check_features(path, model.module_of(config).kind(config).settings, about.get("features"))
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors or name not in expected:
             state = "is missing" if name in expected else "is not one of this network's"
@@ -176,15 +172,32 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             raise ValueError(f"{path}: tensor {name} has shape {tensors[name].shape}; its config says {expected[name]}")
         if tensors[name].dtype != np.float32 or not np.isfinite(tensors[name]).all():
             raise ValueError(f"{path}: tensor {name} is not all finite float32 numbers; expected a model file of npser train")
-    free = {name: len(tensors[name]) for name, shape in checkpoint.state.items() if 0 in shape.shape[:1]}
-    for name, n in free.items():
-        if n == 0 or any(n != other for of, other in free.items() if of.split(".")[0] == name.split(".")[0]):
-            raise ValueError(
-                f"{path}: tensor {name} has {n} rows, and others of its layer not; expected a model file of npser train"
-            )
+    _check_rows(path, checkpoint)
     if not (tensors["norm.std"] > 0).all():
         raise ValueError(f"{path}: tensor norm.std is not all positive; expected a model file of npser train")
     return checkpoint
+
+
+def _check_features(path: Path, made: dict[str, Any], wanted: Any) -> None:
+    """ValueError, which names what differs, where a file wants other features than this version makes."""
+    if isinstance(wanted, dict):
+        if "level_db" in made:
+            wanted = {"level_db": -26.0, **wanted}  # what files of earlier versions, which do not say it, were trained with
+        names = sorted(name for name in made.keys() | wanted.keys() if made.get(name) != wanted.get(name))
+        wanted, made = ({name: of.get(name) for name in names} for of in (wanted, made))
+    if wanted != made:
+        raise ValueError(f"{path}: expects features {_short(wanted)}; this version makes {_short(made)}")
+
+
+def _check_rows(path: Path, checkpoint: Checkpoint) -> None:
+    """ValueError where tensors that were solved from utterances are not of as many, or of none."""
+    solved: dict[str, set[int]] = {}
+    for name, value in checkpoint.state.items():
+        if 0 in value.shape[:1]:  # as many rows as utterances were learnt from
+            solved.setdefault(name.split(".")[0], set()).add(len(checkpoint.tensors[name]))
+    for layer, rows in solved.items():
+        if len(rows) > 1 or 0 in rows:
+            raise ValueError(f"{path}: the tensors of {layer} have {sorted(rows)} rows; expected as many in all, at least one")
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:

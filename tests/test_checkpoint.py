@@ -274,6 +274,7 @@ SCORES = {"wa": 0.5, "ua": 0.5, "macro_f1": 0.5, "gender_accuracy": None, "confu
         ("training", {"scores": {"epoch": 1, "calibration": {"temperature": 1}}}),
         ("training", {"own": float("-inf")}),
         ("training", {"own": 2**63}),
+        ("labels", {"emotion": [str(k) for k in range(1001)], "gender": None}),
         ("training", {"own": json.loads("[" * 21 + "]" * 21)}),
     ],
 )

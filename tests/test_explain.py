@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from helpers import GENDERS, SMALL, Command, network, one_sentence, recording, sound
+from helpers import EMOTIONS, GENDERS, SMALL, Command, network, one_sentence, recording, sound
 
-from npser import features
+from npser import checkpoint, features, model
 from npser.explain.look import COLOURS, COLUMNS, Look, clock, frequencies, look, ticks, top_weight
 from npser.explain.page import page, png
+from npser.networks import mirsamadi2017
 from npser.networks.li2019 import Config
 
 SILENCE = np.zeros(40_000, np.float32)
@@ -59,6 +60,24 @@ def test_the_bands_and_weights_of_one_window_are_the_networks_own(tmp_path: Path
     np.testing.assert_allclose(found.weights[2 : 3 * steps : 3].T, a * steps, rtol=1e-5)
     assert np.isnan(found.weights[3 * steps :]).all()  # frames after the last whole pooling window
     assert found.prediction.probabilities == pytest.approx(model.predict(x, 16_000).probabilities)
+
+
+def test_of_steps_that_are_shorter_than_a_column_the_mean_is_shown(tmp_path: Path):
+    c = mirsamadi2017.Config(d_lstm=3, max_seconds=1.0)
+    shapes, rng = model.shapes_of(c, 4, 0), np.random.default_rng(0)
+    theta = rng.standard_normal(model.size_of(shapes)).astype(np.float32)
+    norm = {"norm.mean": np.zeros(c.d_spec, np.float32), "norm.std": np.full(c.d_spec, 9, np.float32)}
+    path, x = tmp_path / "model.safetensors", sound(11_000)
+    labels: dict[str, list[str] | None] = {"emotion": EMOTIONS, "gender": None}
+    checkpoint.save(path, checkpoint.Checkpoint(model.named(theta, shapes) | norm, c, labels, 1.0, {}))
+    found = look(str(recording(tmp_path / "a.wav", x)), path)
+    a = found.model.output(x).attention
+    assert a is not None
+    assert found.weights is not None
+    column = np.arange(a.shape[1]) * 160 // 400
+    assert column[-1] == len(found.weights) - 1
+    means = [a[0, column == k].mean() * a.shape[1] for k in range(len(found.weights))]
+    np.testing.assert_allclose(found.weights[:, 0], means, rtol=1e-5)
 
 
 def test_the_columns_lie_where_their_frames_are(tmp_path: Path):

@@ -19,7 +19,6 @@ from helpers import (
     Array,
     Command,
     assert_close,
-    assert_same_training,
     bounds_of,
     sound,
     unbalanced,
@@ -395,15 +394,6 @@ def test_a_run_that_was_stopped_anywhere_resumes_to_the_same_bytes(tmp_path: Pat
         resumed = runs(tmp_path, c, stop, resume=True)
         for name in ("model.safetensors", "last.safetensors", "metrics.jsonl"):
             assert (resumed / name).read_bytes() == (whole / name).read_bytes(), (stop, name)
-
-
-def test_another_test_part_changes_nothing_that_it_learns(tmp_path: Path) -> None:
-    for others in (0, 6):
-        out = tmp_path / str(others)
-        out.mkdir()
-        with ThreadPoolExecutor(1) as pool:
-            fit(*unbalanced(TINY, others), TINY, Run(out, pool, lambda _: None), {}, oracle=others > 0)
-    assert_same_training(tmp_path / "0", tmp_path / "6")
 
 
 def test_autoencoders_see_the_training_part_only_and_no_labels(tmp_path: Path) -> None:

@@ -230,6 +230,22 @@ def test_prediction_in_plain_numpy_is_that_of_the_engine(tmp_path: Path, preset:
     assert np.ptp([list(p.probabilities.values()) for p in lite], axis=0).max() > 1e-3  # the sounds are told apart
 
 
+@pytest.mark.parametrize(("kept", "solved"), [(5, 3), (0, 0)])
+def test_a_file_whose_elm_knows_other_utterances_than_it_weighs_is_refused(tmp_path: Path, kept: int, solved: int):
+    c = Config(**SMALL)
+    theta, shapes = make_network(c, 0)
+    tensors = {name: value.astype(np.float32) for name, value in model.named(theta, shapes).items()}
+    tensors |= {f"elm.{name}": value for name, value in elm.start("kernel", 20, 4, 0).items()}
+    tensors |= {"elm.S": np.ones((kept, 20), np.float32), "elm.U": np.ones((solved, 4), np.float32)}
+    tensors |= {"norm.mean": np.zeros(32, np.float32), "norm.std": np.ones(32, np.float32)}
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(path, checkpoint.Checkpoint(tensors, c, {"emotion": EMOTIONS, "gender": None}, 1.0, {}))
+    with pytest.raises(
+        ValueError, match=rf"model\.safetensors: the tensors of elm have \[{solved}.*rows; expected as many in all"
+    ):
+        checkpoint.load(path)
+
+
 @pytest.mark.skipif(UNCOMPILED, reason="trains for some epochs")
 @pytest.mark.parametrize("objective", ["alignment", "frames"])
 @pytest.mark.parametrize("classifier", ["kernel", "mean"])

@@ -27,7 +27,7 @@ def recordings(tmp_path: Path) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("config", [SMALL, dataclasses.replace(SMALL, pad=True, attention=False)])
+@pytest.mark.parametrize("config", [SMALL, dataclasses.replace(SMALL, pad=True, attention=False, max_seconds=0.7)])
 @pytest.mark.parametrize("genders", [None, GENDERS])
 def test_the_engines_give_the_same_predictions(
     tmp_path: Path, recordings: list[Path], config: Config, genders: list[str] | None
