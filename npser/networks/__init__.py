@@ -1,7 +1,7 @@
 """The networks, one module each, named as in the literature. To add one, write its module and name it in model.NETWORKS:
 
 1. ``Config``, its settings, a subclass of config.Config; ``PRESETS``; ``ABLATION``, its variants; ``SMALL``, for gradcheck;
-   ``TITLE``; ``PUBLISHED``, the figures of its paper and their task; ``CHOICES``, what it tries on the validation part.
+   ``TITLE``; ``PUBLISHED``, the figures of its paper and their task; ``choices(c)``, what it tries on the validation part.
 2. ``kind(c)``, what its store keeps; ``inputs(store, window, ...)``, from stored rows to x = (X, bounds of windows, ...).
 3. ``shapes(c, emotions, genders)``, its parameters; ``forward(p, c, *x, rng)`` -> out and backward (its layers imported late).
 4. ``loss(c, out, y)`` -> loss and gradients by out; backward of these -> gradients by layer; ``decide(p, c, out)`` -> logits.
