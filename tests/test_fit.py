@@ -129,7 +129,8 @@ def trained(config: Config, data: Dataset, split: Split, out: Path, **choices: A
 
 @pytest.mark.parametrize("config", EVERY_NETWORK)
 def test_another_test_part_changes_nothing_that_is_trained(tmp_path: Path, config: Config) -> None:
-    c = replace(config, **SHORT, **AUGMENTED)
+    augmented = AUGMENTED if getattr(config, "input", "log_mel") == "log_mel" else {}
+    c = replace(config, **SHORT, **augmented)
     results = [trained(c, *unbalanced(c, others), tmp_path / str(others), oracle=others > 0) for others in (0, 6)]
     assert results[0]["test"]["loss"] != results[1]["test"]["loss"]
     for name in ("selected_epoch", "validation", "genders", "parameters"):

@@ -3,17 +3,15 @@
 import csv
 import dataclasses
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import UNCOMPILED, Command, assert_same_run, assert_same_training, one_sentence, report_of, unbalanced
+from helpers import UNCOMPILED, Command, assert_same_run, one_sentence, report_of
 
 from npser import model
 from npser.config import Config, to_toml
-from npser.train import Run, fit
 
 FEW: dict[str, Any] = {"epochs": 2, "batch": 8, "max_seconds": 0.5}
 EXPORTED = [("li2019_feedforward", "default"), ("li2019_feedforward", "paper"), ("mirsamadi2017", "same-input")]
@@ -78,17 +76,6 @@ def test_a_stopped_run_goes_on_to_the_same_files(network: str, npser: Command, c
     npser(*words, "parts", "--epochs", "1")
     npser(*words, "parts", "--epochs", "2", "--resume")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
-
-
-@pytest.mark.parametrize("network", [name for name in model.NETWORKS if name != "li2019"])
-def test_another_test_part_changes_nothing_that_it_learns(network: str, tmp_path: Path) -> None:
-    c = dataclasses.replace(few(network, next(iter(model.NETWORKS[network].PRESETS))), batch=5)
-    for others in (0, 6):
-        out = tmp_path / str(others)
-        out.mkdir()
-        with ThreadPoolExecutor(1) as pool:
-            fit(*unbalanced(c, others), c, Run(out, pool, lambda _: None), {}, oracle=others > 0)
-    assert_same_training(tmp_path / "0", tmp_path / "6")
 
 
 @pytest.mark.parametrize("network", model.NETWORKS)
