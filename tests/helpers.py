@@ -26,6 +26,7 @@ from npser.corpora import Utterance
 from npser.dataset import Dataset
 from npser.network import Network, Targets
 from npser.networks import li2019, li2019_feedforward
+from npser.prediction import Prediction
 from npser.split import Split
 from npser.store import Store, digests, open_store, store_of
 
@@ -159,6 +160,28 @@ def network(folder: Path, config: Config = SMALL, genders: list[str] | None = GE
     path = folder / "model.safetensors"
     checkpoint.save(path, Checkpoint(tensors, config, {"emotion": EMOTIONS, "gender": genders}, temperature, {}))
     return Trained(path, lite.Model(path), Network(theta, shapes, config, mean, std))
+
+
+def model_file(folder: Path, config: Config, solved: dict[str, Array] | None = None) -> Path:
+    """Of any network without a gender head: random parameters, and the state that is solved, where it has one."""
+    theta, shapes = make_network(config, 0)
+    tensors = {name: value.astype(np.float32) for name, value in model.named(theta, shapes).items()} | (solved or {})
+    mean = np.random.default_rng(0).normal(0, 3, config.d_spec).astype(np.float32)
+    tensors |= {"norm.mean": mean, "norm.std": np.full(config.d_spec, 9, np.float32)}
+    path = folder / "model.safetensors"
+    checkpoint.save(path, Checkpoint(tensors, config, {"emotion": EMOTIONS, "gender": None}, 1.0, {}))
+    return path
+
+
+def by_both_engines(path: Path) -> list[Prediction]:
+    """What a model in plain NumPy says of sounds of several lengths; the compiled engine says the same."""
+    trained = lite.Model(path)
+    waves = [sound(n, seed) for seed, n in enumerate([4800, 5000, 7999, 8000, 20_000])]
+    plain = [trained.predict(x, RATE) for x in waves]
+    compiled = trained.predict_many(waves, RATE, engine="numba", threads=1)
+    for a, b in zip(plain, compiled, strict=True):
+        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
+    return plain
 
 
 def sound(n: int, seed: int = 0, rate: int = RATE) -> Array:

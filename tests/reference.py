@@ -251,6 +251,11 @@ def values(a: Any) -> np.ndarray:
     return np.array(nested(lambda x: x.value, a), np.float64)
 
 
+def gradients_of(p: dict[str, Any], params: Arrays) -> Arrays:
+    """The gradients of parameters that were lifted, after backward, under their names and shapes."""
+    return {name: np.array(nested(lambda x: x.gradient, p[name])).reshape(params[name].shape) for name in p}
+
+
 def network(p: dict[str, Any], utterances: Utterances, n_pw: int, attention: bool, masks: Masks) -> Logits:
     """Section 4.3 on the encodings of all utterances -> emotion logits (B, classes), gender logits (B, 2) or None."""
     Z: Matrix = []
@@ -297,7 +302,7 @@ def loss_and_gradients(
     if gender is not None and gender_y is not None:
         loss = loss + total(cross_entropy(gender[u], int(gender_y[u])) * w[u] for u in range(len(gender))) * beta
     loss.backward()
-    gradients = {name: np.array(nested(lambda x: x.gradient, p[name])).reshape(params[name].shape) for name in p}
+    gradients = gradients_of(p, params)
     return loss.value, values(emotion), None if gender is None else values(gender), gradients
 
 

@@ -16,6 +16,7 @@ from reference import (
     cross_entropy,
     dense,
     dropout,
+    gradients_of,
     lift,
     nested,
     total,
@@ -71,7 +72,7 @@ def loss_and_gradients(
         found.append(values(logits))
     loss = total(terms)
     loss.backward()
-    return loss.value, found, {name: np.array(nested(lambda x: x.gradient, p[name])).reshape(params[name].shape) for name in p}
+    return loss.value, found, gradients_of(p, params)
 
 
 def reconstruction_error(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from reference import Arrays, Matrix, Vector, cross_entropy, dense, lift, nested, relu, softmax, total, values
+from reference import Arrays, Matrix, Vector, cross_entropy, dense, gradients_of, lift, relu, softmax, total, values
 
 Utterance = tuple[np.ndarray, Sequence[float] | np.ndarray]
 
@@ -52,7 +52,7 @@ def loss_and_gradients(
         terms += [cross_entropy(z, of) * (w / usual) for z in logits_of_segments(p, utterance, n_context, share)]
     loss = total(terms)
     loss.backward()
-    return loss.value, {name: np.array(nested(lambda x: x.gradient, p[name])).reshape(params[name].shape) for name in p}
+    return loss.value, gradients_of(p, params)
 
 
 def statistics(params: Arrays, utterance: Utterance, n_context: int, share: float) -> list[float]:

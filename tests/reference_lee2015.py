@@ -15,8 +15,8 @@ from reference import (
     cross_entropy,
     dense,
     dropout,
+    gradients_of,
     lift,
-    nested,
     softmax,
     total,
     values,
@@ -95,7 +95,7 @@ def loss_and_gradients(
         elif k >= 0:
             loss = loss + alignment_loss([softmax(row) for row in logits], stretches(voiced[u], gap), k) * w
     loss.backward()
-    gradients = {name: np.array(nested(lambda x: x.gradient, p[name])).reshape(params[name].shape) for name in p}
+    gradients = gradients_of(p, params)
     return loss.value, values(rows), gradients
 
 

@@ -15,9 +15,9 @@ from reference import (
     dense,
     dot,
     dropout,
+    gradients_of,
     lift,
     mean_over_time,
-    nested,
     relu,
     softmax,
     total,
@@ -52,5 +52,5 @@ def loss_and_gradients(
     logits = [logits_of(p, lift(X), masks and masks[u]) for u, X in enumerate(utterances)]
     loss = total(cross_entropy(row, int(y[u])) * float(weight[u]) for u, row in enumerate(logits))
     loss.backward()
-    gradients = {name: np.array(nested(lambda x: x.gradient, p[name])).reshape(params[name].shape) for name in p}
+    gradients = gradients_of(p, params)
     return loss.value, values(logits), gradients

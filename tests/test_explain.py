@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from helpers import EMOTIONS, GENDERS, SMALL, Command, network, one_sentence, recording, sound
+from helpers import GENDERS, SMALL, Command, model_file, network, one_sentence, recording, sound
 
-from npser import checkpoint, features, model
+from npser import checkpoint, features
 from npser.explain.look import COLOURS, COLUMNS, Look, clock, frequencies, look, ticks, top_weight
 from npser.explain.page import page, png
 from npser.networks import mirsamadi2017
@@ -64,12 +64,7 @@ def test_the_bands_and_weights_of_one_window_are_the_networks_own(tmp_path: Path
 
 def test_of_steps_that_are_shorter_than_a_column_the_mean_is_shown(tmp_path: Path):
     c = mirsamadi2017.Config(d_lstm=3, max_seconds=1.0)
-    shapes, rng = model.shapes_of(c, 4, 0), np.random.default_rng(0)
-    theta = rng.standard_normal(model.size_of(shapes)).astype(np.float32)
-    norm = {"norm.mean": np.zeros(c.d_spec, np.float32), "norm.std": np.full(c.d_spec, 9, np.float32)}
-    path, x = tmp_path / "model.safetensors", sound(11_000)
-    labels: dict[str, list[str] | None] = {"emotion": EMOTIONS, "gender": None}
-    checkpoint.save(path, checkpoint.Checkpoint(model.named(theta, shapes) | norm, c, labels, 1.0, {}))
+    path, x = model_file(tmp_path, c), sound(11_000)
     found = look(str(recording(tmp_path / "a.wav", x)), path)
     a = found.model.output(x).attention
     assert a is not None
@@ -207,7 +202,6 @@ def test_names_and_labels_are_text_wherever_they_stand(tmp_path: Path):
     trained = network(tmp_path)
     evil = '</script><b>"&{{name}} $\\nonsense$'
     trained.lite.checkpoint.labels["emotion"] = [evil, "happy", "neutral", "sad"]
-    from npser import checkpoint
 
     about = dataclasses.replace(trained.lite.checkpoint, training={"notices": [evil], "corpora": [evil], "licence": evil})
     about.tensors["emotion.b"][0] += 100  # it is the answer

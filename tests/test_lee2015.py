@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import reference_lee2015 as reference
 from helpers import (
-    EMOTIONS,
     UNCOMPILED,
     Array,
     assert_close,
     bounds_of,
+    by_both_engines,
     data_of,
     make_network,
+    model_file,
     sound,
     unbalanced,
     utterances_of,
 )
 
-from npser import augment, checkpoint, features, frame_features, model
+from npser import augment, checkpoint, frame_features, model
 from npser.layers import dropout
-from npser.lite import Model
 from npser.network import Network, Targets
 from npser.networks import elm, lee2015
 from npser.networks.lee2015 import Config
@@ -210,36 +210,20 @@ def test_the_elm_of_a_model_file_knows_the_training_part_and_nobody_else(tmp_pat
 @pytest.mark.parametrize("preset", ["published", "same-input"])
 def test_prediction_in_plain_numpy_is_that_of_the_engine(tmp_path: Path, preset: str, changes: dict[str, Any]):
     c = dataclasses.replace(lee2015.PRESETS[preset], **SMALL, **changes)
-    theta, shapes = make_network(c, 0)
-    rng = np.random.default_rng(0)
-    tensors = {name: value.astype(np.float32) for name, value in model.named(theta, shapes).items()}
-    tensors |= {"norm.mean": rng.normal(0, 3, c.d_spec).astype(np.float32), "norm.std": np.full(c.d_spec, 9, np.float32)}
+    solved = {}
     if c.classifier == "kernel":
-        S = rng.random((9, 4 * lee2015.outputs(c, 4)))
-        p = {"elm": elm.start("kernel", S.shape[1], 4, 0)}
-        tensors |= lee2015.solve(p, c, (S, np.arange(9) % 4), None)
-    path = tmp_path / "model.safetensors"
-    checkpoint.save(path, checkpoint.Checkpoint(tensors, c, {"emotion": EMOTIONS, "gender": None}, 1.0, {}))
-    trained = Model(path)
-    waves = [sound(n, seed) for seed, n in enumerate([4800, 5000, 7999, 8000, 20_000])]
-    lite = [trained.predict(x, features.SAMPLE_RATE) for x in waves]
-    compiled = list(trained.predict_many(waves, features.SAMPLE_RATE, engine="numba", threads=1))
-    for a, b in zip(lite, compiled, strict=True):
-        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
-        assert a.attention is a.gender is None
+        S = np.random.default_rng(0).random((9, 4 * lee2015.outputs(c, 4)))
+        solved = lee2015.solve({"elm": elm.start("kernel", S.shape[1], 4, 0)}, c, (S, np.arange(9) % 4), None)
+    lite = by_both_engines(model_file(tmp_path, c, solved))
+    assert all(p.attention is p.gender is None for p in lite)
     assert np.ptp([list(p.probabilities.values()) for p in lite], axis=0).max() > 1e-3  # the sounds are told apart
 
 
 @pytest.mark.parametrize(("kept", "solved"), [(5, 3), (0, 0)])
 def test_a_file_whose_elm_knows_other_utterances_than_it_weighs_is_refused(tmp_path: Path, kept: int, solved: int):
-    c = Config(**SMALL)
-    theta, shapes = make_network(c, 0)
-    tensors = {name: value.astype(np.float32) for name, value in model.named(theta, shapes).items()}
-    tensors |= {f"elm.{name}": value for name, value in elm.start("kernel", 20, 4, 0).items()}
+    tensors = {f"elm.{name}": value for name, value in elm.start("kernel", 20, 4, 0).items()}
     tensors |= {"elm.S": np.ones((kept, 20), np.float32), "elm.U": np.ones((solved, 4), np.float32)}
-    tensors |= {"norm.mean": np.zeros(32, np.float32), "norm.std": np.ones(32, np.float32)}
-    path = tmp_path / "model.safetensors"
-    checkpoint.save(path, checkpoint.Checkpoint(tensors, c, {"emotion": EMOTIONS, "gender": None}, 1.0, {}))
+    path = model_file(tmp_path, Config(**SMALL), tensors)
     with pytest.raises(
         ValueError, match=rf"model\.safetensors: the tensors of elm have \[{solved}.*rows; expected as many in all"
     ):

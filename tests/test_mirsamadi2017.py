@@ -11,17 +11,18 @@ import reference_mirsamadi2017 as reference
 from helpers import (
     Array,
     assert_close,
+    by_both_engines,
     data_of,
     loss_of,
     make_batch,
     make_network,
+    model_file,
     sound,
     utterances_of,
 )
 
 from npser import checkpoint, features, model
 from npser.layers import dropout
-from npser.lite import Model
 from npser.network import real_rows
 from npser.networks import mirsamadi2017
 from npser.networks.mirsamadi2017 import Config
@@ -75,23 +76,12 @@ def test_the_number_of_parameters(preset: str, parameters: int):
 @pytest.mark.parametrize("preset", ["published", "same-input"])
 def test_prediction_in_plain_numpy_is_that_of_the_engine(tmp_path: Path, preset: str):
     c = dataclasses.replace(mirsamadi2017.PRESETS[preset], **SMALL)
-    theta, shapes = make_network(c, 0)
-    rng = np.random.default_rng(0)
-    tensors = {name: value.astype(np.float32) for name, value in model.named(theta, shapes).items()}
-    tensors |= {"norm.mean": rng.normal(0, 3, c.d_spec).astype(np.float32), "norm.std": np.full(c.d_spec, 9, np.float32)}
-    labels = ["angry", "happy", "neutral", "sad"]
-    path = tmp_path / "model.safetensors"
-    checkpoint.save(path, checkpoint.Checkpoint(tensors, c, {"emotion": labels, "gender": None}, 1.0, {}))
-    trained = Model(path)
-    waves = [sound(n, seed) for seed, n in enumerate([4800, 5000, 7999, 8000, 20_000])]
-    lite = [trained.predict(x, features.SAMPLE_RATE) for x in waves]
-    compiled = list(trained.predict_many(waves, features.SAMPLE_RATE, engine="numba", threads=1))
-    for a, b in zip(lite, compiled, strict=True):
-        assert a.probabilities == pytest.approx(b.probabilities, abs=1e-5)
-        assert a.attention is not None
-        assert a.times is not None
-        assert a.attention.shape == (1, len(a.times))
-        np.testing.assert_allclose(a.attention.sum(), 1, rtol=1e-5)
+    lite = by_both_engines(model_file(tmp_path, c))
+    for p in lite:
+        assert p.attention is not None
+        assert p.times is not None
+        assert p.attention.shape == (1, len(p.times))
+        np.testing.assert_allclose(p.attention.sum(), 1, rtol=1e-5)
     assert np.ptp([list(p.probabilities.values()) for p in lite], axis=0).max() > 0.02  # the sounds are told apart
     hop = mirsamadi2017.kind(c).hop
     assert lite[0].times is not None
