@@ -151,6 +151,7 @@ def test_the_attention_of_a_first_window_that_is_not_answered_is_that_of_the_nex
     # Windows of a second, half overlapping; a step ends half a hop after the centre of its last frame.
     np.testing.assert_allclose(p.times, 0.5 + 0.075 * np.arange(1, 14) - 0.0125)
     second = trained.lite.output(x[8000:24_000])
+    assert second.attention is not None
     np.testing.assert_allclose(p.attention, second.attention, rtol=1e-6)
 
 
