@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock, Thread
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
-_lock = threading.Lock()
+_lock = Lock()
 _users = 0
 _limits: threadpool_limits | None = None
 
@@ -90,17 +90,36 @@ def ahead(pool: Executor, function: Callable[[Item], Result], items: Iterable[It
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """BLAS runs in the calling thread. The limit is the process's: overlapping uses are counted, the last one lifts it."""
-    global _users, _limits
+    """BLAS runs in the calling thread. The limit is the process's: overlapping uses are counted, the last one lifts it.
+
+    threadpoolctl (3.8 on) lets a thread set limits only while no other living thread has: each change has a thread of its own.
+    """
+    global _users
     with _lock:
         _users += 1
         if _users == 1:
-            _limits = threadpool_limits(1, user_api="blas")
+            _apart(_limit)
     try:
         yield
     finally:
         with _lock:
             _users -= 1
-            if _users == 0 and _limits is not None:
-                _limits.restore_original_limits()
-                _limits = None
+            if _users == 0:
+                _apart(_lift)
+
+
+def _apart(function: Callable[[], None]) -> None:
+    """Call it in a thread of its own."""
+    thread = Thread(target=function)
+    thread.start()
+    thread.join()
+
+
+def _limit() -> None:
+    global _limits
+    _limits = threadpool_limits(1, user_api="blas")
+
+
+def _lift() -> None:
+    if _limits is not None:
+        _limits.restore_original_limits()
