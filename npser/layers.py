@@ -5,6 +5,7 @@
 
 Legend: N rows (frames of all utterances), B utterances, T pooled frames, C channels, H units. ``bounds (B+1,)``: utterance u is
 rows ``bounds[u]:bounds[u+1]``. ``dX`` is the gradient of ``X``. Dropout acts exactly when a random generator is passed.
+Pictures are rows (N, F C): the F bands of a frame side by side, each of C channels.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import numpy as np
 from npser_kernels.alignment import alignment_backward, alignment_forward
 from npser_kernels.attention import attention_backward, attention_forward
 from npser_kernels.conv1d import conv1d_backward, conv1d_forward
+from npser_kernels.conv2d import add_folded_bands, collect_bands, spread_bands, unfold_bands
 from npser_kernels.lstm import lstm_backward, lstm_forward
-from npser_kernels.maxpool import maxpool_backward, maxpool_forward
+from npser_kernels.maxpool import maxpool2d_backward, maxpool2d_forward, maxpool_backward, maxpool_forward
 
 Array = np.ndarray
 Backward = Callable[..., tuple[Array, ...]]
+
+BLOCK = 2**17  # numbers of the windows of bands that conv2d holds at a time
 
 
 def conv1d(X: Array, bounds: Array, W: Array, b: Array) -> tuple[Array, Backward]:
@@ -55,6 +59,137 @@ def maxpool(X: Array, bounds: Array, n_pw: int) -> tuple[Array, Array, Backward]
         return (dX,)
 
     return out, pooled, backward
+
+
+def conv2d(X: Array, bounds: Array, W: Array, b: Array, stride: int = 1, valid: bool = False) -> tuple[Array, Array, Backward]:
+    """Convolution over time and bands. X (N, F C), W (C, n_time, n_band, K), b (K,) -> (M, S K) and its bounds.
+
+    Past its ends an utterance repeats its first and last frames and bands, of an even window one more before than behind; an
+    utterance of L frames has ceil(L / stride) then, and S = ceil(F / stride). valid: windows lie inside; (L - n_time) // stride
+    + 1 frames, or none, and as many bands.
+
+    Windows of bands are laid out one frame after the other, utterances apart; the window of frames that begins at any of them
+    lies there already. Those that begin some frames apart, not to overlap, are the rows of a matrix: see _joined.
+    """
+    (C, n_time, n_band, K), F = W.shape, X.shape[1] // len(W)
+    before, behind = (0, 0) if valid else (n_band // 2, n_band - 1 - n_band // 2)
+    padded = X.reshape(-1, F, C)[:, np.clip(np.arange(before + F + behind) - before, 0, F - 1)].reshape(len(X), -1)
+    rows, start, outer = _laid_out(bounds, n_time, stride, valid)
+    n, S, width = len(rows), (before + F + behind - n_band) // stride + 1, n_band * C
+    apart, taps = -(-n_time // stride) * stride, W.transpose(1, 2, 0, 3).reshape(-1, K)
+    at_once = max(1, min(BLOCK // max(n * max(width, K), 1), S))
+    blocks = [slice(s, min(s + at_once, S)) for s in range(0, S if len(start) else 0, at_once)]
+
+    def buffer(columns: int) -> Array:
+        return np.zeros((apart + at_once * n + apart, columns), X.dtype)
+
+    def unfolded(block: slice, U: Array) -> int:
+        size = (block.stop - block.start) * n
+        unfold_bands(U[:size].reshape(-1, n, width), padded, rows, block.start * stride * C, stride * C)
+        return size
+
+    out, U, Y = np.empty((len(start), S, K), X.dtype), buffer(width), buffer(K)
+    for block in blocks:
+        size = unfolded(block, U)
+        for r in range(0, apart, stride):
+            np.matmul(_joined(U, r, apart, size, n_time), taps, out=_joined(Y, r, apart, size, 1))
+        collect_bands(out, Y[:size].reshape(-1, n, K), start, b, block.start)
+
+    def backward(dout: Array, need_dX: bool = True) -> tuple[Array, ...]:
+        dout, dtaps, dpadded = (
+            np.ascontiguousarray(dout).reshape(out.shape),
+            np.zeros_like(taps),
+            np.zeros_like(padded if need_dX else padded[:0]),
+        )
+        flipped = taps.reshape(n_time, width, K)[::-1].transpose(0, 2, 1).reshape(-1, width)
+        U, dY, dU = buffer(width), buffer(K), buffer(width)
+        for block in blocks:
+            size = unfolded(block, U)
+            spread_bands(dY[apart : apart + size].reshape(-1, n, K), dout, start, block.start)
+            for r in range(0, apart, stride):
+                dtaps += _joined(U, r, apart, size, n_time).T @ _joined(dY[apart:], r, apart, size, 1)
+            for r in range(apart if need_dX else 0):
+                ending = _joined(dY[apart - n_time + 1 :], r, apart, size, n_time)
+                np.matmul(ending, flipped, out=_joined(dU, r, apart, size, 1))
+            if need_dX:
+                add_folded_bands(dpadded, dU[:size].reshape(-1, n, width), rows, block.start * stride * C, stride * C)
+        d = dpadded.reshape(-1, before + F + behind, C)
+        dX = d[:, before : before + F]
+        dX[:, 0] += d[:, :before].sum(axis=1)
+        dX[:, -1] += d[:, before + F :].sum(axis=1)
+        dW = dtaps.reshape(n_time, n_band, C, K).transpose(2, 0, 1, 3)
+        return dX.reshape(-1, F * C), dW, dout.sum(axis=(0, 1))
+
+    return out.reshape(-1, S * K), outer, backward
+
+
+def _laid_out(bounds: Array, n_time: int, stride: int, valid: bool) -> tuple[Array, Array, Array]:
+    """Frames of utterances with what repeats at their ends, each utterance's a multiple of stride.
+
+    Returns the row of X that each frame is, (n,); the frames where windows of n_time begin, (M,); and the bounds of those.
+    """
+    lengths = np.diff(bounds)
+    whole = np.where(lengths > 0, lengths + (0 if valid else n_time - 1), 0)
+    counts = np.maximum((whole - n_time) // stride + 1, 0)
+    laid = -(-whole // stride) * stride
+    first, outer = np.concatenate([[0], np.cumsum(laid)]), np.concatenate([[0], np.cumsum(counts)])
+    frame = np.arange(first[-1]) - np.repeat(first[:-1] + (0 if valid else n_time // 2), laid)
+    rows = np.repeat(bounds[:-1], laid) + np.clip(frame, 0, np.repeat(np.maximum(lengths - 1, 0), laid))
+    return rows, np.repeat(first[:-1] - stride * outer[:-1], counts) + stride * np.arange(outer[-1]), outer
+
+
+def _joined(Y: Array, first: int, apart: int, size: int, n_time: int) -> Array:
+    """Windows of n_time rows as rows, which begin at first and each time so many apart, up to size: a view of Y (n, C)."""
+    count = max(0, -((first - size) // apart))
+    return Y[first : first + count * apart].reshape(count, apart * Y.shape[1])[:, : n_time * Y.shape[1]]
+
+
+def maxpool2d(X: Array, bounds: Array, C: int, n_time: int, n_band: int) -> tuple[Array, Array, Backward]:
+    """The largest of n_time frames by n_band bands; what is over is dropped. X (N, F C) -> (M, F // n_band C), its bounds."""
+    pooled = np.concatenate([[0], np.cumsum(np.diff(bounds) // n_time)])
+    windows, bands = np.full(len(bounds) - 1, n_time), X.shape[1] // C // n_band
+    out, backward = _largest(X, bounds, C, pooled, windows, n_band, bands)
+    return out, pooled, backward
+
+
+def quarters(X: Array, bounds: Array, C: int) -> tuple[Array, Backward]:
+    """The largest of each half of the frames by half of the bands. X (N, F C) -> (B, 4 C); of fewer than two frames, 0.
+
+    Of an odd number the last one is dropped.
+    """
+    halves, F = np.diff(bounds) // 2, X.shape[1] // C
+    pooled = np.concatenate([[0], np.cumsum(np.where(halves > 0, 2, 0))])
+    out, backward = _largest(X, bounds, C, pooled, halves, F // 2, 2)
+    return _one_row_each(out.reshape(-1, 4 * C), halves > 0, lambda dout: backward(dout.reshape(-1, 2 * C)))
+
+
+def max_over_time(X: Array, bounds: Array) -> tuple[Array, Backward]:
+    """The largest of all frames. X (N, D) -> (B, D); of none, 0."""
+    lengths = np.diff(bounds)
+    pooled = np.concatenate([[0], np.cumsum(lengths > 0)])
+    out, backward = _largest(X, bounds, X.shape[1], pooled, lengths, 1, 1)
+    return _one_row_each(out, lengths > 0, backward)
+
+
+def _largest(X: Array, bounds: Array, C: int, pooled: Array, n_time: Array, n_band: int, bands: int) -> tuple[Array, Backward]:
+    """The largest of windows of n_time (B,) frames and n_band bands. X (N, F C) -> (M, bands C), M and its bounds pooled."""
+    out = np.empty((pooled[-1], bands * C), X.dtype)
+    argmax = np.empty(out.shape, np.int32)
+    maxpool2d_forward(out, argmax, X, bounds, pooled, n_time, n_band, C)
+
+    def backward(dout: Array) -> tuple[Array, ...]:
+        dX = np.empty_like(X)
+        maxpool2d_backward(dX, dout, argmax, bounds, pooled, n_time, n_band, C)
+        return (dX,)
+
+    return out, backward
+
+
+def _one_row_each(rows: Array, filled: Array, backward: Backward) -> tuple[Array, Backward]:
+    """Rows of those utterances that are filled (B,), and zeros for the others."""
+    out = np.zeros((len(filled), rows.shape[1]), rows.dtype)
+    out[filled] = rows
+    return out, lambda dout: backward(dout[filled])
 
 
 def extend(X: Array, bounds: Array, lengths: Array) -> tuple[Array, Array, Backward]:
@@ -158,6 +293,19 @@ def mean_over_time(X: Array, bounds: Array) -> tuple[Array, Backward]:
     return z, lambda dz: (np.repeat(dz * share, lengths, axis=0),)
 
 
+def last_states(X: Array, bounds: Array) -> tuple[Array, Backward]:
+    """What each direction of a BLSTM says at its end. X (N, 2H), forward | backward -> (B, 2H); of no frames, 0."""
+    filled, H = np.diff(bounds) > 0, X.shape[1] // 2
+    last, first = bounds[1:][filled] - 1, bounds[:-1][filled]
+
+    def backward(dout: Array) -> tuple[Array, ...]:
+        dX = np.zeros_like(X)
+        dX[last, :H], dX[first, H:] = dout[:, :H], dout[:, H:]
+        return (dX,)
+
+    return _one_row_each(np.concatenate([X[last, :H], X[first, H:]], axis=1), filled, backward)
+
+
 def linear(X: Array, W: Array, b: Array) -> tuple[Array, Backward]:
     """Section 4.3. X (B, D), W (D, classes), b (classes,) -> logits (B, classes)."""
     return X @ W + b, lambda dout: (dout @ W.T, X.T @ dout, dout.sum(axis=0))
@@ -178,6 +326,43 @@ def dense(X: Array, W: Array, b: Array, activation: str) -> tuple[Array, Backwar
         return dX, X.T @ dpre, dpre.sum(axis=0)
 
     return out, backward
+
+
+def leaky_relu(X: Array, slope: float = 0.0) -> tuple[Array, Backward]:
+    """X where it is positive, else slope X; with slope 0, ReLU."""
+    factor = np.where(X > 0, X.dtype.type(1), X.dtype.type(slope))
+    return X * factor, lambda dout: (dout * factor,)
+
+
+def batch_norm(
+    X: Array, gamma: Array, beta: Array, held: tuple[Array, Array] | None = None, epsilon: float = 1e-3
+) -> tuple[Array, tuple[Array, Array], Backward]:
+    """Ioffe and Szegedy (2015): gamma (X - mean) / sqrt(variance + epsilon) + beta. X (N, C), the others (C,) -> (N, C).
+
+    mean and variance (over N, not N - 1) are those of X, which has to be the whole mini-batch, and come second; or held.
+    """
+    mean, variance = (X.mean(axis=0), X.var(axis=0)) if held is None else held
+    r = 1 / np.sqrt(variance + X.dtype.type(epsilon))
+    Y = (X - mean) * r
+
+    def backward(dout: Array) -> tuple[Array, ...]:
+        dgamma, dbeta = (dout * Y).sum(axis=0), dout.sum(axis=0)
+        share = X.dtype.type(1 / len(X) if held is None else 0)  # of each row in the statistics
+        return gamma * r * (dout - share * dbeta - share * Y * dgamma), dgamma, dbeta
+
+    return gamma * Y + beta, (mean, variance), backward
+
+
+def embedding(symbols: Array, E: Array) -> tuple[Array, Backward]:
+    """The vector of each symbol. symbols (N,) numbers of rows of E (V, D) -> (N, D); backward -> dE alone."""
+
+    def backward(dout: Array) -> tuple[Array, ...]:
+        dE, order = np.zeros_like(E), np.argsort(symbols, kind="stable")
+        used, first = np.unique(symbols[order], return_index=True)
+        dE[used] = np.add.reduceat(dout[order], first) if len(used) else 0
+        return (dE,)
+
+    return E[symbols], backward
 
 
 def cross_entropy(logits: Array, y: Array, weight: Array) -> tuple[float, Array]:
@@ -278,4 +463,36 @@ def examples(bounds: Array, y: Array, rng: np.random.Generator) -> dict[str, tup
             of_loss(lambda logits: alignment_loss(logits, bounds, np.arange(B), y, weight.astype(logits.dtype))),
             {"logits": normal(N, 4)},
         ),
+        **_examples_of_pictures(bounds, rng),
+    }
+
+
+def _examples_of_pictures(bounds: Array, rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], dict[str, Array]]]:
+    """The layers over time and bands, and those that only networks with pictures have."""
+    D, X, symbols = 6, rng.standard_normal((bounds[-1], 6)), rng.integers(4, size=bounds[-1])
+    b, gamma, beta = rng.standard_normal(5), rng.standard_normal(D), rng.standard_normal(D)
+
+    def held(X: Array) -> tuple[Array, Array]:
+        return np.full(D, 0.5, X.dtype), np.full(D, 2, X.dtype)
+
+    return {
+        "conv2d": (
+            lambda X, W, b: conv2d(X, bounds, W, b),
+            {"X": X, "W": rng.standard_normal((2, 3, 2, 5)), "b": b},
+        ),
+        "conv2d, stride, valid": (
+            lambda X, W, b: conv2d(X, bounds, W, b, stride=2, valid=True),
+            {"X": X, "W": rng.standard_normal((2, 2, 2, 5)), "b": b},
+        ),
+        "maxpool2d": (lambda X: maxpool2d(X, bounds, 2, 3, 2), {"X": X}),
+        "quarters": (lambda X: quarters(X, bounds, 2), {"X": X}),
+        "max_over_time": (lambda X: max_over_time(X, bounds), {"X": X}),
+        "last_states": (lambda X: last_states(X, bounds), {"X": X}),
+        "leaky_relu": (lambda X: leaky_relu(X, 0.1), {"X": X}),
+        "batch_norm": (batch_norm, {"X": X, "gamma": gamma, "beta": beta}),
+        "batch_norm, held": (
+            lambda X, gamma, beta: batch_norm(X, gamma, beta, held=held(X)),
+            {"X": X, "gamma": gamma, "beta": beta},
+        ),
+        "embedding": (lambda E: embedding(symbols, E), {"E": rng.standard_normal((4, D))}),
     }

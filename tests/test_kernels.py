@@ -17,8 +17,9 @@ from npser_kernels.assemble import assemble
 from npser_kernels.attention import attention_backward, attention_forward
 from npser_kernels.augment import add_echo, resample_bands
 from npser_kernels.conv1d import conv1d_backward, conv1d_forward
+from npser_kernels.conv2d import collect_bands, unfold_bands
 from npser_kernels.lstm import add_product, add_row_product, lstm_backward, lstm_forward, product_transposed, squash
-from npser_kernels.maxpool import maxpool_backward, maxpool_forward
+from npser_kernels.maxpool import maxpool2d_backward, maxpool2d_forward, maxpool_backward, maxpool_forward
 
 LENGTHS = [7, 0, 1, 10, 2, 3]  # an empty one as well
 BOUNDS, POOLED = bounds_of(LENGTHS), bounds_of(np.array(LENGTHS) // 3)
@@ -26,6 +27,7 @@ ORDER = np.argsort(-np.diff(BOUNDS), kind="stable")
 EMOTIONS = np.array([0, 1, 0, 2, 1, -1])
 N, M, B = BOUNDS[-1], POOLED[-1], len(LENGTHS)
 KINDS = [np.float64, np.float32]
+IN_PLACE = ("adam_step", "add_product", "add_row_product", "add_folded_bands", "spread_bands")
 
 Shapes = list[tuple[int, ...]]
 Case = tuple[Callable[..., None], Shapes, list[Any]]
@@ -42,11 +44,16 @@ def cases(kind: type) -> dict[str, Case]:
     argmax = rng.integers(3, size=(M, 5)).astype(np.int32)
     static, counts, lengths = random(30, 2), np.array([12, 0, 1, 9, 4]), [12, 2, 1, 15, 6]
     starts = np.array([0, 12, 12, 13, 22])
+    windows, halves = np.full(B, 3), rng.integers(6, size=(M, 4)).astype(np.int32)  # 3 frames by 2 bands of 2 channels
     return {
         "conv1d_forward": (conv1d_forward, [(N, 5)], [random(N, 15), random(5), BOUNDS]),
         "conv1d_backward": (conv1d_backward, [(N, 15), (5,)], [random(N, 5), random(N, 5), BOUNDS]),
         "maxpool_forward": (maxpool_forward, [(M, 5), (M, 5)], [random(N, 5), BOUNDS, POOLED, 3]),
         "maxpool_backward": (maxpool_backward, [(N, 5)], [random(M, 5), argmax, BOUNDS, POOLED, 3]),
+        "maxpool2d_forward": (maxpool2d_forward, [(M, 4), (M, 4)], [random(N, 10), BOUNDS, POOLED, windows, 2, 2]),
+        "maxpool2d_backward": (maxpool2d_backward, [(N, 10)], [random(M, 4), halves, BOUNDS, POOLED, windows, 2, 2]),
+        "unfold_bands": (unfold_bands, [(3, 6, 4)], [random(N, 10), np.array([3, 0, 0, 1, 2, N - 1]), 2, 2]),
+        "collect_bands": (collect_bands, [(4, 2, 3)], [random(2, 6, 3), np.array([0, 1, 3, 5]), random(3), 0]),
         "attention_forward": (attention_forward, [(N, 2), (B, 10)], [random(N, 2), random(N, 5), BOUNDS]),
         "attention_backward": (
             attention_backward,
@@ -85,7 +92,7 @@ def outputs(case: Case, kind: type, fill: float) -> list[Array]:
     """What a kernel leaves in outputs that held `fill` before; an argmax, the only integers, the largest number for NaN."""
     kernel, shapes, inputs = case
     outs = [np.full(shape, fill, kind) for shape in shapes]
-    if kernel is maxpool_forward:
+    if kernel in (maxpool_forward, maxpool2d_forward):
         outs[1] = np.full(shapes[1], np.iinfo(np.int32).max if np.isnan(fill) else 0, np.int32)
     kernel(*outs, *inputs)
     return outs
@@ -110,7 +117,7 @@ def test_a_kernel_leaves_its_inputs_alone(name: str):
 
 
 def test_every_kernel_is_among_these_cases():
-    """But adam_step and add_product, which change their first arguments in place, and log_add, which returns a number."""
+    """But those that change their first arguments in place, and log_add, which returns a number."""
     defined = {
         line.split("(")[0].removeprefix("def ")
         for file in (ROOT / "kernels/npser_kernels").glob("*.py")
@@ -118,7 +125,7 @@ def test_every_kernel_is_among_these_cases():
         for line in file.read_text().splitlines()
         if line.startswith("def ")
     }
-    assert defined == {*cases(np.float64), "adam_step", "add_product", "add_row_product", "log_add"}
+    assert defined == {*cases(np.float64), *IN_PLACE, "log_add"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -212,6 +219,15 @@ def test_the_largest_of_a_window_with_nan_is_nan(frame: int, kind: type):
     out, argmax = np.empty((2, 2), kind), np.empty((2, 2), np.int32)
     maxpool_forward(out, argmax, nan_at(np.zeros((6, 2), kind), (3 + frame, 1)), bounds_of([6]), bounds_of([2]), 3)
     np.testing.assert_array_equal(np.isnan(out), [[False, False], [False, True]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", [(3, 0), (4, 1), (5, 3)])
+def test_the_largest_of_a_window_of_bands_with_nan_is_nan(place: tuple[int, int], kind: type):
+    out, argmax = np.empty((2, 4), kind), np.empty((2, 4), np.int32)
+    picture = nan_at(np.zeros((6, 8), kind), place)  # four bands of two channels
+    maxpool2d_forward(out, argmax, picture, bounds_of([6]), bounds_of([2]), np.array([3]), 2, 2)
+    np.testing.assert_array_equal(np.argwhere(np.isnan(out)), [[1, place[1] % 2]])
 
 
 @pytest.mark.parametrize("kind", KINDS)

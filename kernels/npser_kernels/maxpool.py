@@ -1,4 +1,4 @@
-"""Max pooling over time, equation (4)."""
+"""Max pooling over time, equation (4), and over time and bands."""
 
 from npser_kernels import jit
 
@@ -37,3 +37,41 @@ def maxpool_backward(dinp, dout, argmax, bounds, out_bounds, n_pw):
         for t in range(bounds[u] + T * n_pw, bounds[u + 1]):  # frames that no window holds
             for c in range(C):
                 dinp[t, c] = zero
+
+
+@jit
+def maxpool2d_forward(out, argmax, inp, bounds, out_bounds, n_time, n_band, C):
+    """The largest of n_time[u] frames by n_band bands. out, argmax (M, S C), inp (N, F C); what no window holds is dropped.
+
+    n_time (B,). argmax: the number of the frame in its window times n_band, plus that of the band.
+    """
+    S = out.shape[1] // C
+    for u in range(bounds.size - 1):
+        for i in range(out_bounds[u + 1] - out_bounds[u]):
+            o, window = out_bounds[u] + i, bounds[u] + i * n_time[u]
+            for s in range(S):
+                best, where, first = out[o, s * C : (s + 1) * C], argmax[o, s * C : (s + 1) * C], s * n_band * C
+                for c in range(C):
+                    best[c] = inp[window, first + c]
+                    where[c] = 0
+                for w in range(n_time[u]):
+                    for k in range(n_band):
+                        row, number = inp[window + w, first + k * C : first + (k + 1) * C], w * n_band + k
+                        for c in range(C):
+                            wins = row[c] > best[c] or row[c] != row[c]  # NaN wins, as above
+                            where[c] = number if wins else where[c]
+                            best[c] = row[c] if wins else best[c]
+
+
+@jit
+def maxpool2d_backward(dinp, dout, argmax, bounds, out_bounds, n_time, n_band, C):
+    """The gradient goes to the frame and the band that won. dinp (N, F C), dout, argmax (M, S C)."""
+    S = dout.shape[1] // C
+    dinp[:] = dout.dtype.type(0)
+    for u in range(bounds.size - 1):
+        for i in range(out_bounds[u + 1] - out_bounds[u]):
+            o, window = out_bounds[u] + i, bounds[u] + i * n_time[u]
+            for s in range(S):
+                for c in range(C):
+                    w, k = divmod(argmax[o, s * C + c], n_band)
+                    dinp[window + w, (s * n_band + k) * C + c] = dout[o, s * C + c]

@@ -221,6 +221,22 @@ def librosa_of(x: np.ndarray) -> np.ndarray:
     return np.concatenate([bands, *(librosa.feature.delta(bands, order=order) for order in (1, 2))]).T
 
 
+def torch_convolution(X: Any, W: Any, stride: int, valid: bool, need_dX: bool) -> Any:
+    """A convolution over time and bands, forward and backward. X (B, T, F, C), W (C, n_time, n_band, K)."""
+    import torch
+
+    x = torch.from_numpy(X.transpose(0, 3, 1, 2).copy()).requires_grad_(need_dX)
+    w = torch.from_numpy(W.transpose(3, 0, 1, 2).copy()).requires_grad_()
+    b = torch.zeros(len(w), requires_grad=True)
+    ends = "valid" if valid else "same"  # zeros past the ends, which cost no less than what repeats there
+
+    def run() -> Any:
+        out = torch.nn.functional.conv2d(x, w, b, stride, ends)
+        return torch.autograd.grad(out, [w, b, x] if need_dX else [w, b], out.detach())
+
+    return run
+
+
 def torch_features(filters: Any, window: Any, kernels: Any) -> Callable[[Any], Any]:
     """The same as torchaudio does it: torch.stft, a product with the mel filters, deltas by convolution (ends repeated)."""
     import torch

@@ -35,6 +35,7 @@ from npser import checkpoint, features, model
 from npser.commands import bench
 from npser.corpora import synthetic
 from npser.inputs import with_deltas
+from npser.layers import conv2d
 from npser.lite import Model
 from npser.network import Targets, compile_kernels
 from npser.networks.li2019 import PRESETS
@@ -228,6 +229,54 @@ def forward(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, d
     return found
 
 
+# Of the three systems that see pictures: frames and bands of a piece; C, n_time, n_band, K of the window; stride, valid
+CONVOLUTIONS = {
+    "Satt et al. (2017)": [
+        ((120, 128), (1, 12, 16, 16), 1, False),
+        ((60, 64), (16, 8, 12, 24), 1, False),
+        ((30, 32), (24, 5, 7, 32), 1, False),
+    ],
+    "Yenigalla et al. (2018), 24 filters": [
+        ((256, 128), (1, n_time, n_band, 24), 2, True) for n_time, n_band in ((12, 16), (18, 24), (24, 32), (30, 40))
+    ],
+    "Chen et al. (2018), one convolution": [((300, 40), (3, 5, 3, 128), 1, False)],
+    "Chen et al. (2018), the second of more": [((150, 10), (128, 5, 3, 256), 1, False)],
+}
+
+
+def convolutions(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Convolutions over time and bands, forward and backward, of a batch of 32 pieces; first layers give no gradient of X."""
+    found: dict[str, dict[str, float]] = {}
+    for system, shapes in CONVOLUTIONS.items():
+        ours: list[Callable[[], Any]] = []
+        theirs: list[Callable[[], Any]] = []
+        for (T, F), window, stride, valid in shapes:
+            rng, need_dX = np.random.default_rng(0), window[0] > 3
+            X = rng.standard_normal((32 * T, F * window[0]), np.float32)
+            W, b = 0.1 * rng.standard_normal(window, np.float32), np.zeros(window[-1], np.float32)
+            ours.append(our_convolution(pool, X, T, (W, b, stride, valid), need_dX))
+            if find_spec("torch"):
+                picture = X.reshape(32, T, F, window[0])
+                theirs.append(peers.torch_convolution(picture, W, stride, valid, need_dX))
+        tasks: Tasks = {"npser": lambda ours=ours: [run() for run in ours]}
+        if theirs:
+            tasks["PyTorch"] = lambda theirs=theirs: [run() for run in theirs]
+        found[f"conv2d, forward and backward, 32 pieces, {system}"] = in_turns(tasks, repeats)
+    return found
+
+
+def our_convolution(
+    pool: ThreadPoolExecutor, X: np.ndarray, T: int, arguments: tuple[Any, ...], need_dX: bool
+) -> Callable[[], Any]:
+    """In shards of four pieces on the pool."""
+
+    def shard(start: int) -> Any:
+        out, _, backward = conv2d(X[start : start + 4 * T], np.arange(5) * T, *arguments)
+        return backward(out, need_dX)
+
+    return lambda: list(pool.map(shard, range(0, len(X), 4 * T)))
+
+
 def feature_extraction(pool: ThreadPoolExecutor, threads: int, repeats: int) -> dict[str, dict[str, float]]:
     """20 waveforms of 1 to 7 s at 16 kHz to (L, 384), on one core."""
     rng = np.random.default_rng(0)
@@ -365,6 +414,7 @@ ITEMS = {
     "epoch": epoch,
     "default": default_epoch,
     "forward": forward,
+    "convolutions": convolutions,
     "features": feature_extraction,
     "processes": processes,
     "hour": an_hour,
