@@ -24,14 +24,6 @@ SCORES = {"wa": "WA", "ua": "UA", "macro_f1": "macro-F1"}
 PAPER_LABELS = ["angry", "happy", "neutral", "sad"]
 PAPER_ABLATION = {"no-attention": {"wa": 0.553, "ua": 0.511}, "no-gender": {"wa": 0.705, "ua": 0.726}}  # of Table 2
 NOT_HERE: dict[str, dict[str, Any]] = {  # rows of Table 2 whose networks npser does not have
-    "satt2017": {
-        "title": "CNN-BLSTM (Satt et al., 2017)",
-        "published": {
-            "wa": 0.688,
-            "ua": 0.594,
-            "task": "as remembered, IEMOCAP, four classes without excited, improvised only",
-        },
-    },
     "yenigalla2018": {
         "title": "Multichannel CNN (Yenigalla et al., 2018)",
         "published": {

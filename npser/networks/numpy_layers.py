@@ -67,6 +67,26 @@ def maxpool(X: Array, n_pw: int) -> Array:
     return X[:, : T * n_pw].reshape(B, T, n_pw, C).max(axis=2)
 
 
+def conv2d(t: Tensors, layer: str, X: Array) -> Array:
+    """Convolution over time and bands, whose ends repeat. X (B, L, F, C) -> (B, L, F, K)."""
+    W, (L, F) = t[f"{layer}.W"], X.shape[1:3]
+    C, n_time, n_band, K = W.shape
+    if L == 0:
+        return np.empty((*X.shape[:3], K), X.dtype)
+    ends = [(0, 0), *((n // 2, n - 1 - n // 2) for n in (n_time, n_band)), (0, 0)]
+    padded = np.pad(X, ends, mode="edge")
+    bands = np.concatenate([padded[:, :, i : i + F] for i in range(n_band)], axis=3)
+    taps = W.transpose(1, 2, 0, 3).reshape(n_time, n_band * C, K)
+    return sum(bands[:, j : j + L] @ taps[j] for j in range(n_time)) + t[f"{layer}.b"]
+
+
+def maxpool2d(X: Array, n_time: int, n_band: int) -> Array:
+    """The largest of n_time frames by n_band bands; what is over is dropped. X (B, L, F, C) -> (B, T, S, C)."""
+    B, L, F, C = X.shape
+    T, S = L // n_time, F // n_band
+    return X[:, : T * n_time, : S * n_band].reshape(B, T, n_time, S, n_band, C).max(axis=(2, 4))
+
+
 def blstm(t: Tensors, layer: str, X: Array) -> Array:
     """Section 4.2.2. X (B, T, C) -> (B, T, 2H). Both directions take a step at once: the backward one sees time reversed."""
     W, R, b = (np.stack([t[f"{layer}.{name}_{d}"] for d in ("fw", "bw")])[:, None] for name in ("W", "R", "b"))
