@@ -106,7 +106,7 @@ def _mfcc(frames: Array) -> Array:
     An orthonormal DCT without liftering, which normalisation would undo.
     """
     spectrum = cast(Array, scipy.fft.rfft(frames * _hamming(), N_FFT))
-    power = (np.real(spectrum) ** 2 + np.imag(spectrum) ** 2) @ _mel_filters()
+    power = (np.real(spectrum) ** 2 + np.imag(spectrum) ** 2) @ mel_filters(N_FFT, N_MELS)
     levels = power_to_db(np.maximum(power, 10 ** (FLOOR_DB / 10)))
     return cast(Array, scipy.fft.dct(levels, norm="ortho"))[:, 1 : N_MFCC + 1]
 
@@ -176,11 +176,11 @@ def _of_window() -> Array:
 
 
 @functools.cache
-def _mel_filters() -> Array:
-    """Triangles of height 1, equally wide in mel = 2595 log10(1 + f / 700), (N_FFT // 2 + 1, N_MELS)."""
+def mel_filters(n_fft: int, bands: int) -> Array:
+    """Triangles of height 1, equally wide in mel = 2595 log10(1 + f / 700), (n_fft // 2 + 1, bands)."""
     top = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, top, N_MELS + 2) / 2595) - 1)
-    bins = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)[:, None]
+    edges = 700 * (10 ** (np.linspace(0, top, bands + 2) / 2595) - 1)
+    bins = np.linspace(0, SAMPLE_RATE / 2, n_fft // 2 + 1)[:, None]
     rising = (bins - edges[:-2]) / np.diff(edges)[:-1]
     falling = (edges[2:] - bins) / np.diff(edges)[1:]
     return np.maximum(0, np.minimum(rising, falling))

@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 
 from npser import config
 from npser.config import Config, stream
-from npser.networks import ghosh2016, han2014, lee2015, li2019, li2019_feedforward, mirsamadi2017, satt2017
+from npser.networks import chen2018, ghosh2016, han2014, lee2015, li2019, li2019_feedforward, mirsamadi2017, satt2017
 
 NETWORKS: dict[str, Any] = {
     "li2019": li2019,
@@ -25,6 +25,7 @@ NETWORKS: dict[str, Any] = {
     "ghosh2016": ghosh2016,
     "mirsamadi2017": mirsamadi2017,
     "satt2017": satt2017,
+    "chen2018": chen2018,
 }
 
 Array = np.ndarray

@@ -7,6 +7,8 @@ half a second stays with the piece before it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,16 @@ def loss(logits: Array, owner: Array, y: Any) -> tuple[float, Array]:
 
     share = y.emotion_weight / np.bincount(owner, minlength=len(y.emotion)).astype(y.emotion_weight.dtype)
     return cross_entropy(logits, y.emotion[owner], share[owner])
+
+
+def answers(X: Array, seconds: float, hop: int, answer: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """The logits of all pieces of windows of one length, (P, classes), and the window of each, (P,).
+
+    X (B, L, d); answer: a piece of each window, (B, l, d) -> (B, classes).
+    """
+    cuts, _ = cut(np.array([0, X.shape[1]]), seconds, hop)
+    logits = np.stack([answer(X[:, start:end]) for start, end in pairwise(cuts)], axis=1)
+    return logits.reshape(-1, logits.shape[2]), np.repeat(np.arange(len(X)), logits.shape[1])
 
 
 def mean_log_probability(logits: Array, owner: Array) -> Array:

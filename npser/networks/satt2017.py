@@ -11,7 +11,6 @@ last states count; Adam, its rate, batch, epochs; edges that are repeated, not z
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -132,7 +131,7 @@ def forward(
     bounds, owner = pieces.cut(bounds, c.piece_seconds, kind(c).hop)
     H, behind = X, []
     for layer, K, _ in maps(c):
-        H, bounds, b_conv = conv2d(H, bounds, **p[layer])
+        H, bounds, b_conv = conv2d(H, bounds, p[layer]["W"], p[layer]["b"])
         H, b_relu = leaky_relu(H)
         H, bounds, b_pool = maxpool2d(H, bounds, K, POOL, POOL)
         behind.append((layer, b_conv, b_relu, b_pool))
@@ -176,11 +175,8 @@ def plain_input(c: Any, span: features.Span) -> list[Array]:
 
 def plain(t: dict[str, Array], c: Config, X: Array) -> tuple[Array, Array, None]:
     """X (B, L, d_spec) -> emotion (B, classes), gender (B, 0), no attention."""
-    cuts, _ = pieces.cut(np.array([0, X.shape[1]]), c.piece_seconds, kind(c).hop)
-    logits = np.stack([_plain_piece(t, c, X[:, a:b]) for a, b in itertools.pairwise(cuts)], axis=1)
-    owner = np.repeat(np.arange(len(X)), logits.shape[1])
-    none = np.empty((len(X), 0), np.float32)
-    return pieces.mean_log_probability(logits.reshape(len(owner), -1), owner), none, None
+    out = pieces.answers(X, c.piece_seconds, kind(c).hop, lambda piece: _plain_piece(t, c, piece))
+    return pieces.mean_log_probability(*out), np.empty((len(X), 0), np.float32), None
 
 
 def _plain_piece(t: dict[str, Array], c: Config, X: Array) -> Array:
