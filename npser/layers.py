@@ -96,11 +96,8 @@ def conv2d(X: Array, bounds: Array, W: Array, b: Array, stride: int = 1, valid: 
         collect_bands(out, Y[:size].reshape(-1, n, K), start, b, block.start)
 
     def backward(dout: Array, need_dX: bool = True) -> tuple[Array, ...]:
-        dout, dtaps, dpadded = (
-            np.ascontiguousarray(dout).reshape(out.shape),
-            np.zeros_like(taps),
-            np.zeros_like(padded if need_dX else padded[:0]),
-        )
+        dout = np.ascontiguousarray(dout).reshape(out.shape)
+        dtaps, dpadded = np.zeros_like(taps), np.zeros_like(padded if need_dX else padded[:0])
         flipped = taps.reshape(n_time, width, K)[::-1].transpose(0, 2, 1).reshape(-1, width)
         U, dY, dU = buffer(width), buffer(K), buffer(width)
         for block in blocks:
