@@ -163,9 +163,8 @@ def _published(report: dict[str, Any], name: str) -> dict[str, Any] | None:
 
 def _percent(published: dict[str, Any] | None) -> list[str]:
     """WA and UA, with as many decimals as the paper has: one, or two."""
-    return (
-        [f"{published[name]:.2%}".replace("0%", "%").replace("%", " %") for name in ("wa", "ua")] if published else ["-", "-"]
-    )
+    figures = published or {}
+    return [f"{figures[name]:.2%}".replace("0%", "%").replace("%", " %") if name in figures else "-" for name in ("wa", "ua")]
 
 
 def _tasks(report: dict[str, Any]) -> list[str]:

@@ -77,7 +77,7 @@ ABLATION: dict[str, dict[str, Any]] = {"no-recurrence": {"recurrence": False}}
 _TINY: dict[str, Any] = {"d_conv1": 2, "d_conv2": 3, "d_conv3": 2, "d_lstm": 3, "d_dense": 4, "d_spec": 9, "piece_seconds": 0.2}
 SMALL = {
     "loss, CNN-BLSTM": Config(**_TINY),
-    "loss, no recurrence": Config(**_TINY, recurrence=False),
+    "loss, CNN alone": Config(**_TINY, recurrence=False),
 }
 
 
