@@ -120,15 +120,31 @@ def prepare(
     else:
         starts = features.recordings  # a recording without windows takes no place: dropping it moves no other's windows
         kept_store = dataclasses.replace(features, recordings=np.append(starts[good], starts[-1]))
-    return Dataset(
-        [usable[r][1] for r in good],
-        [kept[r] for r in good],
-        kept_store,
-        corpus.labels,
-        corpus.dropped,
-        corpus.names,
-        bad,
-    )
+    found = [usable[r][1] for r in good]
+    data = Dataset(found, [kept[r] for r in good], kept_store, corpus.labels, corpus.dropped, corpus.names, bad)
+    return with_text(data, config)
+
+
+def with_text(data: Dataset, config: Config) -> Dataset:
+    """The data with the phonemes of the utterances in the store, where the network reads them.
+
+    Raises
+    ------
+    ValueError
+        Where an utterance has none.
+    """
+    if not model.reads_text(config):
+        return data
+    texts = [u.phonemes for u in data.utterances]
+    if None in texts:
+        without = data.utterances[texts.index(None)].path
+        raise ValueError(
+            f"{without}: has no phonemes, as {texts.count(None)} of {len(texts)} utterances; name a manifest with a column "
+            "phonemes, or leave the setting symbols=text out"
+        )
+    windows = np.diff(data.store.recordings[: len(texts) + 1])
+    text = tuple(text or "" for text, n in zip(texts, windows, strict=True) for _ in range(n))
+    return dataclasses.replace(data, store=dataclasses.replace(data.store, text=text))
 
 
 def shared(data: Dataset, config: Config, ranks: Ranks) -> Dataset:

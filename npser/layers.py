@@ -96,7 +96,7 @@ def conv2d(X: Array, bounds: Array, W: Array, b: Array, stride: int = 1, valid: 
         collect_bands(out, Y[:size].reshape(-1, n, K), start, b, block.start)
 
     def backward(dout: Array, need_dX: bool = True) -> tuple[Array, ...]:
-        dout = np.ascontiguousarray(dout).reshape(out.shape)
+        dout = np.ascontiguousarray(dout).reshape(len(start), S, K)
         dtaps, dpadded = np.zeros_like(taps), np.zeros_like(padded if need_dX else padded[:0])
         flipped = taps.reshape(n_time, width, K)[::-1].transpose(0, 2, 1).reshape(-1, width)
         U, dY, dU = buffer(width), buffer(K), buffer(width)
@@ -173,9 +173,10 @@ def _largest(X: Array, bounds: Array, C: int, pooled: Array, n_time: Array, n_ba
     out = np.empty((pooled[-1], bands * C), X.dtype)
     argmax = np.empty(out.shape, np.int32)
     maxpool2d_forward(out, argmax, X, bounds, pooled, n_time, n_band, C)
+    shape, dtype = X.shape, X.dtype  # X itself is not held
 
     def backward(dout: Array) -> tuple[Array, ...]:
-        dX = np.empty_like(X)
+        dX = np.empty(shape, dtype)
         maxpool2d_backward(dX, dout, argmax, bounds, pooled, n_time, n_band, C)
         return (dX,)
 

@@ -15,7 +15,17 @@ from numpy.typing import DTypeLike
 
 from npser import config
 from npser.config import Config, stream
-from npser.networks import chen2018, ghosh2016, han2014, lee2015, li2019, li2019_feedforward, mirsamadi2017, satt2017
+from npser.networks import (
+    chen2018,
+    ghosh2016,
+    han2014,
+    lee2015,
+    li2019,
+    li2019_feedforward,
+    mirsamadi2017,
+    satt2017,
+    yenigalla2018,
+)
 
 NETWORKS: dict[str, Any] = {
     "li2019": li2019,
@@ -25,6 +35,7 @@ NETWORKS: dict[str, Any] = {
     "ghosh2016": ghosh2016,
     "mirsamadi2017": mirsamadi2017,
     "satt2017": satt2017,
+    "yenigalla2018": yenigalla2018,
     "chen2018": chen2018,
 }
 
@@ -73,6 +84,12 @@ def varied(c: Config, changes: dict[str, Any]) -> Config:
     kind = NETWORKS[changes.get("network", c.network)].Config
     known = {field.name for field in dataclasses.fields(kind)}
     return kind(**{name: value for name, value in (dataclasses.asdict(c) | changes).items() if name in known})
+
+
+def reads_text(c: Config) -> bool:
+    """Whether a network's input is more than sound: phonemes that somebody has written down."""
+    module = module_of(c)
+    return hasattr(module, "reads_text") and module.reads_text(c)
 
 
 def shapes_of(c: Config, emotions: int, genders: int) -> Shapes:

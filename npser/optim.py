@@ -1,4 +1,4 @@
-"""Adam over one flat vector, section 5.1 of the paper, with the formulas of Keras 2.2.4."""
+"""Adam over one flat vector, section 5.1 of the paper, and Adadelta; with the formulas of Keras 2.2.4."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from npser.config import Config
+from npser_kernels.adadelta import adadelta_step
 from npser_kernels.adam import adam_step
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
+RHO = 0.95  # of Adadelta
 
 
 class Adam:
@@ -35,13 +37,25 @@ class Adam:
         factor: of the schedule, see rate_factor. weight_decay, (P,), shrinks theta first, in proportion to the rate and apart
         from the gradient, as in AdamW (Loshchilov and Hutter, ICLR 2019).
         """
-        t = self.updates + 1
         rate = factor * self.learning_rate / (1 + self.decay * self.updates)
         if self.weight_decay is not None:
             theta *= 1 - theta.dtype.type(rate) * self.weight_decay
-        rate *= math.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)
+        self.updates += 1
+        self._update(theta, grad, rate)
+
+    def _update(self, theta: np.ndarray, grad: np.ndarray, rate: float) -> None:
+        rate *= math.sqrt(1 - BETA_2**self.updates) / (1 - BETA_1**self.updates)
         adam_step(theta, self.m, self.v, grad, rate, BETA_1, BETA_2, EPSILON, self.clip)
-        self.updates = t
+
+
+class Adadelta(Adam):
+    """Zeiler (2012): each parameter's changes are as large as its changes were before; learning_rate is 1 there.
+
+    v: the running mean of squared gradients, m: that of squared changes. The rest is Adam's.
+    """
+
+    def _update(self, theta: np.ndarray, grad: np.ndarray, rate: float) -> None:
+        adadelta_step(theta, self.m, self.v, grad, rate, RHO, EPSILON, self.clip)
 
 
 def rate_factor(c: Config, updates: int, updates_per_epoch: int) -> float:

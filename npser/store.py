@@ -46,7 +46,8 @@ class Store:
     rows (N, width); window w is rows bounds[w]:bounds[w+1] and samples[w] samples of 16 kHz long; recording r is windows
     recordings[r]:recordings[r+1]. errors: why recording r has no windows. pad_frames: windows are zero-padded to so many frames
     (only the rows that touch sound are stored), or 0. seconds: length of a whole window. hop, floor: see features.Kind.
-    levels (W,): of each window's sound, see features.level_of. folder, digest: where rows lie, and their SHA-256.
+    levels (W,): of each window's sound, see features.level_of. folder, digest: where rows lie, and their SHA-256. text: the
+    phonemes of each window's recording, where a network reads them.
     """
 
     rows: np.ndarray
@@ -62,6 +63,7 @@ class Store:
     levels: np.ndarray = field(default_factory=lambda: np.empty(0))
     folder: Path | None = None
     digest: str = ""
+    text: tuple[str, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         """What is sent to another process: rows that lie on disk stay behind, see reopened."""

@@ -349,6 +349,8 @@ def _identity(data: Dataset, split: Split, config: Config, oracle: bool) -> str:
     constant = config.schedule == "constant" and config.warmup == 0
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "epochs" or not constant}
     utterances = [(digest, u.emotion, u.gender) for digest, u in zip(data.content, data.utterances, strict=True)]
+    if model.reads_text(config):
+        utterances = [(*known, u.phonemes) for known, u in zip(utterances, data.utterances, strict=True)]
     parts = [split.train, split.validation, split.test]
     return hashlib.sha256(json.dumps([settings, utterances, parts, data.labels, oracle]).encode()).hexdigest()
 

@@ -91,7 +91,7 @@ def test_every_piece_has_a_share_of_the_weight_of_its_utterance():
     logits, owner = rng.standard_normal((5, 3)), np.array([0, 1, 1, 1, 2])
     y, weight = np.array([2, 0, -1]), np.array([0.3, 0.6, 0.9])
     targets = Targets(y, y, weight, weight)
-    loss, dlogits = pieces.loss(logits, owner, targets)
+    loss, (dlogits,) = pieces.loss(Config(), (logits, owner), targets)
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     assert loss == pytest.approx(-0.3 * log_p[0, 2] - 0.2 * log_p[1:4, 0].sum())
     np.testing.assert_allclose(np.abs(dlogits).sum(axis=1)[4], 0)

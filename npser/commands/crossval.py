@@ -19,7 +19,7 @@ from npser.dataset import Dataset
 from npser.experiment import crossval, crossval_report, folds, material, systems
 from npser.experiment.folds import Fold
 from npser.experiment.jobs import Plan
-from npser.experiment.run import SPEAKER_DEPENDENT
+from npser.experiment.run import SPEAKER_DEPENDENT, TEXT_INFORMED
 from npser.experiment.systems import Variant
 from npser.files import lock
 from npser.store import Store, default_cache
@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
             data, heard, style = _material(args, variants, pool, say)
             parts = _folds(args, data, variants["full"].config.seed, told)
             branded = [SPEAKER_DEPENDENT] if any(fold.split.speaker_dependent for fold in parts) else []
+            branded += [TEXT_INFORMED] if model.reads_text(variants["full"].config) else []
             kind = "-".join(["crossval", args.folds, *([args.style] if args.style else [])])
             folder = terminal.made(args.out or Path("runs", folder_name(args, data, variants["full"].config, kind)))
             tested = ", ".join(terminal.printable(fold.name) for fold in parts)

@@ -14,7 +14,8 @@ from npser.corpora.labels import CANONICAL, Names, canonical, choose
 class Utterance:
     """One recording and what is known about it.
 
-    ``speaker``, ``session`` and ``dialogue`` read ``"corpus/id"``, so that those of two corpora never collide.
+    ``speaker``, ``session`` and ``dialogue`` read ``"corpus/id"``, so that those of two corpora never collide. ``phonemes``
+    has spaces between its symbols.
     """
 
     path: Path
@@ -27,6 +28,7 @@ class Utterance:
     dialogue: str | None = None
     scenario: str | None = None
     style: str | None = None
+    phonemes: str | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ STYLES = {"impro": "improvised", "script": "scripted"}
 # Long scenes come in parts, a and b. What is marked FXX0 in transcripts has no recording.
 _STEM = re.compile(r"(Ses0([1-5])[FM]_((impro)\d\d|(script)\d\d_\d)[a-z]?)_([FM])\d{3}")
 NAME = re.compile(rf"(?:.*/)?{_STEM.pattern}\.\w+")
+_PHONE = re.compile(r"\s*\d+\s+\d+\s+-?\d+\s+(\S+)")  # first and last frame, score, phone, and those around it
 _TURN = re.compile(r"\[[\d.]+\s*-\s*[\d.]+\]\s+(\S+)\s+([a-z]{3})\s")
 
 
@@ -42,7 +43,8 @@ def read(folder: Path) -> tuple[list[Utterance], list[str]]:
     Returns
     -------
     utterances : list of Utterance
-        With all that Utterance has but a split. Excited is ``excited``; turns without a majority are ``no agreement``.
+        With all that Utterance has but a split; with phonemes where ``sentences/ForcedAlignment`` has them. Excited is
+        ``excited``; turns without a majority are ``no agreement``.
     missing : list of str
         Turns that have a label and no recording.
 
@@ -101,4 +103,15 @@ def _utterance(path: Path, emotion: str) -> Utterance:
         dialogue=f"iemocap/{dialogue}",
         scenario=scenario,
         style=STYLES[improvised or scripted],
+        phonemes=_phonemes(path, dialogue),
     )
+
+
+def _phonemes(path: Path, dialogue: str) -> str | None:
+    """The phones of the corpus's own alignment of a turn with its transcript, which lies beside the recordings."""
+    alignment = path.parents[2] / "ForcedAlignment" / dialogue / f"{path.stem}.phseg"
+    try:
+        lines = alignment.read_text("latin-1").splitlines()
+    except OSError:
+        return None
+    return " ".join(phone[1] for line in lines if (phone := _PHONE.match(line))) or None

@@ -25,7 +25,7 @@ COLUMNS = {
     "emotion": ("emotion", "label"),
     "speaker": ("speaker", "speaker_id", "speakers", "spk"),
     "gender": ("gender", "sex"),
-    **{name: (name,) for name in ("session", "split", "corpus", "dialogue", "scenario", "style")},
+    **{name: (name,) for name in ("session", "split", "corpus", "dialogue", "scenario", "style", "phonemes")},
 }
 # Where a row is only a part of its file; these values mean the whole of it.
 _SEGMENT = {"start": {"", "0", "0.0", "0.00", "0.000", "0 days", "0 days 00:00:00"}, "end": {"", "nat", "nan"}}
@@ -59,8 +59,8 @@ def read(
     ----------
     table : Path
         A CSV in UTF-8 with a header. It has a column ``path``, relative to the CSV or absolute, and ``emotion``, and may have
-        ``speaker``, ``gender``, ``session``, ``split``, ``corpus``, ``dialogue``, ``scenario`` and ``style``, or others of
-        :data:`COLUMNS` in their place.
+        ``speaker``, ``gender``, ``session``, ``split``, ``corpus``, ``dialogue``, ``scenario``, ``style`` and ``phonemes``,
+        or others of :data:`COLUMNS` in their place.
     skip_missing : bool, optional
         Leave out files that do not exist.
     name : str, optional
@@ -193,7 +193,7 @@ def _utterances(table: Path, content: bytes, name: str, named: Callable[[str], s
         cells += [""] * (len(header) + 1 - len(cells))
         if parts and any(cells[place].lower() not in whole for place, whole in parts):
             raise ValueError(f"{table}: line {line} is a part of its file (start, end); parts are not read, so cut the file")
-        text, label, speaker, gender, session, split, corpus, dialogue, scenario, style = pick(cells)
+        text, label, speaker, gender, session, split, corpus, dialogue, scenario, style, phonemes = pick(cells)
         if not text or not label:
             raise ValueError(f"{table}: line {line} has no {'emotion' if text else 'path'}; fill it in or remove the row")
         if "\\" in text and not os.path.isfile(os.path.join(folder, text)):
@@ -217,6 +217,7 @@ def _utterances(table: Path, content: bytes, name: str, named: Callable[[str], s
                 _identity(corpus, dialogue),
                 intern(scenario) or None,
                 intern(style) or None,
+                phonemes or None,
             ),
         )
     _tell(table, odd, splits)

@@ -24,7 +24,7 @@ from npser.calibration import log_softmax
 from npser.config import Config, stream
 from npser.corpora import Utterance, synthetic
 from npser.corpora.labels import GENDERS
-from npser.dataset import Dataset
+from npser.dataset import Dataset, with_text
 from npser.experiment import run
 from npser.experiment.cluster import check_version, share_of_cores
 from npser.experiment.folds import Fold
@@ -107,6 +107,8 @@ def jobs_of(plan: Plan, name: str, data: Dataset, written: tuple[Path, str]) -> 
 def identity(data: Dataset, split: Split, plan: Plan, name: str, variant: Variant) -> str:
     """Hash of all that a job's result depends on, and of nothing else: no paths, no order, no other variants."""
     utterances = [(digest, u.emotion, u.gender, u.speaker) for digest, u in zip(data.content, data.utterances, strict=True)]
+    if model.reads_text(variant.config):
+        utterances = [(*known, u.phonemes) for known, u in zip(utterances, data.utterances, strict=True)]
     parts = [split.train, split.validation, split.test]
     settings = [dataclasses.asdict(variant.config), variant.preset, name, plan.refit, plan.oracle]
     return hashlib.sha256(json.dumps([settings, utterances, parts, data.labels]).encode()).hexdigest()
@@ -270,4 +272,4 @@ def _dataset(plan: dict[str, Any], config: Config, pool: ThreadPoolExecutor) -> 
     features = store.open_store(paths, content, kind, cache, pool)
     for r, reason in features.errors.items():
         raise ValueError(f"{paths[r]}: {reason}, on this worker; it was read when the job was planned")
-    return Dataset(utterances, content, features, plan["labels"], plan["dropped"], plan["names"], {})
+    return with_text(Dataset(utterances, content, features, plan["labels"], plan["dropped"], plan["names"], {}), config)

@@ -57,7 +57,7 @@ def prepare(
             found[place] = dataset.prepare(corpus, config, cache, pool, progress, skip_bad, there)
             bad |= found[place].bad
             corpus = dataclasses.replace(corpus, utterances=found[place].utterances, missing=[])
-    return [dataclasses.replace(found[_place(config)], bad=bad) for config in configs]
+    return [dataset.with_text(dataclasses.replace(found[_place(config)], bad=bad), config) for config in configs]
 
 
 def of_baselines(configs: list[Config]) -> dict[str, Config]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from npser import __version__
+from npser import __version__, model
 from npser.config import Config
 from npser.dataset import Dataset
 from npser.experiment import report
@@ -25,6 +25,7 @@ from npser.split import Split, split_hash
 from npser.train import Run, fit
 
 SPEAKER_DEPENDENT = "SPEAKER-DEPENDENT: scores say little about speakers that are not in the training data."
+TEXT_INFORMED = "TEXT-INFORMED: the network reads phonemes of transcripts; its scores are not of speech alone."
 PACKAGES = ("numpy", "numba", "scipy", "soundfile", "safetensors")
 
 
@@ -136,7 +137,12 @@ def describe(data: Dataset, split: Split, config: Config, preset: str, notices: 
         "seed": config.seed,
         "versions": {"npser": __version__, "python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "licence": "that of the training recordings",
-        "notices": [*notices, *([SPEAKER_DEPENDENT] if split.speaker_dependent else []), *split.warnings],
+        "notices": [
+            *notices,
+            *([SPEAKER_DEPENDENT] if split.speaker_dependent else []),
+            *([TEXT_INFORMED] if model.reads_text(config) else []),
+            *split.warnings,
+        ],
     }
 
 

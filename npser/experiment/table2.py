@@ -23,16 +23,6 @@ TITLES = {
 SCORES = {"wa": "WA", "ua": "UA", "macro_f1": "macro-F1"}
 PAPER_LABELS = ["angry", "happy", "neutral", "sad"]
 PAPER_ABLATION = {"no-attention": {"wa": 0.553, "ua": 0.511}, "no-gender": {"wa": 0.705, "ua": 0.726}}  # of Table 2
-NOT_HERE: dict[str, dict[str, Any]] = {  # rows of Table 2 whose networks npser does not have
-    "yenigalla2018": {
-        "title": "Multichannel CNN (Yenigalla et al., 2018)",
-        "published": {
-            "wa": 0.739,
-            "ua": 0.685,
-            "task": "IEMOCAP, four classes, improvised, with phonemes of the transcripts as input; audio alone 71.2 and 61.9 %",
-        },
-    },
-}
 ORACLE = "oracle, not comparable"
 
 
@@ -47,9 +37,9 @@ def title(report: dict[str, Any], name: str) -> str:
 
 
 def _short(report: dict[str, Any], name: str) -> str:
-    """NETWORK-PRESET of the full model or another system, and whether its settings are others."""
+    """NETWORK-PRESET of the full model or another system, whether its settings are others, and whether it reads a text."""
     system = report["systems"][name]
-    return system["name"] + (" with other settings" if system["changed"] else "")
+    return system["name"] + " with other settings" * system["changed"] + ", TEXT-INFORMED" * system["text"]
 
 
 def is_the_papers(report: dict[str, Any]) -> bool:
@@ -145,7 +135,7 @@ def _not_run(report: dict[str, Any]) -> list[dict[str, Any]]:
     modules = {name: module for name, module in model.NETWORKS.items() if hasattr(module, "PUBLISHED")}
     there = {name: {"title": module.TITLE, "published": module.PUBLISHED} for name, module in modules.items()}
     run = {system["network"] for system in report["systems"].values() if system["published"]}
-    rows = [row for name, row in sorted((NOT_HERE | there).items(), key=lambda item: year(item[0])) if name not in run]
+    rows = [row for name, row in sorted(there.items(), key=lambda item: year(item[0])) if name not in run]
     if not report["systems"]["full"]["published"]:
         its = there["li2019"]["title"]
         for name, what in (("no-attention", "without self attention"), ("no-gender", "without multitask learning")):

@@ -9,6 +9,7 @@
 6. ``describe``, ``describe_input``, ``spectrum`` (mel bands), ``heads_of_attention``, ``samples_per_step``: info and explain.
 7. Where it needs them: ``state``, arrays beside theta; ``evidence`` and ``solve``, a classifier that is solved, not descended;
 8. ``gradient(p, c, shards, pool)``, a mini-batch as one, such as for batch statistics; ``example``, its x for gradcheck;
-9. ``init``, ``pretrain``, ``optimiser`` in place of the engine's; ``normalised_on``. Settings that it does not use, it refuses.
+9. ``init``, ``pretrain``, ``optimiser`` in place of the engine's; ``normalised_on``; ``reads_text(c)``, phonemes as Store.text.
+   Settings that it does not use, it refuses.
 10. Its kernels and layers, a slow statement in tests/reference_NAME.py, its tests. tests/toy_network.py has nearly all of this.
 """

@@ -21,8 +21,9 @@ import numpy as np
 
 from npser import config, features
 from npser.features import N_MELS
-from npser.networks import li2019, numpy_layers, pieces, spectrogram
+from npser.networks import li2019, numpy_layers, pieces, spectrogram, whole_batch
 from npser.networks.li2019 import Array, Grads, Shapes, Views
+from npser.networks.pieces import loss  # noqa: F401 (that of its pieces)
 
 Out = tuple[Array, Array]  # logits of all pieces (P, classes), the utterance of each (P,)
 
@@ -31,7 +32,6 @@ PUBLISHED = {"ua": 0.6474, "task": "IEMOCAP, four classes without excited, impro
 WINDOW = (5, 3)  # frames and bands
 POOL = (2, 4)
 SLOPE = 0.01  # below 0
-KEPT, EPSILON = np.float32(0.9), 1e-3  # of batch normalisation
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def shapes(c: Config, emotions: int, genders: int) -> Shapes:
 
 def state(c: Config, emotions: int, genders: int) -> dict[str, Array]:
     """The running statistics of the batch normalisation."""
-    return {"running.mean": np.zeros(c.d_dense, np.float32), "running.variance": np.ones(c.d_dense, np.float32)}
+    return whole_batch.state(c.d_dense)
 
 
 def pretrain(network: Any, data: Any, train: Array, run: Any) -> Array:
@@ -159,7 +159,7 @@ def head(
     from npser.layers import batch_norm, dropout, leaky_relu, linear
 
     d, b_dense = linear(z, p["dense"]["W"], np.zeros(c.d_dense, z.dtype))
-    d, statistics, b_batch = batch_norm(d, p["batch"]["gamma"], p["batch"]["b"], held, EPSILON)
+    d, statistics, b_batch = batch_norm(d, p["batch"]["gamma"], p["batch"]["b"], held, whole_batch.EPSILON)
     d, b_leaky = leaky_relu(d, SLOPE)
     d, b_drop = dropout(d, c.dropout, rng)
     logits, b_emotion = linear(d, **p["emotion"])
@@ -176,38 +176,12 @@ def head(
 
 def forward(p: Views, c: Config, X: Array, bounds: Array, rng: Any = None) -> tuple[Out, Callable[[Array], Grads]]:
     """Bands to logits of pieces, once trained. X (N, d_spec) -> (logits (P, classes), the utterance of each (P,)), backward."""
-    z, owner, b_body = body(p, c, X, bounds)
-    logits, _, b_head = head(p, c, z, (p["running"]["mean"], p["running"]["variance"]), rng)
-
-    def backward(dlogits: Array) -> Grads:
-        dz, g = b_head(dlogits)
-        return g | b_body(dz)
-
-    return (logits, owner), backward
+    return whole_batch.forward(p, c, (X, bounds), body, head, rng)
 
 
 def gradient(p: Views, c: Config, shards: list[Any], pool: ThreadPoolExecutor) -> tuple[float, Grads, dict[str, Array]]:
     """Loss and gradients of a mini-batch, whose pieces are normalised together; and the running statistics after it."""
-    parts = list(pool.map(lambda shard: body(p, c, *shard.inputs()), shards))
-    sizes = [len(z) for z, *_ in parts]
-    z, ends = np.concatenate([z for z, *_ in parts]), np.cumsum(sizes)
-    logits, statistics, b_head = head(p, c, z, None, shards[0].rng)
-    dlogits, total = np.empty_like(logits), 0.0
-    for shard, (_, owner, _), size, end in zip(shards, parts, sizes, ends, strict=True):
-        value, dlogits[end - size : end] = pieces.loss(logits[end - size : end], owner, shard.y)
-        total += c.alpha * value
-    dz, g = b_head(c.alpha * dlogits)
-    each = list(pool.map(lambda k: parts[k][2](dz[ends[k] - sizes[k] : ends[k]]), range(len(parts))))
-    g |= {layer: [sum(grads) for grads in zip(*(one[layer] for one in each), strict=True)] for layer in each[0]}
-    running = zip(("mean", "variance"), statistics, strict=True)
-    kept = {f"running.{name}": KEPT * p["running"][name] + (1 - KEPT) * now for name, now in running}
-    return total, g, {name: now.astype(np.float32) for name, now in kept.items()}
-
-
-def loss(c: Config, out: Out, y: Any) -> tuple[float, tuple[Array]]:
-    """That of the pieces, and its gradient by the logits."""
-    total, dlogits = pieces.loss(*out, y)
-    return c.alpha * total, (c.alpha * dlogits,)
+    return whole_batch.gradient(p, c, shards, pool, body, head)
 
 
 def decide(_: Views, c: Config, out: Out) -> tuple[Array, None]:
@@ -240,7 +214,7 @@ def _plain_piece(t: dict[str, Array], c: Config, X: Array) -> Array:
         z = np.zeros((B, H.shape[2]), H.dtype)
     else:
         z = numpy_layers.local_attention(t, "attn", H)[0] if c.attention else H.mean(axis=1)
-    d = (z @ t["dense.W"] - t["running.mean"]) / np.sqrt(t["running.variance"] + np.float32(EPSILON))
+    d = (z @ t["dense.W"] - t["running.mean"]) / np.sqrt(t["running.variance"] + np.float32(whole_batch.EPSILON))
     d = t["batch.gamma"] * d + t["batch.b"]
     return np.where(d > 0, d, np.float32(SLOPE) * d) @ t["emotion.W"] + t["emotion.b"]
 

@@ -67,17 +67,18 @@ def maxpool(X: Array, n_pw: int) -> Array:
     return X[:, : T * n_pw].reshape(B, T, n_pw, C).max(axis=2)
 
 
-def conv2d(t: Tensors, layer: str, X: Array) -> Array:
-    """Convolution over time and bands, whose ends repeat. X (B, L, F, C) -> (B, L, F, K)."""
-    W, (L, F) = t[f"{layer}.W"], X.shape[1:3]
+def conv2d(t: Tensors, layer: str, X: Array, stride: int = 1, valid: bool = False) -> Array:
+    """Convolution over time and bands, whose ends repeat, or with windows inside. X (B, L, F, C) -> (B, M, S, K)."""
+    W = t[f"{layer}.W"]
     C, n_time, n_band, K = W.shape
-    if L == 0:
+    if X.shape[1] == 0:
         return np.empty((*X.shape[:3], K), X.dtype)
-    ends = [(0, 0), *((n // 2, n - 1 - n // 2) for n in (n_time, n_band)), (0, 0)]
-    padded = np.pad(X, ends, mode="edge")
-    bands = np.concatenate([padded[:, :, i : i + F] for i in range(n_band)], axis=3)
+    if not valid:
+        X = np.pad(X, [(0, 0), *((n // 2, n - 1 - n // 2) for n in (n_time, n_band)), (0, 0)], mode="edge")
+    M, S = (max((size - n) // stride + 1, 0) for size, n in zip(X.shape[1:3], (n_time, n_band), strict=True))
+    bands = np.concatenate([X[:, :, i : i + stride * S : stride] for i in range(n_band)], axis=3)
     taps = W.transpose(1, 2, 0, 3).reshape(n_time, n_band * C, K)
-    return sum(bands[:, j : j + L] @ taps[j] for j in range(n_time)) + t[f"{layer}.b"]
+    return sum(bands[:, j : j + stride * M : stride] @ taps[j] for j in range(n_time)) + t[f"{layer}.b"]
 
 
 def maxpool2d(X: Array, n_time: int, n_band: int) -> Array:
@@ -85,6 +86,12 @@ def maxpool2d(X: Array, n_time: int, n_band: int) -> Array:
     B, L, F, C = X.shape
     T, S = L // n_time, F // n_band
     return X[:, : T * n_time, : S * n_band].reshape(B, T, n_time, S, n_band, C).max(axis=(2, 4))
+
+
+def quarters(X: Array) -> Array:
+    """The largest of each half of the frames by half of the bands. X (B, L, F, C) -> (B, 4 C); of fewer than two frames, 0."""
+    B, L, F, C = X.shape
+    return maxpool2d(X, L // 2, F // 2)[:, :2, :2].reshape(B, -1) if L > 1 else np.zeros((B, 4 * C), X.dtype)
 
 
 def blstm(t: Tensors, layer: str, X: Array) -> Array:

@@ -33,12 +33,17 @@ def cut(bounds: Array, seconds: float, hop: int) -> tuple[Array, Array]:
     return np.append(bounds[owner] + rows * number, bounds[-1]), owner
 
 
-def loss(logits: Array, owner: Array, y: Any) -> tuple[float, Array]:
-    """The cross-entropy of every piece, which has its utterance's class and a share of its weight. logits (P, classes)."""
+def loss(c: Any, out: tuple[Array, Array], y: Any) -> tuple[float, tuple[Array]]:
+    """The cross-entropy of every piece, which has its utterance's class and a share of its weight; and its gradient.
+
+    out: logits (P, classes), the utterance of each (P,); y: see network.Targets.
+    """
     from npser.layers import cross_entropy
 
+    logits, owner = out
     share = y.emotion_weight / np.bincount(owner, minlength=len(y.emotion)).astype(y.emotion_weight.dtype)
-    return cross_entropy(logits, y.emotion[owner], share[owner])
+    total, dlogits = cross_entropy(logits, y.emotion[owner], share[owner])
+    return c.alpha * total, (c.alpha * dlogits,)
 
 
 def answers(X: Array, seconds: float, hop: int, answer: Callable[[Array], Array]) -> tuple[Array, Array]:

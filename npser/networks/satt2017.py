@@ -21,6 +21,7 @@ from npser import config, features
 from npser.features import N_MELS
 from npser.networks import li2019, numpy_layers, pieces, spectrogram
 from npser.networks.li2019 import Array, Grads, Shapes, Views
+from npser.networks.pieces import loss  # noqa: F401 (that of its pieces)
 
 Out = tuple[Array, Array]  # logits of all pieces (P, classes), the utterance of each (P,)
 
@@ -153,12 +154,6 @@ def forward(
         return g
 
     return (logits, owner), backward
-
-
-def loss(c: Config, out: Out, y: Any) -> tuple[float, tuple[Array]]:
-    """That of the pieces, and its gradient by the logits."""
-    total, dlogits = pieces.loss(*out, y)
-    return c.alpha * total, (c.alpha * dlogits,)
 
 
 def decide(_: Views, c: Config, out: Out) -> tuple[Array, None]:
