@@ -24,7 +24,9 @@ def test_every_preset_of_every_network_is_a_system_in_the_order_of_the_years() -
 
 def test_systems_are_named_one_by_one_by_their_network_or_all_together() -> None:
     there = [*systems.all_systems()]
-    assert [*systems.chosen("all", 0)] == there
+    assert [*systems.chosen("all", 0)] == [name for name in there if name != "yenigalla2018-published"]
+    assert [*systems.chosen("all,yenigalla2018-published", 0)] == there
+    assert [*systems.chosen("yenigalla2018", 0)] == [name for name in there if name.startswith("yenigalla2018-")]
     assert [*systems.chosen("li2019", 0)] == ["li2019-default", "li2019-paper"]
     both = systems.chosen(" li2019-paper, mirsamadi2017-published,li2019-paper", seed=7, epochs=3)
     assert [*both] == ["mirsamadi2017-published", "li2019-paper"]
@@ -37,6 +39,11 @@ def test_systems_are_named_one_by_one_by_their_network_or_all_together() -> None
     for words in ("", " , ,"):
         with pytest.raises(model.UnknownName, match=r"^--systems: names no system; expected all, or names with commas .*$"):
             systems.chosen(words, 0)
+
+
+def test_presets_of_days_are_those_whose_network_has_a_reduced_one() -> None:
+    assert systems.too_large(systems.all_systems()) == ["yenigalla2018-published"]
+    assert [systems.names_all(words) for words in (None, "", "li2019", "li2019, all", "all")] == [False] * 3 + [True] * 2
 
 
 def test_no_system_is_run_twice() -> None:

@@ -138,8 +138,8 @@ def _crossval(crossval: argparse.ArgumentParser) -> None:
     crossval.add_argument("--ablate", action="store_true", help=text)
     text = (
         "compare with these systems of the literature, in one plan and report: NETWORK-PRESET, NETWORK for all of its presets, "
-        "commas between them, or all; --epochs and --seed apply to all of them, --network, --preset, --config and --set to "
-        "the full model only"
+        "commas between them, or all, the whole table with --ablate; --epochs and --seed apply to all of them, --network, "
+        "--preset, --config and --set to the full model only"
     )
     crossval.add_argument("--systems", metavar="A,B,C", help=text)
     text = "only utterances of this style, such as improvised, as the corpus or the manifest states it"

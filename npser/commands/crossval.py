@@ -70,7 +70,10 @@ def _variants(args: argparse.Namespace) -> tuple[dict[str, Variant], list[str]]:
         others = systems.chosen(args.systems, full.config.seed, args.epochs) if args.systems is not None else {}
     except model.UnknownName as error:
         raise terminal.UsageError(str(error)) from None
-    variants, told = systems.variants(full, args.ablate, others)
+    variants, told = systems.variants(full, args.ablate or systems.names_all(args.systems), others)
+    left_out = [name for name in systems.too_large(systems.all_systems()) if name not in others]
+    if systems.names_all(args.systems) and left_out:
+        told.append(f"{', '.join(left_out)}: left out of all, since its preset reduced stands for it; name it to train it too")
     if args.refit:
         systems.refuse_refit(variants)
     return variants, told

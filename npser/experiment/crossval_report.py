@@ -254,13 +254,15 @@ def _about(report: dict[str, Any]) -> list[str]:
 
 
 def draw(report: dict[str, Any], out: Path) -> None:
-    """confusion-VARIANT.png, spread.png and curves.png; nothing where matplotlib is not installed."""
+    """confusion-VARIANT.png, spread.png, curves.png, of several networks systems.png; nothing where there is no matplotlib."""
     if not can_draw():
         return
     for variant, row in report["variants"].items():
         heading = f"{title(report, variant)}: WA {row['wa']:.3f}  UA {row['ua']:.3f}"
         save_picture(confusion_figure(row["confusion"], report["labels"], heading), out / f"confusion-{variant}.png")
     _draw_spread(report, out / "spread.png")
+    if len(report["variants"]) > 1:
+        table2.draw(report, out / "systems.png")
     _draw_curves(report, out)
 
 

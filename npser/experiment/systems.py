@@ -12,6 +12,8 @@ from npser import model
 from npser.config import Config
 
 THE_PAPERS = ("published", "paper")  # presets that are what a paper describes, so its figures are of them
+REDUCED = "reduced"  # a preset that stands for one of those, where its size takes days
+ALL = "all"  # systems
 OF_GENDER: dict[str, dict[str, Any]] = {"no-gender": {"beta": 0.0}, "shuffled-gender": {}}  # variants of the gender loss
 
 
@@ -52,7 +54,8 @@ def chosen(words: str, seed: int, epochs: int | None = None) -> dict[str, Varian
     Parameters
     ----------
     words : str
-        Names with commas between them: NETWORK-PRESET, NETWORK for each of its presets, or all.
+        Names with commas between them: NETWORK-PRESET, NETWORK for each of its presets, or all: every preset but those that
+        are too large to be trained on a whole corpus, which their network's preset reduced stands for.
     seed : int
         The first one of the cross-validation.
     epochs : int, optional
@@ -65,7 +68,8 @@ def chosen(words: str, seed: int, epochs: int | None = None) -> dict[str, Varian
     """
     there, names = all_systems(), set[str]()
     for word in filter(None, map(str.strip, words.split(","))):
-        found = [name for name, system in there.items() if word in ("all", name, system.config.network)]
+        found = [name for name, system in there.items() if word in (name, system.config.network) or word == ALL]
+        found = [name for name in found if word != ALL or name not in too_large(there)]
         if not found:
             raise model.UnknownName(
                 f"--systems: there is no {word!r}; expected all, or some of {', '.join([*model.NETWORKS, *there])}"
@@ -79,6 +83,17 @@ def chosen(words: str, seed: int, epochs: int | None = None) -> dict[str, Varian
         for name, system in there.items()
         if name in names
     }
+
+
+def names_all(words: str | None) -> bool:
+    """Whether a text of systems names all of them: the whole table, the ablation of the full model included."""
+    return words is not None and ALL in map(str.strip, words.split(","))
+
+
+def too_large(there: dict[str, Variant]) -> list[str]:
+    """Presets, named published, that are not among all systems: their network has a preset reduced."""
+    reduced = {system.config.network for system in there.values() if system.preset == REDUCED}
+    return [name for name, system in there.items() if system.config.network in reduced and system.preset in THE_PAPERS]
 
 
 def variants(

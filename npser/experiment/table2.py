@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from npser import model
-from npser.experiment.report import table
+from npser.experiment.report import save_picture, table
 from npser.experiment.systems import year
 
 OF_LI2019 = {"no-attention": "– Self attention", "no-recurrence": "– Recurrence"}  # its ablation, as the paper calls it
@@ -217,6 +218,37 @@ def _times(report: dict[str, Any]) -> list[str]:
         "Training that was stopped and went on is not counted.",
         "",
     ]
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """UA of every row with its interval; and of the systems UA by seconds of training and by parameters."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+    rows, numbers, full = rows_of(report), {}, report["variants"]["full"]
+    figure = Figure(figsize=(14, 1.6 + 0.32 * len(rows)), layout="constrained")
+    forest, *panels = figure.subplots(1, 3, width_ratios=(2.4, 1, 1))
+    for y, (name, row) in enumerate(rows.items(), 1):
+        colour = "C3" if name == "full" else "C0" if name in report["variants"] else "gray"
+        numbers[name] = f"{y}  {title(report, name)}"
+        forest.plot(row["intervals"]["ua"] or [row["ua"]] * 2, [y, y], color=colour)
+        forest.plot([row["ua"]], [y], "D", color=colour, markersize=5)
+        x_of = (report["run"]["seconds_of"].get(name, {}).get("training"), row.get("parameters"))
+        for axes, x in zip(panels, x_of, strict=True):
+            if x is not None:
+                axes.plot([x], [row["ua"]], "D", color=colour, markersize=5)
+                axes.annotate(str(y), (x, row["ua"]), xytext=(5, 2), textcoords="offset points", fontsize=8)
+    forest.axvline(full["ua"], color="C3", linestyle=":", linewidth=1)
+    forest.set(xlabel="UA, and its 95 % interval", ylim=(len(rows) + 0.6, 0.4), yticks=range(1, len(rows) + 1))
+    forest.set_yticklabels(numbers.values(), parse_math=False)
+    for axes, what in zip(panels, ("seconds of training a network", "parameters"), strict=True):
+        axes.set(xscale="log", xlabel=what, ylabel="UA")
+        axes.margins(x=0.15)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        axes.grid(alpha=0.3)
+    save_picture(figure, path)
 
 
 def _seconds(value: float | None) -> str | None:
