@@ -21,6 +21,11 @@ SLOPE = np.linspace(-1, 1, N_MELS, dtype=np.float32)  # of a tilted spectrum, by
 SPLICE = 0.2, 0.8  # part of an utterance that stays before another one's end
 
 
+def augments(c: Config) -> bool:
+    """Whether settings ask for any of it."""
+    return bool(c.stretch or c.warp or c.splice or c.channel)
+
+
 def augmented(store: Store, window: np.ndarray, ends: np.ndarray, c: Config, rng: np.random.Generator) -> Store:
     """Variants of some windows, as a store of their own; where ends (W,) names another window, with the end of that one.
 

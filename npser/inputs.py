@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from npser.augment import augmented
+from npser.augment import augmented, augments
 from npser.config import Config
 from npser.features import heard_level
 from npser.frame_features import columns_of
@@ -61,7 +61,7 @@ def maybe_augmented(
     store: Store, window: Array, c: Config, ends: Array | None, rng: np.random.Generator | None
 ) -> tuple[Store, Array]:
     """Some windows, augmented when rng is given and c augments; then they are all of a store of their own."""
-    if rng is None or not (c.stretch or c.warp or c.splice or c.channel):
+    if rng is None or not augments(c):
         return store, window
     return augmented(store, window, window if ends is None else ends, c, rng), np.arange(len(window))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import threading
 from collections.abc import Callable
@@ -13,10 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npser import model
+from npser.augment import augmented, augments
 from npser.calibration import calibration_error, log_softmax
 from npser.checkpoint import Checkpoint
 from npser.config import Config, stream
 from npser.dataset import Dataset
+from npser.features import log_mel_kind
 from npser.metrics import confusion_matrix, scores
 from npser.optim import Adam
 from npser.ranks import Pool, Ranks
@@ -85,6 +86,13 @@ class Network:
         """What forward takes after p and c, of some windows. Augmented when rng is given; ends: see inputs.of_bands."""
         with np.errstate(over="ignore", invalid="ignore"):  # the loss tells
             return self.module.inputs(store, window, self.mean, 1 / self.std, self.config, ends, rng)
+
+    def optimiser(self, weight_decay: np.ndarray) -> Adam:
+        """That of the network, for as many parameters as have a weight decay, (P,)."""
+        c = self.config
+        if hasattr(self.module, "optimiser"):
+            return self.module.optimiser(c, weight_decay.size, weight_decay)
+        return Adam(weight_decay.size, c.learning_rate, c.decay, c.clip, weight_decay=weight_decay)
 
     def gradient(
         self,
@@ -255,26 +263,33 @@ def real_rows(bounds: np.ndarray, real: np.ndarray) -> np.ndarray:
     return np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths) < np.repeat(real, lengths)
 
 
-def compile_kernels() -> None:
-    """Have every kernel compiled, before threads meet one."""
+def compile_kernels(*configs: Config) -> None:
+    """Have every kernel compiled that some networks need, or all networks, before threads meet one."""
     with compiling:
-        _run_kernels()
+        for name in dict.fromkeys(c.network for c in configs) if configs else model.NETWORKS:
+            _run_kernels(name)
+        if not configs or any(augments(c) for c in configs):
+            _run_augmentation()
 
 
 @functools.cache
-def _run_kernels() -> None:
-    """Run every kernel once: each network takes a step with a moment of silence, augmented where its first preset augments."""
-    for module in model.NETWORKS.values():
-        preset = next(iter(module.PRESETS.values()))
-        changes = {"stretch": preset.stretch, "warp": preset.warp, "channel": float(preset.channel > 0)}
-        for c in (dataclasses.replace(small, **changes) for small in module.SMALL.values()):
-            shapes, one = model.shapes_of(c, 2, 2), np.ones(1, np.float32)
-            kind = module.kind(c)
-            few = store_of([np.zeros(kind.hop * 12, np.float32)], kind)
-            norm = np.zeros(c.d_spec, np.float32), np.ones(c.d_spec, np.float32)
-            network = Network(model.init(shapes, 0), shapes, c, *norm, state=model.state_of(c, 2, 2))
-            zero = np.zeros(1, np.int64)
-            with ThreadPoolExecutor(1) as pool:
-                _, grad = network.gradient(few, zero, Targets(zero, zero, one, one), 0, pool)
-                network.logits(few, zero, pool)
-            Adam(grad.size, c.learning_rate, c.decay, c.clip).step(network.theta, grad)
+def _run_kernels(name: str) -> None:
+    """Run a network's kernels once: it takes a step with a moment of silence."""
+    module, zero, one = model.NETWORKS[name], np.zeros(1, np.int64), np.ones(1, np.float32)
+    for c in module.SMALL.values():
+        shapes, kind = model.shapes_of(c, 2, 2), module.kind(c)
+        few = store_of([np.zeros(kind.hop * 12, np.float32)], kind)
+        norm = np.zeros(c.d_spec, np.float32), np.ones(c.d_spec, np.float32)
+        network = Network(model.init(shapes, 0), shapes, c, *norm, state=model.state_of(c, 2, 2))
+        with ThreadPoolExecutor(1) as pool:
+            _, grad = network.gradient(few, zero, Targets(zero, zero, one, one), 0, pool)
+            network.logits(few, zero, pool)
+        network.optimiser(np.zeros_like(grad)).step(network.theta, grad)
+
+
+@functools.cache
+def _run_augmentation() -> None:
+    """Run the kernels of the augmentation once."""
+    zero, kind = np.zeros(1, np.int64), log_mel_kind(1.0, pad=False, level=False)
+    few = store_of([np.zeros(kind.hop * 12, np.float32)], kind)
+    augmented(few, zero, zero, Config(stretch=0.1, warp=0.1, channel=1.0), np.random.default_rng(0))

@@ -165,10 +165,7 @@ def _start(data: Dataset, train: np.ndarray, config: Config, genders: int, ranks
     mean, std = normaliser(data.store, window, ranks, config)
     theta = module.init(shapes, config.seed) if hasattr(module, "init") else model.init(shapes, config.seed)
     network = Network(theta, shapes, config, mean, std, state=model.state_of(config, len(data.labels), genders))
-    decay = _decayed(config, shapes)[ranks.part(theta.size)]
-    if hasattr(module, "optimiser"):
-        return State(network, module.optimiser(config, decay.size, decay))
-    return State(network, Adam(decay.size, config.learning_rate, config.decay, config.clip, weight_decay=decay))
+    return State(network, network.optimiser(_decayed(config, shapes)[ranks.part(theta.size)]))
 
 
 def _compare(data: Dataset, train: np.ndarray, network: Network, ranks: Ranks) -> None:

@@ -341,7 +341,12 @@ def test_the_report_is_whole(ablation: Path, report: dict[str, Any]) -> None:
     except ImportError:
         return
     pictures = {path.name for path in ablation.glob("*.png")}
-    assert pictures == {"curves.png", "spread.png", "systems.png", *(f"confusion-{variant}.png" for variant in report["variants"])}
+    assert pictures == {
+        "curves.png",
+        "spread.png",
+        "systems.png",
+        *(f"confusion-{variant}.png" for variant in report["variants"]),
+    }
 
 
 def test_the_papers_figures_stand_beside_those_of_its_corpus(report: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Run `npser bench`; returns its exit status."""
     with terminal.pool(args.threads) as pool:
         with terminal.compiling(terminal.say_to(sys.stderr)):
-            compile_kernels()
+            compile_kernels(PRESETS["paper"])
         found = measure(args.threads or available_cores(), pool)
     print(json.dumps(found, indent=2) if args.json else text(found))
     return 0

@@ -22,8 +22,6 @@ from npser.store import Progress, default_cache
 def run(args: argparse.Namespace) -> int:
     """Run `npser evaluate`; returns its exit status."""
     with terminal.pool(args.threads) as pool:
-        with terminal.compiling(terminal.say_to(sys.stderr)):
-            network.compile_kernels()
         cache = args.cache or default_cache()
         mapping = parse_map(args.map)
         result = scored(args.model, args.data, args.corpus, cache, pool, terminal.progress, args.skip_bad, mapping)
@@ -65,6 +63,8 @@ def scored(
         For a file that is not a model, unusable corpora, or fewer than two shared labels.
     """
     trained = checkpoint.load(model)
+    with terminal.compiling(terminal.say_to(sys.stderr)):
+        network.compile_kernels(trained.config)
     present = {utterance.emotion for utterance in corpora.read(places, layout, skip_bad, mapping)[0]}
     if "happy" in trained.emotions and "excited" in present and "excited" not in trained.emotions:
         present.add("happy")  # corpora.load counts excited as happy

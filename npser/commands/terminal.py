@@ -45,7 +45,7 @@ def compiling(say: Any) -> Iterator[None]:
     """Around the first use of the kernels: tells why it takes long, where it does."""
     import threading
 
-    timer = threading.Timer(3, say, ["kernels   compiling them for this machine, once: 20 to 40 seconds"])
+    timer = threading.Timer(3, say, ["kernels   compiling them for this machine, once: 10 to 30 seconds"])
     timer.start()
     try:
         yield

@@ -64,7 +64,7 @@ def _trained(args: argparse.Namespace, end: launched.Ending) -> tuple[Path, dict
                 f"{', '.join(unlike)}: has other words on the command line than rank 0; give all the same"
             )
         config, preset, data, parts = ranks.first(_begun, args, say)
-        compile_kernels()  # of other ranks; those of the first are
+        compile_kernels(config)  # of other ranks; those of the first are
         data = dataset.shared(data, config, ranks)
         folder = ranks.first(_run_folder, args, data, parts, config)
         end.go_on_with(_again(args, comm, folder))
@@ -126,7 +126,7 @@ def prepared(
     """Compile the kernels, and find or compute the features of each network, saying so."""
     cache = args.cache or default_cache()
     with terminal.compiling(say):
-        compile_kernels()
+        compile_kernels(*configs)
     there = None if args.dask is None else lambda config: elsewhere.features_on(args.dask, config, say)
     found = material.prepare(corpus, configs, cache, pool, terminal.progress, args.skip_bad, there)
     say(f"features  kept in {cache}")

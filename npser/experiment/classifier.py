@@ -114,7 +114,7 @@ class EmotionClassifier:
         classes, number = _classes(y, len(recordings))
         labels = [str(c) for c in classes.tolist()]
         speakers = _speakers(groups, len(recordings))
-        with self._workshop() as (folder, pool):
+        with self._workshop(config) as (folder, pool):
             content, store = _features(recordings, self.sample_rate, config, folder, pool)
             numbered = enumerate(zip(number, speakers, strict=True))  # called by their place: what is drawn follows names
             utterances = [Utterance(Path(f"{r:09}"), labels[k], CORPUS, speaker) for r, (k, speaker) in numbered]
@@ -143,7 +143,7 @@ class EmotionClassifier:
         """
         network = Network.of(self._trained())
         recordings = _recordings(X, self.sample_rate)
-        with self._workshop() as (folder, pool):
+        with self._workshop(network.config) as (folder, pool):
             _, store = _features(recordings, self.sample_rate, network.config, folder, pool)
             return np.exp(network.log_probabilities(store, np.arange(len(recordings)), pool)[0])
 
@@ -192,11 +192,11 @@ class EmotionClassifier:
             raise ValueError(f"X: {reason}; give more recordings, or validation=False to train on all of them") from None
 
     @contextmanager
-    def _workshop(self) -> Iterator[tuple[Path, ThreadPoolExecutor]]:
+    def _workshop(self, config: Config) -> Iterator[tuple[Path, ThreadPoolExecutor]]:
         """A folder that does not last, and threads."""
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads is {self.threads}; expected at least 1")
-        compile_kernels()
+        compile_kernels(config)
         with (
             tempfile.TemporaryDirectory(prefix="npser-", ignore_cleanup_errors=True) as folder,
             single_threaded_blas(),

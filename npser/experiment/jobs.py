@@ -155,7 +155,6 @@ def run_job(job: Job) -> dict[str, Any]:
             if result is not None:
                 return result
             write(folder / "job.json", json.dumps({"identity": job["identity"]}).encode())
-            compile_kernels()
             keep_freed_memory()
             with single_threaded_blas(), ThreadPoolExecutor(job["threads"] or share_of_cores()) as pool:
                 result = _train(job, folder, pool)
@@ -171,6 +170,7 @@ def _train(job: Job, folder: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
     plan = _read_plan(job["plan"], job["plan_hash"])
     split, variant = Split(**plan["folds"][job["fold"]]), plan["variants"][job["variant"]]
     config = dataclasses.replace(model.restored(variant["config"]), seed=job["seed"])
+    compile_kernels(config)
     data = _dataset(plan, config, pool)
     notices = synthetic.notices(data.names)
     if variant["shuffled"]:
