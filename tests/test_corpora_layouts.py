@@ -186,6 +186,20 @@ def test_iemocap_in_another_format_or_one_session_of_it(tmp_path: Path, ending: 
         assert {(u.dialogue, u.scenario, u.style) for u in found} == {("iemocap/Ses01F_impro05a", "impro05", "improvised")}
 
 
+def test_iemocap_has_the_phones_of_its_own_alignment_where_there_is_one(tmp_path: Path):
+    folder = small_iemocap(tmp_path)
+    place = folder / "Session1" / "sentences" / "ForcedAlignment" / "Ses01F_impro05a"
+    place.mkdir(parents=True)
+    rows = ["\t SFrm  EFrm     SegAScr Phone", "\t    0    35     -172358 SIL", "\t   36    41      -77341 W SIL AY b"]
+    rows += ["\t   42    90       12000 ++LAUGHTER++", " Total score:     -3441616"]
+    (place / "Ses01F_impro05a_M000.phseg").write_text("\n".join(rows))
+    (place / "Ses01F_impro05a_F001.phseg").write_text("")
+    found = {u.path.stem[-4:]: u.phonemes for u in read(folder)[0]}
+    assert found == {"M000": "SIL W ++LAUGHTER++", "F001": None, "F002": None}
+    convert(folder, tmp_path / "all.csv", None)
+    assert {u.path.stem[-4:]: u.phonemes for u in read(tmp_path / "all.csv")[0]} == found
+
+
 def test_no_agreement_is_never_a_class(tmp_path: Path):
     corpus = load(small_iemocap(tmp_path), labels=["all"])
     assert corpus.labels == ["excited", "neutral"]

@@ -1,5 +1,6 @@
 """The compiled loops called directly: they assign all that they should, from their inputs alone, and let no NaN vanish."""
 
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from helpers import ROOT, Array, bounds_of
 
+from npser.optim import Adadelta
+from npser_kernels.adadelta import adadelta_step
 from npser_kernels.adam import adam_step
 from npser_kernels.alignment import alignment_backward, alignment_forward
 from npser_kernels.assemble import assemble
@@ -27,7 +30,7 @@ ORDER = np.argsort(-np.diff(BOUNDS), kind="stable")
 EMOTIONS = np.array([0, 1, 0, 2, 1, -1])
 N, M, B = BOUNDS[-1], POOLED[-1], len(LENGTHS)
 KINDS = [np.float64, np.float32]
-IN_PLACE = ("adam_step", "add_product", "add_row_product", "add_folded_bands", "spread_bands")
+IN_PLACE = ("adadelta_step", "adam_step", "add_product", "add_row_product", "add_folded_bands", "spread_bands")
 
 Shapes = list[tuple[int, ...]]
 Case = tuple[Callable[..., None], Shapes, list[Any]]
@@ -171,6 +174,37 @@ def test_adam_clips_averages_and_moves_each_parameter_on_its_own(kind: type):
     np.testing.assert_allclose(m, [0.1, -0.05, 0, -0.1], rtol=1e-6)
     np.testing.assert_allclose(v, [0.01, 0.0025, 0, 0.01], rtol=1e-6)
     np.testing.assert_allclose(theta, [0.9, 1.1, 1, 1.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adadelta_changes_each_parameter_by_as_much_as_it_has_changed(kind: type):
+    """Ten steps by the formulas of Zeiler (2012), algorithm 1, at a rate of 0.5, with a clip that matters."""
+    theta, m, v = np.ones(3, kind), np.zeros(3, kind), np.zeros(3, kind)
+    steps = np.random.default_rng(0).normal(0, 1, (10, 3)).astype(kind)
+    expected = []
+    for k in range(3):
+        x, changes, gradients = 1.0, 0.0, 0.0
+        for g in steps[:, k].tolist():
+            g = max(-1.0, min(1.0, g))
+            gradients = 0.9 * gradients + 0.1 * g**2
+            change = -math.sqrt(changes + 1e-6) / math.sqrt(gradients + 1e-6) * g
+            changes = 0.9 * changes + 0.1 * change**2
+            x += 0.5 * change
+        expected.append((x, changes, gradients))
+    for gradient in steps:
+        adadelta_step(theta, m, v, gradient, kind(0.5), 0.9, 1e-6, 1.0)
+    np.testing.assert_allclose(np.stack([theta, m, v], axis=1), expected, rtol=1e-4)
+    assert np.abs(steps).max() > 1
+
+
+def test_adadelta_keeps_its_state_where_adam_keeps_its_own():
+    theta, optimiser = np.ones(2), Adadelta(2, 1.0, 0.0, 1.0, np.float64)
+    optimiser.step(theta, np.array([0.5, 0.0]))
+    np.testing.assert_allclose(optimiser.v, [0.05 * 0.25, 0])
+    change = 0.5 * math.sqrt(1e-7) / math.sqrt(0.05 * 0.25 + 1e-7)
+    np.testing.assert_allclose(optimiser.m, [0.05 * change**2, 0])
+    np.testing.assert_allclose(theta, [1 - change, 1])
+    assert optimiser.updates == 1
 
 
 # NaN
