@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy: idle threads of BLAS spin, and the cores are full already
+
 import pytest
 from helpers import ROOT, Command, tone, write_manifest
 
@@ -44,7 +46,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Of a user who has this source tree, and a cache of their own."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    return {**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+    users = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    return {**users, "PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
 
 
 @pytest.fixture

@@ -2,19 +2,17 @@
 
 import os
 import re
+import subprocess
 import sys
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
-from threadpoolctl import threadpool_info
 
 from npser import __version__, threads
 from npser.commands import terminal
 from npser.experiment.executors import local_processes
-from npser.threads import single_threaded_blas
 
 
 @pytest.mark.parametrize(
@@ -93,21 +91,33 @@ def test_there_are_no_more_threads_than_the_quota_keeps_busy(monkeypatch: pytest
     assert threads.available_cores() == cores
 
 
-def blas_threads() -> set[int]:
+BLAS_THREADS = """
+from concurrent.futures import ThreadPoolExecutor
+import numpy
+from threadpoolctl import threadpool_info
+from npser.threads import single_threaded_blas
+
+def blas_threads():
     return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
-
-def test_blas_has_one_thread_whichever_thread_asks_for_it_and_in_the_end_all_again():
-    before = blas_threads()
-    with single_threaded_blas():
+before = blas_threads()
+assert before == {2}, before
+with single_threaded_blas():
+    assert blas_threads() == {1}
+assert blas_threads() == before
+with ThreadPoolExecutor(2) as first, ThreadPoolExecutor(1) as second:
+    uses = [first.submit(single_threaded_blas).result() for _ in range(3)]
+    for pool, use in zip((first, second, first), uses, strict=True):
+        pool.submit(use.__enter__).result()
         assert blas_threads() == {1}
-    assert blas_threads() == before
-    with ThreadPoolExecutor(2) as first, ThreadPoolExecutor(1) as second:
-        uses = [first.submit(single_threaded_blas).result() for _ in range(3)]
-        for pool, use in zip((first, second, first), uses, strict=True):
-            pool.submit(use.__enter__).result()
-            assert blas_threads() == {1}
-        for pool, use in zip((first, first, second), uses, strict=True):
-            assert blas_threads() == {1}
-            pool.submit(use.__exit__, None, None, None).result()
-    assert blas_threads() == before
+    for pool, use in zip((first, first, second), uses, strict=True):
+        assert blas_threads() == {1}
+        pool.submit(use.__exit__, None, None, None).result()
+assert blas_threads() == before
+"""
+
+
+def test_blas_has_one_thread_whichever_thread_asks_for_it_and_in_the_end_all_again(environment: dict[str, str]):
+    two = environment | {"OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", BLAS_THREADS], env=two, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

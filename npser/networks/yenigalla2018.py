@@ -78,7 +78,7 @@ class Config(config.Config):
         self.expect("symbols", ("units", "text").__contains__, "one of units, text")
         self.expect("beta", lambda value: value == 0, "0: this network has no gender head")
         self.expect("pad", lambda value: not value, "false: this network takes natural lengths")
-        least, most = (n + units.COLUMNS for n in (max(n_band for _, n_band in WINDOWS), N_MELS))
+        least, most = (n + units.COLUMNS for n in (WINDOWS[-1][1] + self.stride, N_MELS))  # two places of the largest window
         words = f"{least} to {most}: bands, and {units.COLUMNS} cepstra"
         self.expect("d_spec", lambda value: least <= value <= most, words)
         if self.symbols == "text" and self.channels != "spectrogram":
