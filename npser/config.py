@@ -45,6 +45,7 @@ class Config:
     warp: float = 0.0  # mel axis times a factor between 1 - warp and 1 + warp
     splice: float = 0.0  # share of utterances that end as another one of the same emotion and gender does
     channel: float = 0.0  # share of utterances with noise, with a narrow band, and with an echo; 0: no tilt either
+    balance: str = "none"  # "corpora": an epoch draws as many utterances of every corpus
     # objective, equation (10)
     alpha: float = 1.0
     beta: float = 1.0  # 0: without multitask learning
@@ -81,6 +82,7 @@ class Config:
         self.expect(numbers, lambda value: 0 <= value < float("inf"), "zero or a positive number")
         self.expect("select", ("ua", "loss", "last").__contains__, "one of ua, loss, last")
         self.expect("class_weight", ("none", "balanced").__contains__, "one of none, balanced")
+        self.expect("balance", ("none", "corpora").__contains__, "one of none, corpora")
         self.expect("schedule", ("constant", "cosine").__contains__, "one of constant, cosine")
 
     def expect(self, names: str, right: Callable[[Any], bool], words: str) -> None:

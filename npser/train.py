@@ -219,11 +219,12 @@ def _cleared(out: Path, lines: list[str], config: Config, goes_on: bool) -> None
 
 
 def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run) -> float:
-    """Every utterance of the training part once, in random order; returns their mean loss."""
+    """Every utterance of the training part once, in random order, or as many of each corpus; returns their mean loss."""
     network, adam, config, ranks = state.network, state.adam, state.network.config, run.ranks
     own = network.theta[ranks.part(network.theta.size)]
     weight = class_weights(data.emotion_y[train], len(data.labels), config.class_weight)[data.emotion_y].astype(np.float32)
-    shuffled = stream("shuffle", config.seed, epoch).permutation(train)
+    corpora = np.array([u.corpus for u in data.utterances])[train]
+    shuffled = drawn(train, corpora, config.balance, stream("shuffle", config.seed, epoch))
     splicing = stream("splice", config.seed, epoch)
     ends = augment.splice_partners(train, data.emotion_y, data.gender_y, config.splice, splicing)
     losses, starts, upcoming = [], range(0, len(train), config.batch), list[Shard]()
@@ -250,6 +251,21 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
         ranks.gather(network.theta)
         losses.append(loss * min(config.batch, len(train) - start))
     return sum(losses) / len(train)
+
+
+def drawn(train: np.ndarray, corpora: np.ndarray, balance: str, rng: np.random.Generator) -> np.ndarray:
+    """What an epoch meets of the training part (n,), whose corpora are named (n,): n utterances in random order.
+
+    balance: none, each of them once; or corpora, as many of each corpus: of a large one some are left out, of a small one all
+    come several times, each as often as the others or once more.
+    """
+    if balance == "none":
+        return rng.permutation(train)
+    parts, names = [], sorted(set(corpora.tolist()))
+    for k, name in enumerate(names):
+        own, wanted = train[corpora == name], len(train) * (k + 1) // len(names) - len(train) * k // len(names)
+        parts.append(np.concatenate([rng.permutation(own) for _ in range(-(-wanted // len(own)))])[:wanted])
+    return rng.permutation(np.concatenate(parts))
 
 
 def _validated(data: Dataset, split: Split, network: Network, epoch: int, run: Run) -> dict[str, Any]:
@@ -346,6 +362,8 @@ def _identity(data: Dataset, split: Split, config: Config, oracle: bool) -> str:
     constant = config.schedule == "constant" and config.warmup == 0
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "epochs" or not constant}
     utterances = [(digest, u.emotion, u.gender) for digest, u in zip(data.content, data.utterances, strict=True)]
+    if config.balance != "none":
+        utterances = [(*known, u.corpus) for known, u in zip(utterances, data.utterances, strict=True)]
     if model.reads_text(config):
         utterances = [(*known, u.phonemes) for known, u in zip(utterances, data.utterances, strict=True)]
     parts = [split.train, split.validation, split.test]

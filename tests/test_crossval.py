@@ -90,6 +90,27 @@ def test_groups_of_speakers_may_span_corpora(utterances: list[Utterance]) -> Non
     assert len(make_folds(twice)) == 3 + 5  # sessions of the one, groups of speakers of the other
 
 
+def test_each_corpus_is_tested_by_what_never_heard_it_and_the_last_sessions_of_the_others_validate(
+    utterances: list[Utterance],
+) -> None:
+    second = [replace(u, corpus="a b", speaker=f"a b/{u.speaker}", session=f"a b/{u.session}") for u in utterances]
+    third = [replace(u, corpus="c", speaker="c/one", session=None) for u in utterances[:4]]  # of one session: it trains
+    every = [*utterances, *second, *third]
+    found = make_folds(every, "corpus", digests=[str(k) for k in range(len(every))])
+    assert [fold.name for fold in found] == ["a-b", "buzz", "c"]
+    assert [fold.split.test_session for fold in found] == ["a b", "buzz", "c"]
+    for fold in found:
+        s = fold.split
+        assert sorted([*s.train, *s.validation, *s.test]) == list(range(len(every)))
+        assert {every[r].corpus for r in s.test} == {s.test_session}
+        assert s.test_session not in {every[r].corpus for r in [*s.train, *s.validation]}
+        held = {"buzz": "buzz/3", "a b": "a b/buzz/3"}
+        assert {every[r].session for r in s.validation} == {held[name] for name in held if name != s.test_session}
+        assert not s.speaker_dependent
+    with pytest.raises(ValueError, match=r"--folds corpus: the data is of one corpus \(buzz\), and two are needed"):
+        make_folds(utterances, "corpus")
+
+
 def test_a_speaker_in_two_sessions_is_refused(utterances: list[Utterance]) -> None:
     swap = {"1f_angry_0.wav": "buzz/2", "2f_angry_0.wav": "buzz/1"}
     mixed = [replace(u, session=swap.get(u.path.name, u.session)) for u in utterances]

@@ -23,7 +23,7 @@ from npser.network import Network, Shard, Targets, evaluate, normaliser
 from npser.networks import li2019
 from npser.split import Split
 from npser.store import Store, store_of
-from npser.train import Run, _identity, _is_better, class_weights, fit
+from npser.train import Run, _identity, _is_better, class_weights, drawn, fit
 
 
 @pytest.fixture
@@ -390,3 +390,25 @@ def test_scores_among_fewer_labels_are_of_probabilities_that_sum_to_one() -> Non
     assert found["ece"] == pytest.approx(calibration_error(np.log(p), y))
     assert found["loss"] == pytest.approx(-np.log(p[np.arange(17), y]).mean())
     assert found["wa"] == np.mean(p.argmax(axis=1) == y)
+
+
+def test_an_epoch_draws_every_utterance_once_or_as_many_of_each_corpus() -> None:
+    train, corpora = np.array([3, 4, 6, 8, 9, 10, 11, 20]), np.array([*"aabbbbbb"])
+    rng = np.random.default_rng(0)
+    once = drawn(train, corpora, "none", rng)
+    assert sorted(once) == train.tolist()
+    counts = np.zeros(21, int)
+    for _ in range(300):
+        found = drawn(train, corpora, "corpora", rng)
+        assert len(found) == 8
+        each = np.bincount(found, minlength=21)
+        assert each[[3, 4]].tolist() == [2, 2]
+        assert each[[6, 8, 9, 10, 11, 20]].max() == 1
+        counts += each
+    assert counts[[6, 8, 9, 10, 11, 20]].sum() == 1200
+    assert counts[[6, 8, 9, 10, 11, 20]].min() > 150
+    odd = drawn(np.arange(7), np.array([*"aabbbbc"]), "corpora", rng)
+    assert np.bincount(odd, minlength=7).sum() == 7
+    assert np.bincount(odd, minlength=7)[6] == 3  # 7 / 3 each: 2, 2 and 3
+    first, again = (drawn(train, corpora, "corpora", np.random.default_rng(5)) for _ in range(2))
+    np.testing.assert_array_equal(first, again)

@@ -127,7 +127,7 @@ def _train(train: argparse.ArgumentParser) -> None:
 def _crossval(crossval: argparse.ArgumentParser) -> None:
     _add_data(crossval, "+", "")
     _add_training(crossval, "runs/CORPUS-PRESET-crossval-FOLDS")
-    text = "session, speaker, or N groups of speakers (default: session)"
+    text = "session, speaker, N groups of speakers, or corpus: each is tested without having been heard (default: session)"
     crossval.add_argument("--folds", default="session", metavar="BY", help=text)
     text = "networks of each fold, with seeds from --seed on (default: 1)"
     crossval.add_argument("--seeds", type=int, default=1, metavar="K", help=text)
@@ -138,8 +138,8 @@ def _crossval(crossval: argparse.ArgumentParser) -> None:
     crossval.add_argument("--ablate", action="store_true", help=text)
     text = (
         "compare with these systems of the literature, in one plan and report: NETWORK-PRESET, NETWORK for all of its presets, "
-        "commas between them, or all, the whole table with --ablate; --epochs and --seed apply to all of them, --network, "
-        "--preset, --config and --set to the full model only"
+        "commas between them, or all, the whole table with --ablate; --epochs, --seed and --balance apply to all of them, "
+        "--network, --preset, --config and --set to the full model only"
     )
     crossval.add_argument("--systems", metavar="A,B,C", help=text)
     text = "only utterances of this style, such as improvised, as the corpus or the manifest states it"
@@ -227,6 +227,8 @@ def _add_training(parser: argparse.ArgumentParser, out: str) -> None:
     )
     parser.add_argument("--epochs", type=int, metavar="N", help="epochs to train (default: the preset's)")
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, dropout, shuffling and augmentation (default: 0)")
+    text = "corpora: an epoch draws as many utterances of every corpus, whatever its size; or none (default)"
+    parser.add_argument("--balance", metavar="BY", help=text)
     parser.add_argument("--out", type=_path, metavar="DIR", help=f"run folder (default: {out})")
     parser.add_argument("--no-oracle", action="store_true", help="do not score the test session after every epoch")
     parser.add_argument("--allow-speaker-overlap", action="store_true", help="let a speaker be in two parts; brands the report")

@@ -67,7 +67,7 @@ def _variants(args: argparse.Namespace) -> tuple[dict[str, Variant], list[str]]:
     """The networks that the command line asks for, and what there is to say of those that are left out."""
     full = Variant(configured(args), args.preset)
     try:
-        others = systems.chosen(args.systems, full.config.seed, args.epochs) if args.systems is not None else {}
+        others = systems.chosen(args.systems, full.config.seed, args.epochs, args.balance) if args.systems is not None else {}
     except model.UnknownName as error:
         raise terminal.UsageError(str(error)) from None
     variants, told = systems.variants(full, args.ablate or systems.names_all(args.systems), others)

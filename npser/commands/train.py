@@ -137,7 +137,7 @@ def configured(args: argparse.Namespace) -> Config:
     """Preset, then --config, then --set, then flags of their own: each over the one before. Names the preset in args."""
     settings = read_toml(args.config) if args.config else {}
     settings |= dict(parse_setting(text) for text in args.set)
-    flags = ("network", "epochs", "seed")
+    flags = ("network", "epochs", "seed", "balance")
     settings |= {name: getattr(args, name) for name in flags if getattr(args, name) is not None}
     try:
         config, args.preset = model.configured(settings, args.preset)

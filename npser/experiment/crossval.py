@@ -305,7 +305,7 @@ def summary(data: Dataset, members: np.ndarray, predicted: np.ndarray, sizes: li
 
     speakers = np.array([data.utterances[r].speaker or "unknown" for r in members])
     styles = np.array([data.utterances[r].style or "unknown" for r in members])
-    known = sorted(set(styles.tolist()))
+    known, corpora = sorted(set(styles.tolist())), np.array([data.utterances[r].corpus for r in members])
     return {
         **{name: float(pooled[name].mean()) for name in statistics.NAMES},
         "intervals": statistics.intervals(runs),
@@ -320,6 +320,7 @@ def summary(data: Dataset, members: np.ndarray, predicted: np.ndarray, sizes: li
         "duration_terciles": [
             {"seconds_up_to": border, **(part(tercile == k) or {"utterances": 0})} for k, border in enumerate([*borders, None])
         ],
+        "per_corpus": {name: part(corpora == name) for name in sorted(set(corpora.tolist()))},
         "styles": {name: part(styles == name) for name in known} if known != ["unknown"] else None,
     }
 

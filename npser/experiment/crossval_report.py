@@ -179,6 +179,8 @@ def _breakdowns(report: dict[str, Any]) -> list[str]:
         return [part["utterances"], *(part.get(key) for key in SCORES)]
 
     lines = ["## Full model, part by part", ""]
+    if len(full["per_corpus"]) > 1:
+        lines.append(table(["corpus", *head], [[name, *cells(part)] for name, part in full["per_corpus"].items()]))
     lines.append(table(["speaker", *head], [[name, *cells(part)] for name, part in full["per_speaker"].items()]))
     terciles = [(part, part["seconds_up_to"]) for part in full["duration_terciles"]]
     rows = [["longest" if end is None else f"up to {end:.2f} s", *cells(part)] for part, end in terciles]

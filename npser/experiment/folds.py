@@ -34,8 +34,9 @@ def make_folds(
     ----------
     utterances : sequence of Utterance
     by : str
-        ``"session"`` (speaker groups, where the corpus has no sessions), ``"speaker"``, or a number of groups of speakers,
-        balanced by label.
+        ``"session"`` (speaker groups, where the corpus has no sessions), ``"speaker"``, a number of groups of speakers,
+        balanced by label, or ``"corpus"``: each corpus is tested by networks that never heard it, and of each of the others
+        the last session validates.
     seed, allow_speaker_overlap, digests
         See split.make_split.
 
@@ -44,6 +45,10 @@ def make_folds(
     ValueError
         Where there are fewer than two groups, or make_split refuses a fold.
     """
+    if by == "corpus":
+        there = _corpora(utterances)
+        splits = [_without(corpus, utterances, seed, allow_speaker_overlap, digests) for corpus in there]
+        return [Fold(name, split) for name, split in zip(_fit_for_files(there), splits, strict=True)]
     groups = _groups(utterances, by)
     grouped = [replace(u, split=None, session=group) for u, group in zip(utterances, groups, strict=True)]
     if by.isdecimal():  # such groups hold speakers of several corpora
@@ -56,13 +61,41 @@ def make_folds(
         )
     short = [session.partition("/")[2] or session for session in order]
     names = short if len(set(short)) == len(short) else order
-    names = [re.sub(r"[^\w.+-]+", "-", name) for name in names]
-    if len(set(names)) < len(names):  # only the characters that are not fit for files told them apart
-        names = [f"{k + 1}-{name}" for k, name in enumerate(names)]
     return [
         Fold(name, make_split(grouped, session, None, seed, allow_speaker_overlap, digests))
-        for name, session in zip(names, order, strict=True)
+        for name, session in zip(_fit_for_files(names), order, strict=True)
     ]
+
+
+def _fit_for_files(names: list[str]) -> list[str]:
+    """The names without characters that are not fit for files; numbered where only these told them apart."""
+    fit = [re.sub(r"[^\w.+-]+", "-", name) for name in names]
+    return fit if len(set(fit)) == len(fit) else [f"{k + 1}-{name}" for k, name in enumerate(fit)]
+
+
+def _corpora(utterances: Sequence[Utterance]) -> list[str]:
+    """Their names, in their order; ValueError where there is one only."""
+    found = list(dict.fromkeys(u.corpus for u in utterances))
+    if len(found) < 2:
+        raise ValueError(f"--folds corpus: the data is of one corpus ({found[0]}), and two are needed; name others as well")
+    return sorted(found)
+
+
+def _without(corpus: str, utterances: Sequence[Utterance], seed: int, allow: bool, digests: Sequence[str]) -> Split:
+    """Test a corpus, and of each of the others validate on the last session; where it has one only, it trains."""
+    sessions = sessions_of(utterances)
+    last = {}
+    for other in _corpora(utterances):
+        own = session_order([u for u in utterances if u.corpus == other])
+        last |= {other: own[-1]} if len(own) > 1 else {}
+    parts = [
+        "test" if u.corpus == corpus else "validation" if session and session == last.get(u.corpus) else "train"
+        for u, session in zip(utterances, sessions, strict=True)
+    ]
+    marked = [replace(u, split=part) for u, part in zip(utterances, parts, strict=True)]
+    split = make_split(marked, None, None, seed, allow, digests)
+    held = ", ".join(session for other, session in last.items() if other != corpus)
+    return replace(split, method="corpus", test_session=corpus, validation_session=held or None)
 
 
 def fold_warnings(folds: Sequence[Fold]) -> list[str]:
@@ -81,7 +114,7 @@ def _groups(utterances: Sequence[Utterance], by: str) -> list[str | None]:
     if by == "speaker":
         return [u.speaker for u in utterances]
     if not by.isdecimal() or int(by) < 2:
-        raise ValueError(f"--folds {by}: expected session, speaker, or a number of groups of speakers, at least 2")
+        raise ValueError(f"--folds {by}: expected session, speaker, corpus, or a number of groups of speakers, at least 2")
     group = _balanced(utterances, int(by))
     return [group[u.speaker] if u.speaker else None for u in utterances]
 

@@ -48,7 +48,7 @@ def year(network: str) -> int:
     return int(found[0]) if found else 9999
 
 
-def chosen(words: str, seed: int, epochs: int | None = None) -> dict[str, Variant]:
+def chosen(words: str, seed: int, epochs: int | None = None, balance: str | None = None) -> dict[str, Variant]:
     """The systems that a text names.
 
     Parameters
@@ -60,6 +60,8 @@ def chosen(words: str, seed: int, epochs: int | None = None) -> dict[str, Varian
         The first one of the cross-validation.
     epochs : int, optional
         In place of those of the presets.
+    balance : str, optional
+        Likewise: see config.Config.
 
     Raises
     ------
@@ -77,7 +79,8 @@ def chosen(words: str, seed: int, epochs: int | None = None) -> dict[str, Varian
         names.update(found)
     if not names:
         raise model.UnknownName("--systems: names no system; expected all, or names with commas between them")
-    changes: dict[str, Any] = {"seed": seed} | ({} if epochs is None else {"epochs": epochs})
+    given = {"seed": seed, "epochs": epochs, "balance": balance}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return {
         name: dataclasses.replace(system, config=dataclasses.replace(system.config, **changes))
         for name, system in there.items()
@@ -148,16 +151,16 @@ def choices_of(c: Config) -> dict[str, tuple[Any, ...]]:
 def described(named: dict[str, Variant]) -> dict[str, dict[str, Any]]:
     """What a report says of the full model and of each system: its settings, and what its module states.
 
-    changed: its settings are not the preset's, of which the number of epochs does not count. text: it reads phonemes of
-    transcripts. published: the figures of its
-    paper and their task, where it is what that paper describes. choices: what is tried on the validation part, beside epochs.
+    changed: its settings are not the preset's, of which the number of epochs and the balance do not count. text: it reads
+    phonemes of transcripts. published: the figures of its paper and their task, where it is what that paper describes. choices:
+    what is tried on the validation part, beside epochs.
     """
     found = {}
     for name, variant in named.items():
         if name in ("full", name_of(variant)):  # the others are of the ablation
             c, module = variant.config, model.module_of(variant.config)
             choices = {setting: list(values) for setting, values in choices_of(c).items()}
-            changed = c != dataclasses.replace(module.PRESETS[variant.preset], seed=c.seed, epochs=c.epochs)
+            changed = c != dataclasses.replace(module.PRESETS[variant.preset], seed=c.seed, epochs=c.epochs, balance=c.balance)
             the_papers = variant.preset in THE_PAPERS and not changed
             found[name] = {
                 "name": name_of(variant),
