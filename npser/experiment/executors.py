@@ -89,7 +89,7 @@ def _run_once(
             else:
                 say(
                     f"job       {Path(folder).name}: UA {result['ua']:.3f}, epoch {result['selected_epoch']}, "
-                    f"{result['run']['seconds']} s, {total - len(waiting)}/{total}"
+                    f"{result['run']['seconds']:.0f} s, {total - len(waiting)}/{total}"
                 )
             del pending[folder]
         watch()
