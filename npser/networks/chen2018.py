@@ -129,8 +129,8 @@ def body(p: Views, c: Config, X: Array, bounds: Array) -> tuple[Array, Array, Ca
 
     bounds, owner = pieces.cut(bounds, c.piece_seconds, kind(c).hop)
     H, bounds, b_conv = conv2d(picture(c, X), bounds, p["conv"]["W"], p["conv"]["b"])
-    H, b_leaky = leaky_relu(H, SLOPE)
     H, bounds, b_pool = maxpool2d(H, bounds, c.d_conv, *POOL)
+    H, b_leaky = leaky_relu(H, SLOPE)  # of the largest is the largest of all, and there are an eighth as many
     H, b_linear = linear(H, **p["linear"])
     H, b_lstm = blstm(H, bounds, **p["lstm"])
     z, b_attn = local_attention(H, bounds, **p["attn"]) if c.attention else mean_over_time(H, bounds)
@@ -140,7 +140,7 @@ def body(p: Views, c: Config, X: Array, bounds: Array) -> tuple[Array, Array, Ca
         dH, *g["attn"] = b_attn(dz)
         dH, *g["lstm"] = b_lstm(dH)
         dH, *g["linear"] = b_linear(dH)
-        _, *g["conv"] = b_conv(*b_leaky(*b_pool(dH)), need_dX=False)
+        _, *g["conv"] = b_conv(*b_pool(*b_leaky(dH)), need_dX=False)
         return g
 
     return z, owner, backward

@@ -133,8 +133,8 @@ def forward(
     H, behind = X, []
     for layer, K, _ in maps(c):
         H, bounds, b_conv = conv2d(H, bounds, p[layer]["W"], p[layer]["b"])
-        H, b_relu = leaky_relu(H)
         H, bounds, b_pool = maxpool2d(H, bounds, K, POOL, POOL)
+        H, b_relu = leaky_relu(H)  # of the largest is the largest of all, and there are a quarter as many
         behind.append((layer, b_conv, b_relu, b_pool))
     H, b_lstm = blstm(H, bounds, **p["lstm"]) if c.recurrence else (H, None)
     z, b_end = last_states(H, bounds) if c.recurrence else mean_over_time(H, bounds)
@@ -150,7 +150,7 @@ def forward(
         if b_lstm is not None:
             dH, *g["lstm"] = b_lstm(dH)
         for layer, b_conv, b_relu, b_pool in reversed(behind):
-            dH, *g[layer] = b_conv(*b_relu(*b_pool(dH)), need_dX=layer != "conv1")
+            dH, *g[layer] = b_conv(*b_pool(*b_relu(dH)), need_dX=layer != "conv1")
         return g
 
     return (logits, owner), backward
