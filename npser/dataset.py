@@ -21,6 +21,7 @@ from npser.ranks import Ranks
 from npser.silence import refusal_of_levels
 from npser.store import Elsewhere, Progress, Store
 
+NO_PHONEMES = "has no phonemes, which the network reads; a manifest states them in a column phonemes"
 MOST_LOST = 0.05  # of the utterances; beyond it a run stops, unless skip_bad
 
 
@@ -72,7 +73,7 @@ def prepare(
     """Compute or find the features of a corpus; cache, pool, progress and elsewhere: see store.open_store.
 
     A file that cannot be used, or that prediction would not answer since it is silent or too short, is named in a warning and
-    left out.
+    left out; so is an utterance without phonemes where the network reads them.
 
     Raises
     ------
@@ -81,8 +82,10 @@ def prepare(
     """
     content = store.digests([u.path for u in corpus.utterances], pool)
     bad = {str(u.path): "cannot be read" for u, digest in zip(corpus.utterances, content, strict=True) if digest is None}
+    if model.reads_text(config):
+        bad |= {str(u.path): NO_PHONEMES for u in corpus.utterances if u.phonemes is None}
     usable = sorted(
-        ((digest, u) for digest, u in zip(content, corpus.utterances, strict=True) if digest is not None),
+        ((digest, u) for digest, u in zip(content, corpus.utterances, strict=True) if digest and str(u.path) not in bad),
         key=lambda pair: (pair[0], pair[1].path.name, str(pair[1].path)),
     )
     kept = [digest for digest, _ in usable]
@@ -126,24 +129,11 @@ def prepare(
 
 
 def with_text(data: Dataset, config: Config) -> Dataset:
-    """The data with the phonemes of the utterances in the store, where the network reads them.
-
-    Raises
-    ------
-    ValueError
-        Where an utterance has none.
-    """
+    """The data with the phonemes of the utterances, all of which have some, in the store, where the network reads them."""
     if not model.reads_text(config):
         return data
-    texts = [u.phonemes for u in data.utterances]
-    if None in texts:
-        without = data.utterances[texts.index(None)].path
-        raise ValueError(
-            f"{without}: has no phonemes, as {texts.count(None)} of {len(texts)} utterances; name a manifest with a column "
-            "phonemes, or leave the setting symbols=text out"
-        )
-    windows = np.diff(data.store.recordings[: len(texts) + 1])
-    text = tuple(text or "" for text, n in zip(texts, windows, strict=True) for _ in range(n))
+    windows = np.diff(data.store.recordings[: len(data.utterances) + 1])
+    text = tuple(str(u.phonemes) for u, n in zip(data.utterances, windows, strict=True) for _ in range(n))
     return dataclasses.replace(data, store=dataclasses.replace(data.store, text=text))
 
 

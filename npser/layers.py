@@ -66,14 +66,15 @@ def conv2d(X: Array, bounds: Array, W: Array, b: Array, stride: int = 1, valid: 
 
     Past its ends an utterance repeats its first and last frames and bands, of an even window one more before than behind; an
     utterance of L frames has ceil(L / stride) then, and S = ceil(F / stride). valid: windows lie inside; (L - n_time) // stride
-    + 1 frames, or none, and as many bands.
+    + 1 frames, or none, and S = (F - n_band) // stride + 1.
 
     Windows of bands are laid out one frame after the other, utterances apart; the window of frames that begins at any of them
     lies there already. Those that begin some frames apart, not to overlap, are the rows of a matrix: see _joined.
     """
     (C, n_time, n_band, K), F = W.shape, X.shape[1] // len(W)
     before, behind = (0, 0) if valid else (n_band // 2, n_band - 1 - n_band // 2)
-    padded = X.reshape(-1, F, C)[:, np.clip(np.arange(before + F + behind) - before, 0, F - 1)].reshape(len(X), -1)
+    bands = np.clip(np.arange(before + F + behind) - before, 0, F - 1)
+    padded = np.take(X.reshape(-1, F, C), bands, axis=1).reshape(len(X), len(bands) * C)
     rows, start, outer = _laid_out(bounds, n_time, stride, valid)
     n, S, width = len(rows), (before + F + behind - n_band) // stride + 1, n_band * C
     apart, taps = -(-n_time // stride) * stride, W.transpose(1, 2, 0, 3).reshape(-1, K)

@@ -110,6 +110,7 @@ class Model:
         ValueError
             For another engine or number of threads, or where audio is a single path.
         """
+        model.refuse_text(self.config)
         engine = self.engine_for(engine, len(audio) if isinstance(audio, Sized) else 0)
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; expected at least 1")
@@ -220,6 +221,7 @@ class Model:
 
     def _inputs(self, span: Span) -> list[Array]:
         """network_input of each window."""
+        model.refuse_text(self.config)
         tensors = self.checkpoint.tensors
         with np.errstate(over="ignore", invalid="ignore"):  # `answer` tells
             inputs = self.network.plain_input(self.config, span) if span.starts else []

@@ -92,6 +92,15 @@ def reads_text(c: Config) -> bool:
     return hasattr(module, "reads_text") and module.reads_text(c)
 
 
+def refuse_text(c: Config) -> None:
+    """ValueError for a network that would have to answer a recording alone, and reads more than that."""
+    if reads_text(c):
+        raise ValueError(
+            f"the network {c.network} reads phonemes of transcripts here, which a recording alone does not have; "
+            "`npser evaluate` reads them from a manifest with a column phonemes"
+        )
+
+
 def shapes_of(c: Config, emotions: int, genders: int) -> Shapes:
     """Name and shape of every parameter, in the order of theta."""
     return module_of(c).shapes(c, emotions, genders)

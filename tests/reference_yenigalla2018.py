@@ -52,7 +52,9 @@ def quarters(H: Picture, maps: int) -> Vector:
 
 
 def of_string(vectors: Matrix, W: Any, b: Vector) -> Vector:
-    """The largest of each map over a string of vectors."""
+    """The largest of each map over a string of vectors; of none, 0."""
+    if not vectors:
+        return [Var(0.0)] * len(b)
     H = convolution([[vector] for vector in vectors], W, b)
     return [maximum([row[0][k] for row in H]) for k in range(len(b))]
 

@@ -19,7 +19,7 @@ from npser.split import Split
 from npser.train import Run, fit
 
 SMALL: dict[str, Any] = {"d_conv": 2, "d_linear": 3, "d_lstm": 2, "d_dense": 3, "max_seconds": 0.5}
-TINY: dict[str, Any] = {**SMALL, "d_spec": 24, "input": "log_mel", "piece_seconds": 0.15}  # pieces of 6 frames
+TINY: dict[str, Any] = {**SMALL, "d_spec": 24, "input": "log_mel", "piece_seconds": 0.15, "batch": 4}  # pieces of 6 frames
 CASES = [pytest.param(Config(**TINY), id="3-D"), pytest.param(Config(**TINY, slopes=False, attention=False), id="2-D, mean")]
 
 
@@ -46,6 +46,8 @@ def test_loss_and_gradients_of_a_mini_batch_are_those_of_slow_loops(c: Config, t
     z = np.concatenate([chen2018.body(p, c, *shard.inputs())[0] for shard in shards]) @ p["dense"]["W"]
     np.testing.assert_allclose(running["running.mean"], 0.1 * z.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(running["running.variance"], 0.9 + 0.1 * z.var(axis=0), rtol=1e-5)
+    *_, less = chen2018.gradient(p, dataclasses.replace(c, batch=8), shards, ThreadPoolExecutor(1))  # half of a mini-batch
+    np.testing.assert_allclose(less["running.mean"], 0.05 * z.mean(axis=0), rtol=1e-5)
 
 
 def test_a_piece_is_answered_whatever_else_is_asked():
@@ -77,7 +79,7 @@ def test_prediction_in_plain_numpy_is_that_of_the_engine(tmp_path: Path, preset:
 
 
 def test_training_starts_with_gamma_of_one_and_ends_with_running_statistics(tmp_path: Path):
-    c = Config(**TINY, epochs=1, batch=4, learning_rate=1e-6, select="last")
+    c = Config(**TINY, epochs=1, learning_rate=1e-6, select="last")
     data = data_of(c, [[sound(5000 + 900 * r, r)] for r in range(6)], ["sad", "angry"] * 3, [None] * 6)
     with ThreadPoolExecutor(1) as pool:
         fit(data, Split([0, 1, 2, 3], [4], [5]), c, Run(tmp_path, pool, lambda _: None), {})

@@ -78,6 +78,18 @@ def test_gradients_of_conv2d_where_some_utterances_are_empty():
     check(lambda X, W, b: conv2d(X, EMPTY, W, b), (EMPTY[-1], 12), (2, 3, 4, 4), (4,))
 
 
+@pytest.mark.parametrize(("stride", "valid"), [(1, False), (2, True)])
+def test_conv2d_of_no_rows_at_all_has_none(stride: int, valid: bool):
+    bounds, W = np.array([0, 0, 0]), np.ones((2, 3, 4, 5))
+    out, outer, backward = conv2d(np.empty((0, 12)), bounds, W, np.zeros(5), stride, valid)
+    assert outer.tolist() == [0, 0, 0]
+    assert len(out) == 0
+    dX, dW, db = backward(out)
+    assert dX.shape == (0, 12)
+    assert not dW.any()
+    assert not db.any()
+
+
 def test_conv2d_without_the_gradient_of_its_input_has_the_same_other_gradients():
     rng = np.random.default_rng(0)
     out, _, backward = conv2d(rng.standard_normal((BOUNDS[-1], 12)), BOUNDS, rng.standard_normal((2, 3, 3, 4)), np.zeros(4))

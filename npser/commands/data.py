@@ -83,13 +83,13 @@ def check(place: Path, layout: str | None, progress: Progress, mapping: dict[str
     Returns
     -------
     dict
-        ``data``, ``corpora``, ``utterances``; ``emotions``, ``styles`` and ``splits``, counts; ``sessions``, counts by
-        session and emotion; ``speakers``, gender and count of each; ``seconds``, total, mean, min and max by the files'
-        headers, None where no length is known; ``sample_rates``, counts by rate in Hz, as text; ``missing``, files that
-        should be there; ``unreadable``, files with the reason; ``known_defects``, those of them that every copy of the corpus
-        has, with the reason; ``unmatched``, audio files in the folder that are none of the utterances; ``duplicates``, lists
-        of byte-identical files; ``two_genders``, speakers who are female and male; ``compared``, corpora whose counts are
-        known, none with a mapping; ``difference``, the first from them, or None.
+        ``data``, ``corpora``, ``utterances``; ``emotions``, ``styles`` and ``splits``, counts; ``phonemes``, how many have
+        some; ``sessions``, counts by session and emotion; ``speakers``, gender and count of each; ``seconds``, total, mean,
+        min and max by the files' headers, None where no length is known; ``sample_rates``, counts by rate in Hz, as text;
+        ``missing``, files that should be there; ``unreadable``, files with the reason; ``known_defects``, those of them
+        that every copy of the corpus has, with the reason; ``unmatched``, audio files in the folder that are none of the
+        utterances; ``duplicates``, lists of byte-identical files; ``two_genders``, speakers who are female and male;
+        ``compared``, corpora whose counts are known, none with a mapping; ``difference``, the first from them, or None.
 
     Raises
     ------
@@ -123,6 +123,7 @@ def check(place: Path, layout: str | None, progress: Progress, mapping: dict[str
         "emotions": _counts(u.emotion for u in found),
         "styles": _counts(u.style for u in found),
         "splits": _counts(u.split for u in found),
+        "phonemes": sum(u.phonemes is not None for u in found),
         "sessions": {session: _counts(u.emotion for u in found if u.session == session) for session in sessions},
         "speakers": {speaker: {"gender": _one(genders[speaker]), "utterances": spoken[speaker]} for speaker in speakers},
         "seconds": _lengths(lengths),
@@ -232,6 +233,8 @@ def text(result: dict[str, Any]) -> str:
     for kind in ("styles", "splits"):
         if result[kind]:
             lines.append(f"{kind:<10} {', '.join(f'{count} {word}' for word, count in result[kind].items())}")
+    if result["phonemes"]:
+        lines.append(f"phonemes   of {result['phonemes']} utterances")
     if result["seconds"]:
         total, mean, least, most = (result["seconds"][key] for key in ("total", "mean", "min", "max"))
         lines.append(f"durations  {total / 3600:.2f} h in all, mean {mean:.2f} s, from {least:.2f} to {most:.2f} s")

@@ -60,12 +60,11 @@ def export(path: Path, out: Path, with_features: bool) -> dict[str, Any]:
         raise ValueError(f"{out}: expected a name that ends in .onnx")
     trained = checkpoint.load(path)
     c, g, network = trained.config, Graph(), model.module_of(trained.config)
+    answers = "npser evaluate" if model.reads_text(c) else "npser predict"
     if not hasattr(network, "onnx"):
-        raise ValueError(f"{path}: the network {c.network} has no ONNX form; `npser predict` answers with it")
+        raise ValueError(f"{path}: the network {c.network} has no ONNX form; `{answers}` answers with it")
     if not features.is_log_mel(network.kind(c)):
-        raise ValueError(
-            f"{path}: its features, {network.describe_input(c)}, have no ONNX form; `npser predict` answers with it"
-        )
+        raise ValueError(f"{path}: its features, {network.describe_input(c)}, have no ONNX form; `{answers}` answers with it")
     if with_features:
         X = network.onnx_input(g, c)
         X = g.op("Div", g.op("Sub", X, trained.tensors["norm.mean"]), trained.tensors["norm.std"])

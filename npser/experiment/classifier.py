@@ -181,7 +181,9 @@ class EmotionClassifier:
         own = {"epochs": self.epochs, "learning_rate": self.learning_rate, "seed": self.seed}
         chosen = {**(self.settings or {}), **{name: value for name, value in own.items() if value is not None}}
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in chosen.items()}  # of a grid
-        return model.configured(plain, self.preset)
+        config, preset = model.configured(plain, self.preset)
+        model.refuse_text(config)
+        return config, preset
 
     def _split(self, utterances: list[Utterance]) -> Split:
         """Nobody is tested; who trains, and who validates."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from npser import model
 from npser.calibration import calibration_error_of
 from npser.corpora.labels import GENDERS
 from npser.dataset import Dataset
@@ -123,6 +124,7 @@ def _about(data: Dataset, plan: Plan, notices: list[str], results: list[dict[str
         "corpora": data.names,
         "config": dataclasses.asdict(plan.full.config),
         "systems": systems.described(plan.variants),
+        "text_informed": [name for name, variant in plan.variants.items() if model.reads_text(variant.config)],
         "style": plan.style,
         "seeds": list(plan.every_seed),
         "refit": plan.refit,

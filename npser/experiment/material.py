@@ -49,7 +49,7 @@ def prepare(
     What cannot be used for one of the networks is left out for all. For the parameters see dataset.prepare, which also tells of
     files that cannot be used; elsewhere: of each network's settings.
     """
-    wanted = {_place(config): config for config in configs}
+    wanted = {_place(config): config for config in sorted(configs, key=model.reads_text)}  # who needs more decides
     bad, found = {}, dict[Path, Dataset]()
     while len({len(data.utterances) for data in found.values()}) != 1:
         for place, config in wanted.items():

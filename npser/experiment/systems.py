@@ -151,9 +151,9 @@ def choices_of(c: Config) -> dict[str, tuple[Any, ...]]:
 def described(named: dict[str, Variant]) -> dict[str, dict[str, Any]]:
     """What a report says of the full model and of each system: its settings, and what its module states.
 
-    changed: its settings are not the preset's, of which the number of epochs and the balance do not count. text: it reads
-    phonemes of transcripts. published: the figures of its paper and their task, where it is what that paper describes. choices:
-    what is tried on the validation part, beside epochs.
+    changed: its settings are not the preset's, of which the number of epochs and the balance do not count. published: the
+    figures of its paper and their task, where it is what that paper describes. choices: what is tried on the validation
+    part, beside epochs.
     """
     found = {}
     for name, variant in named.items():
@@ -167,7 +167,6 @@ def described(named: dict[str, Variant]) -> dict[str, dict[str, Any]]:
                 "network": c.network,
                 "preset": variant.preset,
                 "changed": changed,
-                "text": model.reads_text(c),
                 "title": getattr(module, "TITLE", c.network),
                 "published": getattr(module, "PUBLISHED", None) if the_papers else None,
                 "choices": choices,

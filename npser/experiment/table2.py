@@ -28,7 +28,11 @@ ORACLE = "oracle, not comparable"
 
 
 def title(report: dict[str, Any], name: str) -> str:
-    """What a variant or a baseline is called in tables."""
+    """What a variant or a baseline is called in tables; a network that reads a text is marked."""
+    return _title(report, name) + (", TEXT-INFORMED" if name in report["text_informed"] else "")
+
+
+def _title(report: dict[str, Any], name: str) -> str:
     if name == "full":
         return f"Full model, {_short(report, name)}" if are_several(report) else "Full model"
     if name in report["systems"]:
@@ -38,9 +42,9 @@ def title(report: dict[str, Any], name: str) -> str:
 
 
 def _short(report: dict[str, Any], name: str) -> str:
-    """NETWORK-PRESET of the full model or another system, whether its settings are others, and whether it reads a text."""
+    """NETWORK-PRESET of the full model or another system, and whether its settings are others."""
     system = report["systems"][name]
-    return system["name"] + " with other settings" * system["changed"] + ", TEXT-INFORMED" * system["text"]
+    return system["name"] + (" with other settings" if system["changed"] else "")
 
 
 def is_the_papers(report: dict[str, Any]) -> bool:
@@ -97,7 +101,8 @@ def method(report: dict[str, Any], name: str) -> str:
     """What a variant is called in Table 2: where there are several systems, by the literature's name beside its own."""
     if name not in report["systems"] or not are_several(report):
         return title(report, name)
-    called = f"{report['systems'][name]['title']}, {_short(report, name)}"
+    marked = ", TEXT-INFORMED" if name in report["text_informed"] else ""
+    called = f"{report['systems'][name]['title']}, {_short(report, name)}{marked}"
     return f"**Full model**: {called}" if name == "full" else called
 
 
@@ -223,7 +228,7 @@ def _times(report: dict[str, Any]) -> list[str]:
 def draw(report: dict[str, Any], path: Path) -> None:
     """UA of every row with its interval; and of the systems UA by seconds of training and by parameters."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
 
     rows, numbers, full = rows_of(report), {}, report["variants"]["full"]
     figure = Figure(figsize=(14, 1.6 + 0.32 * len(rows)), layout="constrained")
@@ -246,7 +251,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
         axes.margins(x=0.15)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=" ") if what == "parameters" else FuncFormatter(lambda x, _: f"{x:g}"))
         axes.grid(alpha=0.3)
     save_picture(figure, path)
 

@@ -7,7 +7,8 @@ convolutions with windows of 5 frames by 3 bands, of 128 maps and then 256; max 
 a BLSTM of 128; weights softmax(u . h); a dense layer of 64 under batch normalisation; Adam at 1e-4 in batches of 40. Its code
 pools by 2 x 4, where the paper says 2 x 2, and leaks below 0. One to seven convolutions did as well as each other: here is one.
 Judgements: pooling and leak as in the code; the number of epochs; short pieces have their natural length (networks.pieces); no
-bias under the batch normalisation; 0.9 of the running statistics is kept at each step.
+bias under the batch normalisation; a tenth of the running statistics is renewed at each step; a mini-batch is of utterances,
+whose pieces share their weight.
 """
 
 from __future__ import annotations

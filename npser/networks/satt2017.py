@@ -6,7 +6,8 @@ had. Remembered, and not checked: frames of 40 ms every 10 ms, bins of 20 Hz up 
 From a re-implementation: three convolutions of 16, 24 and 32 maps with windows of 12 x 16, 8 x 12 and 5 x 7, pooling by 2 x 2
 after each, LSTM, a dense layer of 64, dropout of 0.2. Judgements here: which axis of a window is time; a BLSTM, of which the
 last states count; Adam, its rate, batch, epochs; edges that are repeated, not zero; the natural length of short pieces
-(networks.pieces). Left out: the harmonic filter, and the second operating point of the paper, where neutral is held back.
+(networks.pieces), and the pieces of an utterance share its weight. Left out: the harmonic filter, and the second operating
+point of the paper, where neutral is held back.
 """
 
 from __future__ import annotations

@@ -86,6 +86,6 @@ def alphabet(strings: Sequence[str], size: int) -> Array:
 
 def numbers(strings: Sequence[str], table: Array) -> tuple[Array, Array]:
     """The rows of an alphabet that the symbols of some strings are, (M,), and bounds of the strings (B+1,)."""
-    known = {"".join(chr(int(code)) for code in row if code): k for k, row in enumerate(table)}
+    known = {"".join(chr(int(code)) for code in row if 0 < code < 0x110000): k for k, row in enumerate(table)}
     rows = [[known.get(symbol[:LONGEST], 0) for symbol in text.split()] for text in strings]
     return np.array([k for row in rows for k in row], np.int64), np.cumsum([0, *map(len, rows)])

@@ -14,7 +14,7 @@ import numpy as np
 from npser.networks import pieces
 from npser.networks.li2019 import Array, Grads, Views
 
-KEPT, EPSILON = np.float32(0.9), 1e-3  # of the running statistics at each step; beside the variance
+RENEWED, EPSILON = 0.1, 1e-3  # of the running statistics by a whole mini-batch; beside the variance
 
 Body = Callable[..., tuple[Array, Array, Callable[[Array], Grads]]]  # (p, c, *x) -> z (P, D), the utterance of each, backward
 Head = Callable[..., tuple[Array, Any, Callable[[Array], tuple[Array, Grads]]]]  # -> logits, statistics, backward
@@ -46,7 +46,12 @@ def gradient(
     p: Views, c: Any, shards: list[Any], pool: ThreadPoolExecutor, body: Body, head: Head
 ) -> tuple[float, Grads, dict[str, Array]]:
     """Loss and gradients of a mini-batch whose pieces are normalised together, and the running statistics after it."""
-    parts = list(pool.map(lambda shard: body(p, c, *shard.inputs()), shards))
+
+    def silently(run: Callable[..., Any], *arguments: Any) -> Any:
+        with np.errstate(over="ignore", invalid="ignore"):  # the loss tells; each thread has a state of its own
+            return run(*arguments)
+
+    parts = list(pool.map(lambda shard: silently(body, p, c, *shard.inputs()), shards))
     sizes = [len(z) for z, *_ in parts]
     z, ends = np.concatenate([z for z, *_ in parts]), np.cumsum(sizes)
     logits, statistics, b_head = head(p, c, z, None, shards[0].rng)
@@ -55,8 +60,9 @@ def gradient(
         value, (dlogits[end - size : end],) = pieces.loss(c, (logits[end - size : end], owner), shard.y)
         total += value
     dz, g = b_head(dlogits)
-    each = list(pool.map(lambda k: parts[k][2](dz[ends[k] - sizes[k] : ends[k]]), range(len(parts))))
+    each = list(pool.map(lambda k: silently(parts[k][2], dz[ends[k] - sizes[k] : ends[k]]), range(len(parts))))
     g |= {layer: [sum(grads) for grads in zip(*(one[layer] for one in each), strict=True)] for layer in each[0]}
     running = zip(("mean", "variance"), statistics, strict=True)
-    kept = {f"running.{name}": KEPT * p["running"][name] + (1 - KEPT) * now for name, now in running}
+    share = RENEWED * min(1.0, sum(len(shard.y.emotion) for shard in shards) / c.batch)  # the last batch may be a small one
+    kept = {f"running.{name}": (1 - share) * p["running"][name] + share * now for name, now in running}
     return total, g, {name: now.astype(np.float32) for name, now in kept.items()}

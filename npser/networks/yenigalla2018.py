@@ -7,10 +7,11 @@ Adadelta. Phonemes: vectors of 100 numbers, four convolutions over 3, 9, 13 and 
 first dense layers side by side, normalised. Its phonemes are those of IEMOCAP's transcripts; speech alone has 71.2 and 61.9 %.
 
 Judgements here: acoustic units (networks.units) stand for phonemes, which need no transcript, or the phonemes that the corpus
-states where symbols is text; 100 maps of each convolution; the band is the shorter side of a window, and windows lie inside;
-natural lengths, at most 6.4 s; the frames of the units are npser's, 25 ms apart; their vectors start as other weights do, not
-as word2vec; a string repeats its first and last symbols at its ends. With 100 maps a network takes more than an hour on EmoDB:
-preset reduced has 24 and takes every second frame and band.
+states where symbols is text; 100 maps of each convolution; the band is the shorter side of a window, and windows lie inside, so
+that below a second the largest of them say nothing; natural lengths, at most 6.4 s; the frames of the units are npser's, 25 ms
+apart; their vectors start as other weights do, not as word2vec; a string repeats its first and last symbols at its ends;
+dropout of 0.5 after the normalisation; a tenth of the running statistics is renewed at each step. With 100 maps a network takes
+hours: preset reduced has 24, and takes every second frame and band.
 """
 
 from __future__ import annotations
@@ -195,9 +196,9 @@ def pretrain(network: Any, data: Any, train: Array, run: Any) -> Array:
         network.state["text.symbols"] = units.alphabet([data.store.text[w] for w in windows], c.n_symbols)
     elif hears(c, "phonemes"):
         rng = config.stream("init", c.seed, 1)
-        some = np.sort(rng.permutation(windows)[: units.MOST_FRAMES // 100])  # utterances of a second or more
-        parts = [network.inputs(data.store, some[k : k + 16])[0] for k in range(0, len(some), 16)]
-        network.state["units.centres"] = units.centres_of(np.concatenate([X[:, bands(c) :] for X in parts]), c.n_symbols, rng)
+        some = np.sort(rng.permutation(windows)[: units.MOST_FRAMES // 100])  # most are longer than 2.5 s
+        parts = [network.inputs(data.store, some[k : k + 16])[0][:, bands(c) :].copy() for k in range(0, len(some), 16)]
+        network.state["units.centres"] = units.centres_of(np.concatenate(parts), c.n_symbols, rng)
     return network.theta
 
 
@@ -316,12 +317,7 @@ def decide(_: Views, c: Config, out: Out) -> tuple[Array, None]:
 
 
 def plain_input(c: Config, span: features.Span) -> list[Array]:
-    """Windows at 16 kHz -> bands and cepstra of each, (L, d_spec), not normalised. ValueError where it reads a text."""
-    if reads_text(c):
-        raise ValueError(
-            "this network reads the phonemes of transcripts, which a recording alone does not have; npser evaluate reads them "
-            "from a manifest with a column phonemes"
-        )
+    """Windows at 16 kHz -> bands and cepstra of each, (L, d_spec), not normalised."""
     spectra = features.log_mel_of_span(span, level=c.level)
     return [with_cepstra(features.heard_bands(S, bands(c), c.level)) for S in spectra]
 
@@ -378,5 +374,6 @@ def describe(c: Config) -> str:
 def describe_input(c: Config) -> str:
     """The bands, and what stands for phonemes, for npser info."""
     what = f"{c.n_symbols} acoustic units" if c.symbols == "units" else "phonemes of transcripts (TEXT-INFORMED)"
-    parts = [f"the lowest {bands(c)} of {N_MELS} bands"] if hears(c, "spectrogram") else []
+    lowest = f"the lowest {bands(c)} of {N_MELS} bands" if bands(c) < N_MELS else f"{N_MELS} bands"
+    parts = [lowest] if hears(c, "spectrogram") else []
     return " and ".join([*parts, *([what if c.order else f"{what}, shuffled"] if hears(c, "phonemes") else [])])
