@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npser import model
 from npser.features import Kind, Span, window_samples
 from npser.network import Network, compiling
 from npser.prediction import UNREADABLE, Audio, Prediction, WindowOutput, unreadable
@@ -67,6 +68,7 @@ class Helpers:
 
 def load_kernels(trained: Any) -> None:
     """Run the network on a moment of silence: threads that met an uncompiled kernel would compile it at the same time."""
+    model.refuse_text(trained.config)
     with compiling:
         network = Network.of(trained.checkpoint)
         silence = Span.of(np.zeros(window_samples(min(network.config.max_seconds, 1.0)), np.float32))
