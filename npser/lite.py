@@ -6,12 +6,15 @@ p = model.predict("call.wav")  # p.emotion, p.probabilities, p.gender, p.timelin
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence, Sized
 
 import numpy as np
 
-from npser import SHIPPED, checkpoint, features, model
+from npser import SHIPPED, adaptation, checkpoint, features, model
 from npser.calibration import log_softmax
 from npser.features import SAMPLE_RATE, Span
 from npser.prediction import UNREADABLE, Array, Audio, Prediction, Window, WindowOutput, likeliest, unreadable
@@ -63,6 +66,36 @@ class Model:
             return found
         rate, spans = self.spans(audio, sample_rate)
         return self.answer([output for span in spans for output in self.outputs(self.at_16_khz(span, rate))])
+
+    def adapt(self, audio: Iterable[Audio], sample_rate: int | None = None) -> Model:
+        """A model that knows a voice, or a line: see npser.adaptation.
+
+        Parameters
+        ----------
+        audio : iterable of paths, binary files or (n,) arrays
+            Recordings of the voice, of whatever emotions. One that cannot be read is left out, with a warning.
+        sample_rate : int, optional
+            Of the arrays, in Hz.
+
+        Returns
+        -------
+        Model
+            Another one; this one stays as it is. Of no recordings, or of silence alone, it answers alike.
+        """
+        kind, tensors = self.network.kind(self.config), self.checkpoint.tensors
+        heard = np.zeros(1 + 2 * self.config.d_spec)
+        for one in audio:
+            try:
+                for k, x in enumerate(self.windows(one, sample_rate)):
+                    if k % 2 == 0 and refusal(x) is None:  # they overlap by half
+                        (X,) = self._raw_inputs(Span.of(x))
+                        heard += adaptation.sums(X[: -(-len(x) // kind.hop)])
+            except UNREADABLE as error:
+                warnings.warn(f"not adapted to: {unreadable(error).error}", stacklevel=2)
+        mean, std = adaptation.adapted(tensors["norm.mean"], tensors["norm.std"], heard, kind.hop)
+        knowing = copy.copy(self)
+        knowing.checkpoint = dataclasses.replace(self.checkpoint, tensors=tensors | {"norm.mean": mean, "norm.std": std})
+        return knowing
 
     def output(self, x: Array) -> WindowOutput:
         """Of one window (n,) at 16 kHz."""
@@ -221,11 +254,14 @@ class Model:
 
     def _inputs(self, span: Span) -> list[Array]:
         """network_input of each window."""
-        model.refuse_text(self.config)
         tensors = self.checkpoint.tensors
         with np.errstate(over="ignore", invalid="ignore"):  # `answer` tells
-            inputs = self.network.plain_input(self.config, span) if span.starts else []
-            return [(X - tensors["norm.mean"]) / tensors["norm.std"] for X in inputs]
+            return [(X - tensors["norm.mean"]) / tensors["norm.std"] for X in self._raw_inputs(span)]
+
+    def _raw_inputs(self, span: Span) -> list[Array]:
+        """The same, not normalised."""
+        model.refuse_text(self.config)
+        return self.network.plain_input(self.config, span) if span.starts else []
 
     def _run(self, X: Array) -> tuple[Array, Array, Array | None]:
         """forward of B windows of one length. X (B, L, d_spec)"""

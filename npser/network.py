@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from npser import model
+from npser import adaptation, model
 from npser.augment import augmented, augments
 from npser.calibration import calibration_error, log_softmax
 from npser.checkpoint import Checkpoint
@@ -79,6 +80,11 @@ class Network:
     def p(self) -> model.Views:
         """Parameters and state by layer and name."""
         return model.views(self.theta, self.shapes, self.state)
+
+    def adapted(self, heard: np.ndarray, hop: int) -> Network:
+        """The network with statistics of its input drawn towards those of what was heard: see adaptation.adapted."""
+        mean, std = adaptation.adapted(self.mean, self.std, heard, hop)
+        return dataclasses.replace(self, mean=mean, std=std)
 
     def inputs(
         self, store: Store, window: np.ndarray, ends: np.ndarray | None = None, rng: np.random.Generator | None = None
@@ -210,15 +216,26 @@ class Network:
             return log_softmax(emotion / self.temperature), log_softmax(gender)
 
 
-def evaluate(network: Network, data: Dataset, part: list[int], pool: Pool, choices: list[int] | None = None) -> dict[str, Any]:
+def evaluate(
+    network: Network,
+    data: Dataset,
+    part: list[int],
+    pool: Pool,
+    choices: list[int] | None = None,
+    voices: Sequence[Any] | None = None,
+) -> dict[str, Any]:
     """Scores on some utterances.
 
     Those of metrics.scores, ``loss``, ``confusion``, ``gender_accuracy`` (None where unknown), ``ece``, the calibration error.
 
-    choices: the network's outputs that stand for data.labels, where these are not all of them in the same order.
+    choices: the network's outputs that stand for data.labels, where these are not all of them in the same order. voices: the
+    voice of each utterance, to which the network is adapted by all its utterances here.
     """
     recordings, c = np.array(part), network.config
-    emotion, gender = network.log_probabilities(data.store, recordings, pool)
+    if voices is None:
+        emotion, gender = network.log_probabilities(data.store, recordings, pool)
+    else:
+        emotion, gender = adaptation.log_probabilities(network, data.store, recordings, voices, pool)
     emotion = emotion if choices is None else log_softmax(emotion[:, choices])
     y, gender_y = data.emotion_y[recordings], data.gender_y[recordings]
     confusion = confusion_matrix(y, emotion.argmax(axis=1), len(data.labels))

@@ -61,7 +61,7 @@ def test_a_model_chooses_among_the_labels_of_the_data_only(corpus: Path, tmp_pat
     rows = [{**row, "emotion": {"angry": "excited"}.get(row["emotion"], row["emotion"])} for row in manifest_of(corpus)]
     place = write_manifest(tmp_path / "excited.csv", rows)
     with ThreadPoolExecutor(1) as pool:
-        found = scored(trained.path, [place], None, tmp_path / "cache", pool, lambda items, **_: items)
+        found = scored(trained.path, [place], None, tmp_path / "cache", pool)
         logits, _ = trained.engine.logits(trained.store([Path(row["path"]) for row in rows]), np.arange(24), pool)
     assert (found["labels"], found["absent"]) == (["excited", "sad"], ["calm", "happy"])
     truth = np.array([["excited", "sad"].index(row["emotion"]) for row in rows])

@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", "Score a trained model on labelled recordings")
     evaluate.add_argument("model", type=_path, metavar="MODEL", help="model.safetensors of a run")
     _add_data(evaluate, "+", "")
+    _add_adapt(evaluate, ("recording", "folder", "speaker"), "in DATA, labels unseen")
     _predict(add("predict", "Name the emotion of recordings"))
     text = "Show a recording, the attention of the network and its answers, as a page for a browser"
     explain = add("explain", text)
@@ -156,6 +157,7 @@ def _predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("audio", nargs="*", metavar="AUDIO", help=text)
     predict.add_argument("--from-file", type=_path, metavar="LIST", help="text file that names more, one on each line")
     _add_model(predict)
+    _add_adapt(predict, ("recording", "folder"), "that are named here")
     text = "(default: text, with --out jsonl; --json is jsonl)"
     predict.add_argument("--format", choices=("text", "jsonl", "csv"), help=text)
     predict.add_argument("--timeline", action="store_true", help="add a row for every window, with its start and end")
@@ -212,6 +214,11 @@ def _add_data(parser: argparse.ArgumentParser, nargs: str, otherwise: str) -> No
 
 def _add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=_path, metavar="DIR", help="where features are kept (default: $XDG_CACHE_HOME/npser)")
+
+
+def _add_adapt(parser: argparse.ArgumentParser, modes: tuple[str, ...], where: str) -> None:
+    text = f"adapt the model to each of these, by all its recordings {where}: {', '.join(modes)} (default: none)"
+    parser.add_argument("--adapt", choices=("none", *modes), default="none", metavar="TO", help=text)
 
 
 def _add_training(parser: argparse.ArgumentParser, out: str) -> None:

@@ -16,7 +16,7 @@ from npser.commands import terminal
 from npser.corpora import synthetic
 from npser.corpora.labels import parse_map
 from npser.experiment.report import confusion_text, score_line
-from npser.store import Progress, default_cache
+from npser.store import default_cache
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     with terminal.pool(args.threads) as pool:
         cache = args.cache or default_cache()
         mapping = parse_map(args.map)
-        result = scored(args.model, args.data, args.corpus, cache, pool, terminal.progress, args.skip_bad, mapping)
+        result = scored(args.model, args.data, args.corpus, cache, pool, args.skip_bad, mapping, args.adapt)
     result["notices"] = list(dict.fromkeys([*synthetic.notices(result["corpora"]), *result["notices"]]))
     print(json.dumps(result, indent=2) if args.json else text(terminal.printable(result)))
     return 0
@@ -36,9 +36,9 @@ def scored(
     layout: str | None,
     cache: Path,
     pool: ThreadPoolExecutor,
-    progress: Progress,
     skip_bad: bool = False,
     mapping: dict[str, str] | None = None,
+    adapt: str = "none",
 ) -> dict[str, Any]:
     """Score a model file.
 
@@ -46,8 +46,10 @@ def scored(
     ----------
     model, places, layout, mapping
         The model file, corpora, and how to read them; see corpora.load.
-    cache, pool, progress, skip_bad
+    cache, pool, skip_bad
         See dataset.prepare.
+    adapt : str
+        To what the model is adapted, one of adaptation.MODES.
 
     Returns
     -------
@@ -73,17 +75,18 @@ def scored(
         known, there = ", ".join(trained.emotions), ", ".join(sorted(present))
         raise ValueError(f"{model}: tells {known} apart and the data holds {there}; two of them must be the same to be scored")
     corpus = corpora.load(places, layout, shared, skip_bad, mapping)
-    data = dataset.prepare(corpus, trained.config, cache, pool, progress, skip_bad)
+    data = dataset.prepare(corpus, trained.config, cache, pool, terminal.progress, skip_bad)
     choices = [trained.emotions.index(label) for label in data.labels]
     members = list(range(len(data.utterances)))
     with np.errstate(invalid="ignore"):  # told below
-        scores = network.evaluate(network.Network.of(trained), data, members, pool, choices)
+        scores = network.evaluate(network.Network.of(trained), data, members, pool, choices, _voices(data, adapt))
     if not np.isfinite(scores.pop("loss")):  # of a choice among fewer labels it means little else
         problem = "the network's numbers overflow on these recordings: the model file is damaged, or its training failed"
         raise ValueError(f"{model}: {problem}; name another model")
     speakers = set(trained.training.get("speakers", []))
     return {
         **scores,
+        "adapted": adapt,
         "labels": data.labels,
         "utterances": len(members),
         "training_speakers": sum(u.speaker in speakers for u in data.utterances) if speakers else None,
@@ -94,6 +97,18 @@ def scored(
         "bad_files": data.bad,
         "notices": trained.training.get("notices", []),
     }
+
+
+def _voices(data: dataset.Dataset, adapt: str) -> list[str] | None:
+    """What each utterance is adapted to, as `adapt` says; None without adaptation."""
+    if adapt == "none":
+        return None
+    paths = [str(u.path) for u in data.utterances]
+    if adapt == "recording":
+        return paths
+    if adapt == "folder":
+        return [str(u.path.parent) for u in data.utterances]
+    return [u.speaker or path for u, path in zip(data.utterances, paths, strict=True)]  # who is unknown is alone
 
 
 def _speakers_text(result: dict[str, Any]) -> str:
@@ -107,12 +122,14 @@ def _speakers_text(result: dict[str, Any]) -> str:
 
 def text(result: dict[str, Any]) -> str:
     """The result as the terminal shows it."""
+    knows = result["adapted"] != "none"
     lines = [
         f"{result['utterances']} utterances of {', '.join(result['corpora'])}: {score_line(result)}",
         "",
         confusion_text(result["confusion"], result["labels"]),
         "",
         f"expected calibration error {result['ece']:.3f}",
+        *([f"adapted to each {result['adapted']}, by all its recordings here, without their labels"] if knows else []),
         _speakers_text(result),
     ]
     if result["dropped"]:

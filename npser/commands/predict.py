@@ -6,12 +6,13 @@ import argparse
 import codecs
 import contextlib
 import glob
+import itertools
 import os
 import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +20,7 @@ from npser.commands import terminal
 from npser.corpora.folder import AUDIO, files, is_audio
 from npser.files import at_address, is_address, refuse_special
 from npser.lite import Model
-from npser.prediction import Row, Show, csv_writer, jsonl_writer, rows, withhold
+from npser.prediction import Prediction, Row, Show, csv_writer, jsonl_writer, rows, withhold
 
 BAR = 40  # characters of a whole bar
 STANDARD_INPUT = "-"
@@ -45,6 +46,9 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None and form == "text":
         raise terminal.UsageError("--out: writes --format jsonl or csv, not text; leave one of the two out")
     paths = recordings([*args.audio, *([] if args.from_file is None else _lines(args.from_file))])
+    if args.adapt != "none" and (args.out is not None or STANDARD_INPUT in paths):
+        what = "--out" if args.out is not None else "standard input, which is heard once"
+        raise terminal.UsageError(f"--adapt {args.adapt}: not with {what}; leave one of the two out")
     if args.out is not None and STANDARD_INPUT in paths:
         raise terminal.UsageError("--out: cannot go on with standard input after a stop; name files, or leave --out out")
     trained = Model(args.model)
@@ -67,12 +71,25 @@ def _print(args: argparse.Namespace, paths: list[str], trained: Model, show: Sho
     with contextlib.ExitStack() as opened:
         audio = [opened.enter_context(_standard_input()) if path == STANDARD_INPUT else path for path in paths]
         predictions = terminal.progress(
-            trained.predict_many(audio, engine=args.engine, threads=args.threads), total=len(paths), unit="file", disable=hidden
+            _predictions(args, paths, audio, trained), total=len(paths), unit="file", disable=hidden
         )
         for path, prediction in zip(paths, predictions, strict=True):
             failed |= prediction.error is not None
             show(list(rows(path, withhold(prediction, args.min_confidence), args.timeline)))
     return 1 if failed else 0
+
+
+def _predictions(
+    args: argparse.Namespace, paths: list[str], audio: list[str | BinaryIO], trained: Model
+) -> Iterator[Prediction]:
+    """Of each recording, by the model as it is, or adapted to the recording or to those of its folder."""
+    if args.adapt == "none":
+        yield from trained.predict_many(audio, engine=args.engine, threads=args.threads)
+        return
+    voices = paths if args.adapt == "recording" else [os.path.dirname(path) for path in paths]
+    for voice, same in itertools.groupby(range(len(paths)), key=voices.__getitem__):
+        knowing = trained.adapt([paths[k] for k, other in enumerate(voices) if other == voice])
+        yield from knowing.predict_many([paths[k] for k in same], engine=args.engine, threads=args.threads)
 
 
 def _write_parts(args: argparse.Namespace, paths: list[str], trained: Model, form: str) -> int:

@@ -1,0 +1,80 @@
+"""Adaptation to a voice, a line or a corpus, without labels.
+
+    heard = sums_of(store, recordings, pool, config).sum(axis=0)
+    mean, std = adapted(network.mean, network.std, heard, hop)
+
+The input is normalised by statistics of the training part. Where other recordings of a speaker are at hand, their statistics
+take their place, by as much as few seconds deserve: after x seconds by x / (x + SECONDS). No weight changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from npser import model
+from npser.config import Config
+from npser.features import SAMPLE_RATE
+
+Array = np.ndarray
+
+SECONDS = 10.0  # heard: a voice's own statistics and those of the training part then count alike
+NEGLIGIBLE = 1e-3  # dB, or of what else a column is: one that varies less is constant, and its deviation stays
+MODES = ("none", "recording", "folder", "speaker")  # to what a model is adapted
+
+
+def sums(X: Array) -> Array:
+    """Frames X (L, d) -> their number, the sums of each column, and the sums of squares, (1 + 2 d,) float64."""
+    Y = X.astype(np.float64)
+    return np.concatenate([[len(Y)], Y.sum(axis=0), (Y * Y).sum(axis=0)])
+
+
+def sums_of(store: Any, recordings: Array, pool: Any, c: Config) -> Array:
+    """The sums of each recording's frames, as a network with these settings hears them, not normalised: (R, 1 + 2 d).
+
+    store: a store.Store. Padding is not heard, and of windows that overlap by half every second one.
+    """
+    zero, one, inputs = np.zeros(c.d_spec, np.float32), np.ones(c.d_spec, np.float32), model.module_of(c).inputs
+
+    def of(r: int) -> Array:
+        windows = np.arange(store.recordings[r], store.recordings[r + 1])[::2]
+        X, bounds = inputs(store, windows, zero, one, c)[:2]
+        parts = [X[a : min(a + n, b)] for a, b, n in zip(bounds, bounds[1:], store.real(windows), strict=False)]
+        return sums(np.concatenate(parts))
+
+    found = list(pool.map(of, recordings))
+    store.release()
+    return np.stack(found)
+
+
+def adapted(mean: Array, std: Array, heard: Array, hop: int) -> tuple[Array, Array]:
+    """Statistics mean, std (d,) drawn towards those of what was heard; of nothing, as they are.
+
+    heard (1 + 2 d,): see sums. hop: samples at 16 kHz from one frame to the next. Deviations are drawn on a logarithmic scale.
+    """
+    frames, total, squares = heard[0], *np.split(heard[1:], 2)
+    if frames == 0:
+        return mean, std
+    share = frames / (frames + SECONDS * SAMPLE_RATE / hop)
+    own = total / frames
+    deviation = np.sqrt(np.maximum(squares / frames - own**2, 0))
+    deviation = np.where(deviation < NEGLIGIBLE, std, deviation)
+    return (
+        ((1 - share) * mean + share * own).astype(np.float32),
+        np.exp((1 - share) * np.log(std) + share * np.log(deviation)).astype(np.float32),
+    )
+
+
+def log_probabilities(network: Any, store: Any, recordings: Array, voices: Sequence[Any], pool: Any) -> tuple[Array, Array]:
+    """network.log_probabilities of recordings (R,), each by the network adapted to all those of them that have its voice."""
+    heard = sums_of(store, recordings, pool, network.config)
+    found: list[tuple[Array, tuple[Array, Array]]] = []
+    for voice in dict.fromkeys(voices):
+        own = np.flatnonzero([other == voice for other in voices])
+        knowing = network.adapted(heard[own].sum(axis=0), store.hop)
+        found.append((own, knowing.log_probabilities(store, recordings[own], pool)))
+    back = np.argsort(np.concatenate([own for own, _ in found]), kind="stable")
+    emotion, gender = (np.concatenate([answers[k] for _, answers in found])[back] for k in (0, 1))
+    return emotion, gender

@@ -1,0 +1,138 @@
+"""Adaptation: statistics of a voice take the place of the training's, by as much as its seconds deserve."""
+
+import dataclasses
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import RATE, SMALL, Array, Command, data_of, network, one_sentence, recording, sound, write_manifest
+
+from npser import adaptation, lite
+from npser.adaptation import adapted, sums, sums_of
+from npser.networks import li2019
+from npser.networks.li2019 import Config
+
+FRAMES = adaptation.SECONDS * RATE / 400  # as many as count like the training part
+WORDS = [[sound(15_000, 1)], [sound(9_000, 2), sound(8_000, 3), sound(7_000, 4)], [sound(16_000, 5)]]
+
+
+def of_voice(frames: float, mean: Array, std: Array) -> Array:
+    return np.concatenate([[frames], frames * mean, frames * (std**2 + mean**2)])
+
+
+def test_statistics_are_drawn_by_the_seconds_that_were_heard():
+    mean, std = np.array([1.0, -2.0], np.float32), np.array([4.0, 1.0], np.float32)
+    own_mean, own_std = np.array([3.0, 2.0]), np.array([1.0, 9.0])
+    for frames, share in ((0, 0), (FRAMES, 0.5), (3 * FRAMES, 0.75), (1e9, 1)):
+        found_mean, found_std = adapted(mean, std, of_voice(frames, own_mean, own_std), hop=400)
+        np.testing.assert_allclose(found_mean, (1 - share) * mean + share * own_mean, rtol=1e-5)
+        np.testing.assert_allclose(found_std, std ** (1 - share) * own_std**share, rtol=1e-5)
+        assert found_mean.dtype == found_std.dtype == np.float32
+
+
+def test_of_a_column_that_does_not_vary_the_deviation_stays():
+    std = np.array([4.0, 1.0], np.float32)
+    _, found = adapted(np.zeros(2, np.float32), std, of_voice(1e9, np.array([3.0, 2.0]), np.array([0.0, 2.0])), hop=400)
+    np.testing.assert_allclose(found, [4, 2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("c", [SMALL, dataclasses.replace(SMALL, pad=True)], ids=["natural length", "padded"])
+def test_what_is_heard_is_the_sound_of_every_second_window(c: Config):
+    data = data_of(c, WORDS, ["sad", "angry", "sad"], [None] * 3)
+    zero, one = np.zeros(c.d_spec, np.float32), np.ones(c.d_spec, np.float32)
+    with ThreadPoolExecutor(2) as pool:
+        found = sums_of(data.store, np.array([1, 0, 2]), pool, c)
+    for row, windows in zip(found, ([1, 3], [0], [4]), strict=True):
+        expected = []
+        for w in windows:
+            X = li2019.inputs(data.store, np.array([w]), zero, one, c)[0]
+            expected.append(X[: -(-data.store.samples[w] // 400)])
+        np.testing.assert_allclose(row, sums(np.concatenate(expected)))
+        assert row[0] == sum(-(-data.store.samples[w] // 400) for w in windows)
+
+
+def test_each_voice_is_answered_by_a_network_that_knows_it(tmp_path: Path):
+    trained = network(tmp_path, dataclasses.replace(SMALL, max_seconds=2.0))
+    data = data_of(trained.engine.config, WORDS, ["sad", "angry", "sad"], [None] * 3)
+    recordings = np.array([2, 0, 1])
+    with ThreadPoolExecutor(2) as pool:
+        heard = sums_of(data.store, np.arange(3), pool, trained.engine.config)
+        found = adaptation.log_probabilities(trained.engine, data.store, recordings, ["a", "b", "a"], pool)
+        a = trained.engine.adapted(heard[2] + heard[1], 400).log_probabilities(data.store, np.array([2, 1]), pool)
+        b = trained.engine.adapted(heard[0], 400).log_probabilities(data.store, np.array([0]), pool)
+        plain = trained.engine.log_probabilities(data.store, recordings, pool)
+    for k in (0, 1):
+        np.testing.assert_allclose(found[k], np.stack([a[k][0], b[k][0], a[k][1]]), atol=1e-6)
+        assert np.abs(found[k] - plain[k]).max() > 1e-3
+
+
+def test_a_model_in_plain_numpy_adapts_as_the_engine_does(tmp_path: Path):
+    trained = network(tmp_path, dataclasses.replace(SMALL, max_seconds=2.0))
+    waves = [sound(20_000, 1), sound(90_000, 2)]  # the second one in windows
+    path = recording(tmp_path / "b.wav", waves[1])
+    with pytest.warns(UserWarning, match=r"not adapted to: .*gone\.wav: "):
+        knowing = trained.lite.adapt([waves[0], path, tmp_path / "gone.wav"], RATE)
+    windows = [waves[0], *(x for k, x in enumerate(trained.lite.windows(waves[1], RATE)) if k % 2 == 0)]
+    data = data_of(trained.engine.config, [[x] for x in windows], ["sad"] * len(windows), [None] * len(windows))
+    with ThreadPoolExecutor(1) as pool:
+        heard = sums_of(data.store, np.arange(len(windows)), pool, trained.engine.config).sum(axis=0)
+    engine = trained.engine.adapted(heard, 400)
+    np.testing.assert_allclose(knowing.checkpoint.tensors["norm.mean"], engine.mean, atol=1e-3)
+    np.testing.assert_allclose(knowing.checkpoint.tensors["norm.std"], engine.std, rtol=1e-3)
+    asked = sound(30_000, 7)
+    assert knowing.predict(asked, RATE).probabilities != trained.lite.predict(asked, RATE).probabilities
+    both = [next(knowing.predict_many([asked], RATE, engine=name)).probabilities for name in ("lite", "numba")]
+    assert both[0] == pytest.approx(both[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("audio", [[], [np.zeros(20_000, np.float32)]], ids=["nothing", "silence"])
+def test_where_nothing_was_heard_the_model_stays_as_it_is(tmp_path: Path, audio: list[Array]):
+    trained = network(tmp_path).lite
+    knowing = trained.adapt(audio, RATE)
+    for name in ("norm.mean", "norm.std"):
+        np.testing.assert_array_equal(knowing.checkpoint.tensors[name], trained.checkpoint.tensors[name])
+
+
+def test_predict_adapts_to_folders_and_recordings(npser: Command, tmp_path: Path):
+    path = network(tmp_path).path
+    files = []
+    for r, place in enumerate(["x", "y", "x"]):
+        (tmp_path / place).mkdir(exist_ok=True)
+        files.append(str(recording(tmp_path / place / f"{r}.wav", sound(15_000 + 900 * r, r))))
+    files.insert(2, str(tmp_path / "x" / "bad.wav"))
+    Path(files[2]).write_bytes(b"RIFF")
+    shown = {}
+    for mode in ("none", "folder", "recording"):
+        done = npser("predict", *files, "--model", path, "--json", "--adapt", mode, status=1)
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [row["path"] for row in rows] == files
+        assert "error" in rows[2]
+        shown[mode] = [row["probabilities"] for row in rows if "error" not in row]
+    plain = lite.Model(path)
+    x, y = plain.adapt([files[0], files[3]]), plain.adapt([files[1]])
+    expected = [x.predict(files[0]), y.predict(files[1]), x.predict(files[3])]
+    for row, p in zip(shown["folder"], expected, strict=True):
+        assert row == pytest.approx(p.probabilities, abs=1e-6)
+    assert shown["recording"][0] == pytest.approx(plain.adapt([files[0]]).predict(files[0]).probabilities, abs=1e-6)
+    assert shown["none"] != shown["folder"] != shown["recording"]
+    one_sentence(npser("predict", "-", "--adapt", "folder", status=2, input=""), "--adapt folder", "standard input")
+    one_sentence(npser("predict", files[0], "--adapt", "folder", "--out", "o", status=2), "--adapt folder", "--out")
+
+
+def test_evaluate_adapts_to_speakers_and_says_so(npser: Command, tmp_path: Path):
+    path = network(tmp_path, genders=None).path
+    rows = []
+    for r in range(6):
+        recording(tmp_path / f"{r}.wav", sound(15_000 + 900 * r, r))
+        rows.append({"path": f"{r}.wav", "emotion": ["sad", "angry"][r % 2], "speaker": ["a", "b", ""][r // 2]})
+    write_manifest(tmp_path / "manifest.csv", rows)
+    found = {}
+    for mode in ("none", "speaker", "folder", "recording"):
+        done = npser("evaluate", path, tmp_path, "--adapt", mode, "--json")
+        found[mode] = json.loads(done.stdout)
+        assert found[mode]["adapted"] == mode
+    assert len({row["ece"] for row in found.values()}) == 4
+    assert "adapted to each speaker" in npser("evaluate", path, tmp_path, "--adapt", "speaker").stdout
+    assert "adapted" not in npser("evaluate", path, tmp_path).stdout
