@@ -332,11 +332,14 @@ def test_a_killed_rank_ends_all_in_a_sentence_whose_words_go_on(
 ) -> None:
     run = str(tmp_path / "killed")
     words = ("train", corpus, "--config", small, "--out")
-    process = started(2, *words, run, "--epochs", "100000")
-    wait_for_epochs(Path(run), 2, process)
-    os.kill(process_of(rank, run), signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode != 0
+    for attempt in range(3):
+        process = started(2, *words, run, "--epochs", "100000", *(["--resume"] if attempt else []))
+        wait_for_epochs(Path(run), 2 + 2 * attempt, process)
+        os.kill(process_of(rank, run), signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode != 0
+        if "process_vm_readv failed" not in err:  # MPICH was reading from the process, and has ended all in its own words
+            break
     assert "Traceback" not in err
     lines = [text for text in err.splitlines() if text.startswith("npser: ")]  # mpiexec may say something of its own
     assert len(lines) == 1, err
