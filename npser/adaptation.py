@@ -16,6 +16,7 @@ import numpy as np
 
 from npser import model
 from npser.config import Config
+from npser.corpora import Utterance
 from npser.features import SAMPLE_RATE
 
 Array = np.ndarray
@@ -67,9 +68,33 @@ def adapted(mean: Array, std: Array, heard: Array, hop: int) -> tuple[Array, Arr
     )
 
 
-def log_probabilities(network: Any, store: Any, recordings: Array, voices: Sequence[Any], pool: Any) -> tuple[Array, Array]:
-    """network.log_probabilities of recordings (R,), each by the network adapted to all those of them that have its voice."""
+def voices_of(utterances: Sequence[Utterance], mode: str) -> list[str]:
+    """The voice of each utterance, as one of MODES has it: who is not known is adapted to a recording alone."""
+    paths = [str(u.path) for u in utterances]
+    if mode == "recording":
+        return paths
+    if mode == "folder":
+        return [str(u.path.parent) for u in utterances]
+    return [u.speaker or path for u, path in zip(utterances, paths, strict=True)]
+
+
+def some_of_each(voices: Sequence[str], most: int, rng: np.random.Generator) -> Array:
+    """As many recordings of each voice, drawn at random, as there are or as are wanted: which of them, (R,)."""
+    counted, names = np.zeros(len(voices), bool), np.array(voices)
+    for voice in sorted(set(voices)):
+        counted[rng.permutation(np.flatnonzero(names == voice))[:most]] = True
+    return counted
+
+
+def log_probabilities(
+    network: Any, store: Any, recordings: Array, voices: Sequence[str], pool: Any, counted: Array | None = None
+) -> tuple[Array, Array]:
+    """network.log_probabilities of recordings (R,), each by the network adapted to all those of them that have its voice.
+
+    counted (R,): which of them are heard of their voice; by default all.
+    """
     heard = sums_of(store, recordings, pool, network.config)
+    heard = heard if counted is None else heard * counted[:, None]
     found: list[tuple[Array, tuple[Array, Array]]] = []
     for voice in dict.fromkeys(voices):
         own = np.flatnonzero([other == voice for other in voices])

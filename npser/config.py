@@ -137,7 +137,7 @@ def to_toml(config: Config) -> str:
 
 
 # Their order is part of every result, so one that is no longer used keeps its place.
-STREAMS = ("init", "shuffle", "dropout", "split", "gender", "unused", "augment", "splice", "network")
+STREAMS = ("init", "shuffle", "dropout", "split", "gender", "unused", "augment", "splice", "network", "voices")
 
 
 def stream(purpose: str, *numbers: int) -> np.random.Generator:

@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import RATE, SMALL, Array, Command, data_of, network, one_sentence, recording, sound, write_manifest
+from helpers import RATE, SMALL, Array, Command, data_of, network, one_sentence, recording, report_of, sound, write_manifest
 
-from npser import adaptation, lite
+from npser import adaptation, checkpoint, corpora, dataset, lite
 from npser.adaptation import adapted, sums, sums_of
+from npser.experiment.folds import make_folds
+from npser.network import Network
 from npser.networks import li2019
 from npser.networks.li2019 import Config
 
@@ -136,3 +139,58 @@ def test_evaluate_adapts_to_speakers_and_says_so(npser: Command, tmp_path: Path)
     assert len({row["ece"] for row in found.values()}) == 4
     assert "adapted to each speaker" in npser("evaluate", path, tmp_path, "--adapt", "speaker").stdout
     assert "adapted" not in npser("evaluate", path, tmp_path).stdout
+
+
+def test_a_cross_validation_reports_both(npser: Command, corpus: Path, tmp_path: Path):
+    words = ("crossval", corpus, "--set", "d_lstm=4", "--set", "d_attn=8", "--epochs", "1", "--no-oracle", "--threads", "1")
+    words += ("--cache", tmp_path / "cache", "--systems", "li2019_feedforward-default", "--out")
+    npser(*words, "plain")
+    shown = npser(*words, "both", "--adapt", "speaker").stdout
+    plain, both = report_of(tmp_path / "plain"), report_of(tmp_path / "both")
+    assert (plain["adapt"], both["adapt"]) == ("none", "speaker")
+    assert set(both["variants"]) == {*plain["variants"], *(f"{name}-adapted" for name in plain["variants"])}
+    for name, row in plain["variants"].items():
+        assert row == both["variants"][name]
+        assert row["by_heard"] == {}
+    known = both["variants"]["full-adapted"]
+    assert set(known["by_heard"]) == {"1", "3", "10"}  # nobody is neutral here
+    assert known["by_heard"]["10"]["ua"] == pytest.approx(known["ua"])  # everybody has four recordings
+    assert "full-adapted" in both["differences"]
+    text = (tmp_path / "both" / "report.md").read_text()
+    assert "| Full model, li2019-default with other settings, adapted to the speaker |" in text
+    assert re.search(r"\| heard of the speaker .*\n.*\n\| none .*\n\| 1 .*\n\| 3 .*\n\| 10 .*\n\| all ", text)
+    assert "adapted to the speaker" in shown
+    assert "adapted" not in (tmp_path / "plain" / "report.md").read_text()
+
+    job = tmp_path / "both" / "jobs" / "full-seed0-fold2"
+    result, trained = json.loads((job / "result.json").read_text()), Network.of(checkpoint.load(job / "model.safetensors"))
+    with ThreadPoolExecutor(1) as pool:
+        data = dataset.prepare(corpora.load(corpus), trained.config, tmp_path / "cache", pool, lambda items, **_: items)
+        test = next(fold.split.test for fold in make_folds(data.utterances) if fold.name == "2")
+        voices = [data.utterances[r].speaker for r in test]
+        emotion, _ = adaptation.log_probabilities(trained, data.store, np.array(test), [str(v) for v in voices], pool)
+    assert result["adapted"]["predicted"] == emotion.argmax(axis=1).tolist()
+    np.testing.assert_allclose(result["adapted"]["confidence"]["after"], np.exp(emotion.max(axis=1)), atol=1e-6)
+
+
+def test_as_many_recordings_of_each_voice_are_drawn_as_there_are_or_are_wanted():
+    voices = [*"abaabca"]
+    for most in (1, 3, 10):
+        counted = adaptation.some_of_each(voices, most, np.random.default_rng(0))
+        found = {voice: sum(counted[k] for k, other in enumerate(voices) if other == voice) for voice in "abc"}
+        assert found == {"a": min(most, 4), "b": min(most, 2), "c": 1}
+    drawn = {adaptation.some_of_each(voices, 1, np.random.default_rng(seed)).argmax() for seed in range(20)}
+    assert drawn > {0}
+
+
+def test_what_is_not_counted_is_not_heard(tmp_path: Path):
+    trained = network(tmp_path).engine
+    data = data_of(trained.config, [[sound(15_000, r)] for r in range(3)], ["sad", "angry", "sad"], [None] * 3)
+    every, voices = np.arange(3), ["a", "a", "b"]
+    with ThreadPoolExecutor(1) as pool:
+        found = adaptation.log_probabilities(trained, data.store, every, voices, pool, np.array([True, False, False]))
+        knowing = trained.adapted(sums_of(data.store, np.array([0]), pool, trained.config)[0], 400)
+        expected = knowing.log_probabilities(data.store, np.array([0, 1]), pool)
+        plain = trained.log_probabilities(data.store, np.array([2]), pool)
+    np.testing.assert_allclose(found[0][:2], expected[0], atol=1e-6)
+    np.testing.assert_allclose(found[0][2:], plain[0], atol=1e-6)

@@ -332,6 +332,7 @@ def test_a_killed_rank_ends_all_in_a_sentence_whose_words_go_on(
 ) -> None:
     run = str(tmp_path / "killed")
     words = ("train", corpus, "--config", small, "--out")
+    err = ""
     for attempt in range(3):
         process = started(2, *words, run, "--epochs", "100000", *(["--resume"] if attempt else []))
         wait_for_epochs(Path(run), 2 + 2 * attempt, process)

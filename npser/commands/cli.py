@@ -145,6 +145,7 @@ def _crossval(crossval: argparse.ArgumentParser) -> None:
     crossval.add_argument("--systems", metavar="A,B,C", help=text)
     text = "only utterances of this style, such as improvised, as the corpus or the manifest states it"
     crossval.add_argument("--style", metavar="NAME", help=text)
+    _add_adapt(crossval, ("recording", "folder", "speaker"), "in the test group, labels unseen, and report both")
     text = "train with the validation group too, for the epochs it has chosen, or all"
     crossval.add_argument("--refit", action="store_true", help=text)
     text = "processes, which share the threads; each takes some 300 MB (default: one a thread, at most one a network)"

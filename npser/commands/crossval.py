@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
             full = variants["full"].config
             what = f"{full.network}, preset {args.preset}, {_epochs(full.epochs)}"
             say(f"run       {terminal.printable(str(folder))}, {what}")
-            plan = Plan(parts, args.folds, variants, args.seeds, args.refit, not args.no_oracle, style)
+            plan = Plan(parts, args.folds, variants, args.seeds, args.refit, not args.no_oracle, style, args.adapt)
             threads = args.threads or available_cores()
             workers = crossval.Workers(args.workers or threads, threads, args.dask, terminal.warn_in_a_line)
             place, notices = Run(folder, pool, say, terminal.progress), [*synthetic.notices(data.names), *branded, *told]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from npser import checkpoint, corpora, dataset, network
+from npser import adaptation, checkpoint, corpora, dataset, network
 from npser.commands import terminal
 from npser.corpora import synthetic
 from npser.corpora.labels import parse_map
@@ -78,8 +78,9 @@ def scored(
     data = dataset.prepare(corpus, trained.config, cache, pool, terminal.progress, skip_bad)
     choices = [trained.emotions.index(label) for label in data.labels]
     members = list(range(len(data.utterances)))
+    voices = None if adapt == "none" else adaptation.voices_of(data.utterances, adapt)
     with np.errstate(invalid="ignore"):  # told below
-        scores = network.evaluate(network.Network.of(trained), data, members, pool, choices, _voices(data, adapt))
+        scores = network.evaluate(network.Network.of(trained), data, members, pool, choices, voices)
     if not np.isfinite(scores.pop("loss")):  # of a choice among fewer labels it means little else
         problem = "the network's numbers overflow on these recordings: the model file is damaged, or its training failed"
         raise ValueError(f"{model}: {problem}; name another model")
@@ -97,18 +98,6 @@ def scored(
         "bad_files": data.bad,
         "notices": trained.training.get("notices", []),
     }
-
-
-def _voices(data: dataset.Dataset, adapt: str) -> list[str] | None:
-    """What each utterance is adapted to, as `adapt` says; None without adaptation."""
-    if adapt == "none":
-        return None
-    paths = [str(u.path) for u in data.utterances]
-    if adapt == "recording":
-        return paths
-    if adapt == "folder":
-        return [str(u.path.parent) for u in data.utterances]
-    return [u.speaker or path for u, path in zip(data.utterances, paths, strict=True)]  # who is unknown is alone
 
 
 def _speakers_text(result: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from npser import model
 from npser.calibration import calibration_error_of
 from npser.corpora.labels import GENDERS
 from npser.dataset import Dataset
-from npser.experiment import cluster, crossval_report, executors, jobs, statistics, systems
+from npser.experiment import cluster, crossval_report, executors, jobs, statistics, systems, table2
 from npser.experiment.baselines import baselines, learnt_from
 from npser.experiment.cautions import cautions
 from npser.experiment.folds import Fold
@@ -96,6 +96,8 @@ def run(
         name: [[results[job["folder"]] for job in same[k : k + len(plan.folds)]] for k in range(0, len(same), len(plan.folds))]
         for name, same in by_variant.items()
     }
+    if plan.adapt != "none":
+        by_seed |= {name + table2.ADAPTED: _as_adapted(seeds) for name, seeds in by_seed.items()}
     found = all_scores(data, heard, plan, by_seed, place.pool)
     found |= _about(data, plan, [*notices, *left_out], list(results.values()))
     found["notices"] = [*cautions(found), *found["notices"]]
@@ -113,6 +115,11 @@ def run(
     return found
 
 
+def _as_adapted(seeds: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+    """Results of a variant as those of a further one, whose networks are adapted."""
+    return [[{**result, **result["adapted"], "oracle": None} for result in seed] for seed in seeds]
+
+
 def _about(data: Dataset, plan: Plan, notices: list[str], results: list[dict[str, Any]]) -> dict[str, Any]:
     """How the results came about."""
     versions = {json.dumps(result["versions"], sort_keys=True) for result in results}
@@ -126,6 +133,7 @@ def _about(data: Dataset, plan: Plan, notices: list[str], results: list[dict[str
         "systems": systems.described(plan.variants),
         "text_informed": [name for name, variant in plan.variants.items() if model.reads_text(variant.config)],
         "style": plan.style,
+        "adapt": plan.adapt,
         "seeds": list(plan.every_seed),
         "refit": plan.refit,
         "dropped": data.dropped,
@@ -250,6 +258,7 @@ def all_scores(
             "selected_epochs": [[result["selected_epoch"] for result in seed] for seed in seeds],
             "validation_ua": [[result["validation"]["ua"] if result["validation"] else None for result in s] for s in seeds],
             "oracle": _oracle(seeds),
+            "by_heard": _by_heard(data, members, seeds, sizes, cluster),
             "parameters": max(result["parameters"] for seed in seeds for result in seed),
             "state": max(result.get("state", 0) for seed in seeds for result in seed),
         }
@@ -267,6 +276,18 @@ def all_scores(
         name: np.bincount(data.emotion_y[members[names == name]], minlength=len(data.labels)).tolist()
         for name in sorted(set(names.tolist()))
     }
+    return found
+
+
+def _by_heard(
+    data: Dataset, members: np.ndarray, seeds: list[list[dict[str, Any]]], sizes: list[int], cluster: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """Scores of adapted networks that have heard only some of the recordings of each voice, by how many."""
+    found = {}
+    for name in seeds[0][0].get("by_heard", ()):
+        predicted = np.array([[k for result in seed for k in result["by_heard"][name]] for seed in seeds])
+        of = summary(data, members, predicted, sizes, cluster)
+        found[name] = {what: of[what] for what in (*statistics.NAMES, "intervals")}
     return found
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from npser import __version__, checkpoint, model, store
+from npser import __version__, adaptation, checkpoint, model, store
 from npser.calibration import log_softmax
 from npser.config import Config, stream
 from npser.corpora import Utterance, synthetic
@@ -36,6 +36,7 @@ from npser.threads import keep_freed_memory, single_threaded_blas
 from npser.train import Run
 
 SHUFFLED = "A control of the ablation: the genders that this network was trained on were shuffled."
+HEARD = (1, 3, 10)  # recordings of a voice, by which adaptation is shown to grow
 Job = dict[str, Any]
 
 
@@ -45,7 +46,7 @@ class Plan:
 
     folds, by: see folds.make_folds. variants: see systems.variants; the first is the full model. Seeds are its own, the next
     one, ... refit: see `npser crossval --help`. oracle: see train.fit. style: name of the only style, and how many utterances
-    of others are left out.
+    of others are left out. adapt: to what the networks are adapted as well, see adaptation.MODES.
     """
 
     folds: list[Fold]
@@ -55,6 +56,7 @@ class Plan:
     refit: bool = False
     oracle: bool = True
     style: dict[str, Any] | None = None
+    adapt: str = "none"
 
     @property
     def full(self) -> Variant:
@@ -82,6 +84,7 @@ def write_plan(out: Path, data: Dataset, plan: Plan, cache: Path) -> tuple[Path,
         "refit": plan.refit,
         "oracle": plan.oracle,
         "style": plan.style,
+        "adapt": plan.adapt,
     }
     text = json.dumps(shared, sort_keys=True).encode()
     write(out / "plan.json", text)
@@ -113,6 +116,7 @@ def identity(data: Dataset, split: Split, plan: Plan, name: str, variant: Varian
         utterances = [(*known, u.phonemes) for known, u in zip(utterances, data.utterances, strict=True)]
     parts = [split.train, split.validation, split.test]
     settings = [dataclasses.asdict(variant.config), variant.preset, name, plan.refit, plan.oracle]
+    settings += [] if plan.adapt == "none" else [plan.adapt]
     return hashlib.sha256(json.dumps([settings, utterances, parts, data.labels]).encode()).hexdigest()
 
 
@@ -207,6 +211,7 @@ def _train(job: Job, folder: Path, pool: ThreadPoolExecutor) -> dict[str, Any]:
         "split_hash": split_hash(data.utterances, data.content, split),
         "state": sum(value.size for value in network.state.values()),
         **result,
+        "adapted": _adapted(network, data, split, plan["adapt"], pool),
         "run": {"training": None if None in times else sum(filter(None, times)), "answering": answering},
     }
 
@@ -218,13 +223,39 @@ def _answered(
     started = time.perf_counter()
     emotion, gender = network.log_probabilities(data.store, np.array(split.test), pool)
     seconds = time.perf_counter() - started
-    uncalibrated = log_softmax(emotion * network.temperature)
     write_predictions(folder / "predictions.jsonl", data, split, emotion, gender)
+    return _summed(network, emotion, gender), 60 * seconds / data.seconds(split.test)
+
+
+def _summed(network: Network, emotion: np.ndarray, gender: np.ndarray) -> dict[str, Any]:
+    """What reports need of log-probabilities."""
+    uncalibrated = log_softmax(emotion * network.temperature)
     return {
         "predicted": emotion.argmax(axis=1).tolist(),
         "confidence": {"before": np.exp(uncalibrated.max(axis=1)).tolist(), "after": np.exp(emotion.max(axis=1)).tolist()},
         "predicted_gender": gender.argmax(axis=1).tolist() if gender.shape[1] else None,
-    }, 60 * seconds / data.seconds(split.test)
+    }
+
+
+def _adapted(network: Network, data: Dataset, split: Split, mode: str, pool: ThreadPoolExecutor) -> dict[str, Any] | None:
+    """The same of the network adapted to each voice by its recordings of the test part; None without adaptation.
+
+    by_heard: what is predicted where only some of them were heard, or the neutral ones alone.
+    """
+    if mode == "none":
+        return None
+    test = [data.utterances[r] for r in split.test]
+    voices, recordings = adaptation.voices_of(test, mode), np.array(split.test)
+    counted = {str(n): adaptation.some_of_each(voices, n, stream("voices", network.config.seed, n)) for n in HEARD}
+    if "neutral" in data.labels:
+        counted["neutral"] = np.array([u.emotion == "neutral" for u in test])
+
+    def answer(heard: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        return adaptation.log_probabilities(network, data.store, recordings, voices, pool, heard)
+
+    counted = {} if mode == "recording" else counted
+    by_heard = {name: answer(heard)[0].argmax(axis=1).tolist() for name, heard in counted.items()}
+    return {**_summed(network, *answer(None)), "by_heard": by_heard}
 
 
 def write_predictions(path: Path, data: Dataset, split: Split, emotion: np.ndarray, gender: np.ndarray) -> None:
