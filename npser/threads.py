@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -104,7 +105,7 @@ def single_threaded_blas() -> Iterator[None]:
     finally:
         with _lock:
             _users -= 1
-            if _users == 0:
+            if _users == 0 and not sys.is_finalizing():  # then no thread would start, and who waits for it waits for ever
                 _apart(_lift)
 
 

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import io
 import itertools
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -120,3 +122,21 @@ def test_one_model_serves_sixteen_threads(tmp_path: Path, config: Config, predic
 
 def test_an_error_without_words_has_the_name_of_its_kind() -> None:
     assert (unreadable(MemoryError()).error, unreadable(ValueError("no sound")).error) == ("MemoryError", "no sound")
+
+
+LEFT = """
+import sys
+import numpy as np
+from npser import lite
+waves = [np.sin(np.arange(8000 + k) / 9).astype(np.float32) for k in range(40)]
+predictions = lite.Model(sys.argv[1]).predict_many(waves, 16_000, engine="numba", threads=2)
+print(next(predictions).seconds)
+"""
+
+
+def test_a_program_ends_that_has_not_taken_all_predictions(tmp_path: Path, environment: dict[str, str]):
+    """Its iterator is closed when the interpreter ends, and no thread can be started any more."""
+    command = [sys.executable, "-c", LEFT, str(network(tmp_path).path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.returncode) == ("0.5\n", 0), done.stderr
+    assert done.stderr == ""
