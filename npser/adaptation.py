@@ -22,7 +22,7 @@ from npser.features import SAMPLE_RATE
 Array = np.ndarray
 
 SECONDS = 10.0  # heard: a voice's own statistics and those of the training part then count alike
-NEGLIGIBLE = 1e-3  # dB, or of what else a column is: one that varies less is constant, and its deviation stays
+NEGLIGIBLE = 1e-3  # dB, or of what else a column is: one that varies less is constant
 MODES = ("none", "recording", "folder", "speaker")  # to what a model is adapted
 
 

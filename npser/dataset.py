@@ -50,6 +50,11 @@ class Dataset:
         """0 female, 1 male, -1 unknown, (R,)."""
         return np.array([GENDERS.index(u.gender) if u.gender else -1 for u in self.utterances])
 
+    def learnt_beside(self, config: Config) -> list[tuple[str | None, ...]]:
+        """What a network with these settings learns from of each utterance, beside its sound, emotion and gender."""
+        corpus, text = config.balance != "none", model.reads_text(config)
+        return [(*([u.corpus] if corpus else []), *([u.phonemes] if text else [])) for u in self.utterances]
+
     def first_windows(self, part: np.ndarray) -> np.ndarray:
         """The first window of some utterances: what training sees of them."""
         return self.store.recordings[part]

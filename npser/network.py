@@ -24,10 +24,6 @@ from npser.optim import Adam
 from npser.ranks import Pool, Ranks
 from npser.store import Store, store_of
 
-NEGLIGIBLE = (
-    1e-3  # a feature that varies less than this (dB, or of what else it is) is constant: its standard deviation counts as 1
-)
-
 compiling = threading.Lock()  # threads that met an uncompiled kernel would compile it at the same time
 
 
@@ -263,14 +259,14 @@ def normaliser(store: Store, window: np.ndarray, pool: Pool, c: Config) -> tuple
 
     def sums(part: np.ndarray) -> np.ndarray:
         X, bounds = inputs(store, part, zero, one, c)[:2]
-        Y = X[real_rows(bounds, store.real(part))].astype(np.float64)
-        return np.stack([np.full(c.d_spec, len(Y)), Y.sum(axis=0), (Y * Y).sum(axis=0)])
+        return adaptation.sums(X[real_rows(bounds, store.real(part))])
 
     parts = [window[i : i + 16] for i in range(0, len(window), 16)]
-    count, total, squares = sum(pool.map(sums, parts), np.zeros((3, c.d_spec)))  # in order, as above
+    count, *found = sum(pool.map(sums, parts), np.zeros(1 + 2 * c.d_spec))  # in order, as above
+    total, squares = np.split(np.array(found), 2)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    std[std < NEGLIGIBLE] = 1
+    std[std < adaptation.NEGLIGIBLE] = 1
     return mean.astype(np.float32), std.astype(np.float32)
 
 

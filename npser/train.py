@@ -361,11 +361,8 @@ def _identity(data: Dataset, split: Split, config: Config, oracle: bool) -> str:
     """Hash of all that a run's result depends on; of the number of epochs only where the learning rate does."""
     constant = config.schedule == "constant" and config.warmup == 0
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "epochs" or not constant}
-    utterances = [(digest, u.emotion, u.gender) for digest, u in zip(data.content, data.utterances, strict=True)]
-    if config.balance != "none":
-        utterances = [(*known, u.corpus) for known, u in zip(utterances, data.utterances, strict=True)]
-    if model.reads_text(config):
-        utterances = [(*known, u.phonemes) for known, u in zip(utterances, data.utterances, strict=True)]
+    each = zip(data.content, data.utterances, data.learnt_beside(config), strict=True)
+    utterances = [(digest, u.emotion, u.gender, *beside) for digest, u, beside in each]
     parts = [split.train, split.validation, split.test]
     return hashlib.sha256(json.dumps([settings, utterances, parts, data.labels, oracle]).encode()).hexdigest()
 

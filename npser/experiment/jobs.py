@@ -109,11 +109,8 @@ def jobs_of(plan: Plan, name: str, data: Dataset, written: tuple[Path, str]) -> 
 
 def identity(data: Dataset, split: Split, plan: Plan, name: str, variant: Variant) -> str:
     """Hash of all that a job's result depends on, and of nothing else: no paths, no order, no other variants."""
-    utterances = [(digest, u.emotion, u.gender, u.speaker) for digest, u in zip(data.content, data.utterances, strict=True)]
-    if variant.config.balance != "none":
-        utterances = [(*known, u.corpus) for known, u in zip(utterances, data.utterances, strict=True)]
-    if model.reads_text(variant.config):
-        utterances = [(*known, u.phonemes) for known, u in zip(utterances, data.utterances, strict=True)]
+    each = zip(data.content, data.utterances, data.learnt_beside(variant.config), strict=True)
+    utterances = [(digest, u.emotion, u.gender, u.speaker, *beside) for digest, u, beside in each]
     parts = [split.train, split.validation, split.test]
     settings = [dataclasses.asdict(variant.config), variant.preset, name, plan.refit, plan.oracle]
     settings += [] if plan.adapt == "none" else [plan.adapt]
