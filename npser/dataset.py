@@ -83,8 +83,14 @@ def prepare(
     Raises
     ------
     ValueError
-        When more than 5 % of the files are lost (unless skip_bad), or all of a class.
+        When more than 5 % of the files are lost (unless skip_bad), or all of a class; where the network reads phonemes and
+        there are none.
     """
+    if model.reads_text(config) and all(u.phonemes is None for u in corpus.utterances):
+        raise ValueError(
+            f"none of the {len(corpus.utterances)} utterances has phonemes, which the network {config.network} reads; name a "
+            "manifest that states them in a column phonemes"
+        )
     content = store.digests([u.path for u in corpus.utterances], pool)
     bad = {str(u.path): "cannot be read" for u, digest in zip(corpus.utterances, content, strict=True) if digest is None}
     if model.reads_text(config):

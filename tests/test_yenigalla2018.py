@@ -311,6 +311,11 @@ def test_utterances_without_phonemes_are_left_out_by_name_where_they_are_read(tm
             pytest.raises(ValueError, match=r"2 of 21 files cannot be used.*has no phonemes.*--skip-bad"),
         ):
             dataset.prepare(corpora.load(tmp_path), c, *options)
+        for row in rows:
+            row["phonemes"] = ""
+        write_manifest(tmp_path / "manifest.csv", rows)
+        with pytest.raises(ValueError, match=r"^none of the 21 utterances has phonemes, .*; name a manifest that states them"):
+            dataset.prepare(corpora.load(tmp_path), c, *options)  # in one sentence, without a warning for each
 
 
 def test_what_phonemes_say_is_part_of_a_run_and_of_a_job(tmp_path: Path):
