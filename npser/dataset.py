@@ -86,11 +86,7 @@ def prepare(
         When more than 5 % of the files are lost (unless skip_bad), or all of a class; where the network reads phonemes and
         there are none.
     """
-    if model.reads_text(config) and all(u.phonemes is None for u in corpus.utterances):
-        raise ValueError(
-            f"none of the {len(corpus.utterances)} utterances has phonemes, which the network {config.network} reads; name a "
-            "manifest that states them in a column phonemes"
-        )
+    _refuse_without_phonemes(corpus, config)
     content = store.digests([u.path for u in corpus.utterances], pool)
     bad = {str(u.path): "cannot be read" for u, digest in zip(corpus.utterances, content, strict=True) if digest is None}
     if model.reads_text(config):
@@ -137,6 +133,15 @@ def prepare(
     found = [usable[r][1] for r in good]
     data = Dataset(found, [kept[r] for r in good], kept_store, corpus.labels, corpus.dropped, corpus.names, bad)
     return with_text(data, config)
+
+
+def _refuse_without_phonemes(corpus: Corpus, config: Config) -> None:
+    """ValueError where the network reads phonemes and no utterance has any."""
+    if model.reads_text(config) and all(u.phonemes is None for u in corpus.utterances):
+        raise ValueError(
+            f"none of the {len(corpus.utterances)} utterances has phonemes, which the network {config.network} reads; name a "
+            "manifest that states them in a column phonemes"
+        )
 
 
 def with_text(data: Dataset, config: Config) -> Dataset:
