@@ -23,6 +23,7 @@ Array = np.ndarray
 
 SECONDS = 10.0  # heard: a voice's own statistics and those of the training part then count alike
 NEGLIGIBLE = 1e-3  # dB, or of what else a column is: one that varies less is constant
+HEARD = (0, 1, 3, 10, 1000)  # recordings of a voice that training adapts to, each as often as the others
 MODES = ("none", "recording", "folder", "speaker")  # to what a model is adapted
 
 
@@ -76,6 +77,23 @@ def voices_of(utterances: Sequence[Utterance], mode: str) -> list[str]:
     if mode == "folder":
         return [str(u.path.parent) for u in utterances]
     return [u.speaker or path for u, path in zip(utterances, paths, strict=True)]
+
+
+def drawn(
+    mean: Array, std: Array, heard: Array, voices: Sequence[str], hop: int, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Statistics for training, (R, d) each: of every recording, those that are adapted to some recordings of its voice.
+
+    heard (R, 1 + 2 d): see sums. How many recordings is drawn from HEARD, anew for each; so is which.
+    """
+    found, names = np.empty((2, len(voices), len(mean)), np.float32), np.array(voices)
+    for voice in dict.fromkeys(voices):
+        own = np.flatnonzero(names == voice)
+        whole = heard[own].sum(axis=0)
+        for r, most in zip(own, rng.choice(HEARD, len(own)), strict=True):
+            some = whole if most >= len(own) else heard[rng.choice(own, most, replace=False)].sum(axis=0)
+            found[:, r] = adapted(mean, std, some, hop)
+    return found[0], found[1]
 
 
 def some_of_each(voices: Sequence[str], most: int, rng: np.random.Generator) -> Array:

@@ -53,7 +53,7 @@ def _stretched(store: Store, w: int, c: Config, rng: np.random.Generator) -> np.
     frames = max(1, round((end - first) * _between(1 - c.stretch, 1 + c.stretch, longer)))
     S = np.empty((min(frames, store.pad_frames or frames), N_MELS), np.float32)
     resample_bands(S, store.rows, first, end - first, _between(1 - c.warp, 1 + c.warp, wider))
-    return through_channel(S, c.channel, rng) if c.channel else S
+    return np.maximum(through_channel(S, c.channel, rng), np.float32(store.floor)) if c.channel else S
 
 
 def through_channel(S: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

@@ -45,6 +45,7 @@ class Config:
     warp: float = 0.0  # mel axis times a factor between 1 - warp and 1 + warp
     splice: float = 0.0  # share of utterances that end as another one of the same emotion and gender does
     channel: float = 0.0  # share of utterances with noise, with a narrow band, and with an echo; 0: no tilt either
+    adapt: bool = False  # draw the normaliser of each utterance towards its speaker, as --adapt does: see npser.adaptation
     balance: str = "none"  # "corpora": an epoch draws as many utterances of every corpus
     # objective, equation (10)
     alpha: float = 1.0

@@ -18,7 +18,7 @@ from npser.corpora import Corpus, Utterance
 from npser.corpora.labels import GENDERS
 from npser.features import SAMPLE_RATE, window_samples
 from npser.ranks import Ranks
-from npser.silence import refusal_of_levels
+from npser.speech import refusal_of_levels
 from npser.store import Elsewhere, Progress, Store
 
 NO_PHONEMES = "has no phonemes, which the network reads; a manifest states them in a column phonemes"

@@ -34,6 +34,7 @@ N_MELS = 128  # bands of a spectrum
 LEVEL_DB = -26.0  # under full scale, of a levelled window: its root mean square
 NO_LEVEL = 1e-6  # root mean square of what is too faint to be brought there
 FLOOR_DB = -100.0  # 10 log10 of the smallest power that counts, 1e-10
+SPEECH_FLOOR_DB = -70.0  # of speech, 60 dB below the mean power of a band at LEVEL_DB: what is fainter is the room's
 SILENT_DB = FLOOR_DB + 0.01  # at most so much is the floor, however the logarithm was rounded
 AT_ONCE = 64  # frames whose spectra are computed together: they fit into the cache
 SETTINGS = {"sample_rate": SAMPLE_RATE, "n_fft": N_FFT, "hop": HOP, "n_mels": N_MELS, "floor_db": FLOOR_DB}  # of a model file
@@ -43,12 +44,26 @@ RATES, MOST_CHANNELS, BLOCK = (4000, 192000), 32, 1 << 16
 LOUDEST = 1e12  # of a sample; the power of anything louder may not fit into float32
 
 
+Runs = list[tuple[int, float]]  # of a window: from that sample on, the recording runs on from that one, both at 16 kHz
+
+
+def moments(runs: Runs, samples: np.ndarray) -> np.ndarray:
+    """Seconds of the recording at which some samples of a window end, (n,); before its first one, there may be others."""
+    first, place = np.array(runs).T
+    k = np.maximum(np.searchsorted(first, samples, side="left") - 1, 0)
+    return (place[k] + (samples - first[k])) / SAMPLE_RATE
+
+
 class Span(NamedTuple):
-    """Some windows of a recording, one after the other: window k is samples starts[k] to ends[k] of x (n,)."""
+    """Some windows of a recording, one after the other: window k is samples starts[k] to ends[k] of x (n,).
+
+    runs: where each window lies in the recording, see moments; without them, it is a recording of its own.
+    """
 
     x: np.ndarray
     starts: list[int]
     ends: list[int]
+    runs: list[Runs] | None = None
 
     @classmethod
     def of(cls, x: np.ndarray) -> Span:
@@ -59,9 +74,14 @@ class Span(NamedTuple):
         """Each window, (n,)."""
         return [self.x[start:end] for start, end in zip(self.starts, self.ends, strict=True)]
 
+    def places(self) -> list[Runs]:
+        """Where each window lies in the recording."""
+        return self.runs or [[(0, 0.0)] for _ in self.starts]
+
     def some(self, which: Sequence[int]) -> Span:
         """Some of the windows, by their numbers."""
-        return Span(self.x, [self.starts[k] for k in which], [self.ends[k] for k in which])
+        runs = [self.runs[k] for k in which] if self.runs else None
+        return Span(self.x, [self.starts[k] for k in which], [self.ends[k] for k in which], runs)
 
 
 @dataclass(frozen=True)
@@ -82,6 +102,7 @@ class Kind:
     hop: int = HOP
     floor: float = FLOOR_DB
     rows_of_span: Callable[[Span], list[np.ndarray]] | None = None
+    speech: bool = False
     name: str = "features"
 
     def of(self, span: Span) -> list[np.ndarray]:
@@ -292,7 +313,7 @@ def spans(blocks: Iterable[np.ndarray], rate: int, seconds: float, most: int) ->
         last = next((j for j, start in enumerate(starts) if length <= start + size), None)
         starts = starts if last is None else starts[: last + 1]
         ends = [min(start + size, length) for start in starts]
-        yield Span(held[: ends[-1]], starts, ends)
+        yield Span(held[: ends[-1]], starts, ends, [[(0, (k + j) * seconds / 2 * SAMPLE_RATE)] for j in range(len(starts))])
         if last is not None:
             return
         k += most
@@ -304,7 +325,7 @@ def at_16_khz(span: Span, rate: int, seconds: float) -> Span:
         return span
     parts = [resample(x, rate)[: window_samples(seconds)] for x in span.windows()]
     ends = np.cumsum([len(part) for part in parts]).tolist()
-    return Span(np.concatenate(parts), [0, *ends[:-1]], ends)
+    return Span(np.concatenate(parts), [0, *ends[:-1]], ends, span.runs)
 
 
 def windows(blocks: Iterable[np.ndarray], rate: int, seconds: float, cut: bool) -> Iterator[np.ndarray]:
@@ -389,7 +410,7 @@ def heard_bands(S: np.ndarray, bands: int, level: bool) -> np.ndarray:
     return S[:, :bands] - np.float32(heard_level(S, bands, level))
 
 
-def log_mel(x: np.ndarray, pad_to: int | None = None, level: bool = False) -> np.ndarray:
+def log_mel(x: np.ndarray, pad_to: int | None = None, level: bool = False, floor: float = FLOOR_DB) -> np.ndarray:
     """Log-mel bands of a waveform.
 
     Parameters
@@ -397,9 +418,11 @@ def log_mel(x: np.ndarray, pad_to: int | None = None, level: bool = False) -> np
     x : (n,) float32
         Samples at 16 kHz. Frame t is centred at sample 400 t; the ends are reflected.
     pad_to : int, optional
-        Zero-pad to so many samples first. Only the frames that touch x are returned; those after it are exactly FLOOR_DB.
+        Zero-pad to so many samples first. Only the frames that touch x are returned; those after it are exactly the floor.
     level : bool
         Bring x to LEVEL_DB first, so that a recording's bands do not depend on how loud it was recorded.
+    floor : float
+        dB; less counts as so much.
 
     Returns
     -------
@@ -410,45 +433,51 @@ def log_mel(x: np.ndarray, pad_to: int | None = None, level: bool = False) -> np
     if pad_to is not None:
         frames = min(pad_to // HOP, -(-len(x) // HOP)) + 1
         padded = np.pad(x, (0, pad_to - len(x)))
-    return _in_db(_mel_power(np.pad(padded, HOP, mode="reflect"), frames), x, level)
+    return _in_db(mel_power(np.pad(padded, HOP, mode="reflect"), frames), x, level, floor)
 
 
-def log_mel_of_span(span: Span, pad_to: int | None = None, level: bool = False) -> list[np.ndarray]:
+def log_mel_of_span(span: Span, pad_to: int | None = None, level: bool = False, floor: float = FLOOR_DB) -> list[np.ndarray]:
     """log_mel of each window of a span at 16 kHz; a frame that lies inside of several windows is computed once."""
     x, starts = span.x, span.starts
     if len(starts) == 1 or any(start % HOP for start in starts) or min(np.subtract(span.ends, starts)) < 2 * N_FFT:
-        return [log_mel(window, pad_to, level) for window in span.windows()]
-    everywhere, found = _mel_power(np.pad(x, HOP, mode="reflect"), len(x) // HOP + 1), []
+        return [log_mel(window, pad_to, level, floor) for window in span.windows()]
+    everywhere, found = mel_power(np.pad(x, HOP, mode="reflect"), len(x) // HOP + 1), []
     for window, start, end in zip(span.windows(), starts, span.ends, strict=True):
         if pad_to is not None and end - start < pad_to:
-            found.append(log_mel(window, pad_to, level))
-            continue
-        P = everywhere[start // HOP : end // HOP + 1].copy()
-        first, last = np.pad(window[:N_FFT], (HOP, 0), mode="reflect"), np.pad(window[-N_FFT:], (0, HOP), mode="reflect")
-        P[0] = _mel_power(first, 1)[0]  # the first and the last frame see the ends reflected
-        P[-1] = _mel_power(last[N_FFT - HOP - (end - start) % HOP :], 1)[0]
-        found.append(_in_db(P, window, level))
+            found.append(log_mel(window, pad_to, level, floor))
+        else:
+            found.append(log_mel_within(everywhere[start // HOP : end // HOP + 1], window, level, floor))
     return found
 
 
-def _mel_power(x: np.ndarray, frames: int) -> np.ndarray:
-    """Powers of the mel bands of the first frames of x (n,), (frames, 128): frame t begins at sample 400 t."""
-    cut_up = np.lib.stride_tricks.sliding_window_view(x, N_FFT)[::HOP][:frames]
+def log_mel_within(P: np.ndarray, x: np.ndarray, level: bool, floor: float) -> np.ndarray:
+    """log_mel of a part x (n,) of a sound, n at least 2 N_FFT, from the powers of its frames in the sound, P (L, 128)."""
+    first, last = np.pad(x[:N_FFT], (HOP, 0), mode="reflect"), np.pad(x[-N_FFT:], (0, HOP), mode="reflect")
+    ends = np.concatenate([first[:N_FFT], last[N_FFT - HOP - len(x) % HOP :][:N_FFT]])
+    P = P.copy()
+    P[[0, -1]] = mel_power(ends, 2, N_FFT)  # they see the ends reflected
+    return _in_db(P, x, level, floor)
+
+
+def mel_power(x: np.ndarray, frames: int, hop: int = HOP) -> np.ndarray:
+    """Powers of the mel bands of the first frames of x (n,), (frames, 128): frame t begins at sample hop t."""
+    cut_up = np.lib.stride_tricks.sliding_window_view(x, N_FFT)[::hop][:frames]
     parts = []
     for start in range(0, frames, AT_ONCE):
         # float64: rounding would show in bands 80 dB below the others
         spectrum = cast(np.ndarray, scipy.fft.rfft(cut_up[start : start + AT_ONCE] * hann()))
         power = (np.real(spectrum) ** 2 + np.imag(spectrum) ** 2).astype(np.float32)
-        parts.append(power @ mel_filters())
+        alone = len(power) == 1  # BLAS rounds the product of a single row otherwise: no frame is to depend on its neighbours
+        parts.append((np.repeat(power, 2, axis=0) @ mel_filters())[:1] if alone else power @ mel_filters())
     return np.concatenate(parts)
 
 
-def _in_db(P: np.ndarray, x: np.ndarray, level: bool) -> np.ndarray:
-    """Powers P (L, 128) of a waveform x (n,) in dB, at least FLOOR_DB; with level, as if x had been brought to LEVEL_DB."""
+def _in_db(P: np.ndarray, x: np.ndarray, level: bool, floor: float) -> np.ndarray:
+    """Powers P (L, 128) of a waveform x (n,) in dB, at least the floor; with level, as if x had been brought to LEVEL_DB."""
     rms = float(x.std(dtype=np.float64)) if level else 0.0  # without the mean: a constant has no level
     if rms > NO_LEVEL:
         P = P * np.float32((10 ** (LEVEL_DB / 20) / rms) ** 2)
-    return np.maximum(power_to_db(np.maximum(P, np.finfo(np.float32).tiny)), np.float32(FLOOR_DB))
+    return np.maximum(power_to_db(np.maximum(P, np.finfo(np.float32).tiny)), np.float32(floor))
 
 
 def level_of(x: np.ndarray) -> float:
@@ -458,12 +487,18 @@ def level_of(x: np.ndarray) -> float:
 
 def is_log_mel(kind: Kind) -> bool:
     """Whether a store of this kind holds log-mel bands of the recording, levelled or not, and nothing else."""
-    return kind.width == N_MELS and kind.settings.items() >= SETTINGS.items()
+    return kind.width == N_MELS and kind.settings.items() >= (SETTINGS | {"floor_db": kind.floor}).items()
 
 
-def log_mel_kind(seconds: float, pad: bool, level: bool) -> Kind:
-    """Log-mel bands as features of a store."""
-    pad_to = window_samples(seconds) if pad else None
-    settings = {**SETTINGS, "level_db": LEVEL_DB} if level else SETTINGS
-    rows_of_span = functools.partial(log_mel_of_span, pad_to=pad_to, level=level)
-    return Kind(lambda x: log_mel(x, pad_to, level), settings, seconds, pad, rows_of_span=rows_of_span, name="log-mel bands")
+def floor_of(c: Any) -> float:
+    """The floor of the bands that a network with settings c hears, dB."""
+    return SPEECH_FLOOR_DB if getattr(c, "speech", False) else FLOOR_DB
+
+
+def log_mel_kind(seconds: float, pad: bool, level: bool, speech: bool = False) -> Kind:
+    """Log-mel bands as features of a store: of a recording, or of nothing but the speech in it, with another floor."""
+    pad_to, floor = window_samples(seconds) if pad else None, SPEECH_FLOOR_DB if speech else FLOOR_DB
+    settings = SETTINGS | {"floor_db": floor} | ({"level_db": LEVEL_DB} if level else {}) | ({"speech": 1} if speech else {})
+    rows = functools.partial(log_mel, pad_to=pad_to, level=level, floor=floor)
+    of_span = functools.partial(log_mel_of_span, pad_to=pad_to, level=level, floor=floor)
+    return Kind(rows, settings, seconds, pad, floor=floor, rows_of_span=of_span, speech=speech, name="log-mel bands")

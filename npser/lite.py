@@ -16,9 +16,9 @@ import numpy as np
 
 from npser import SHIPPED, adaptation, checkpoint, features, model
 from npser.calibration import log_softmax
-from npser.features import SAMPLE_RATE, Span
-from npser.prediction import UNREADABLE, Array, Audio, Prediction, Window, WindowOutput, likeliest, unreadable
-from npser.silence import refusal
+from npser.features import SAMPLE_RATE, Span, moments
+from npser.prediction import UNREADABLE, Array, Audio, Prediction, Window, WindowOutput, likeliest, outputs_of, unreadable
+from npser.speech import Sound, refusal
 
 MANY = 200  # recordings from which on the compiled engine pays for its start
 TOGETHER = 8  # windows of a long recording that are computed together, where they last for a minute at most
@@ -64,8 +64,8 @@ class Model:
             if found.error is not None:
                 raise ValueError(found.error)
             return found
-        rate, spans = self.spans(audio, sample_rate)
-        return self.answer([output for span in spans for output in self.outputs(self.at_16_khz(span, rate))])
+        sound = self.sound(audio, sample_rate)
+        return self.answer([output for span in sound for output in self.outputs(sound.at_16_khz(span))], sound.seconds)
 
     def adapt(self, audio: Iterable[Audio], sample_rate: int | None = None) -> Model:
         """A model that knows a voice, or a line: see npser.adaptation.
@@ -103,15 +103,21 @@ class Model:
 
     def outputs(self, span: Span) -> list[WindowOutput]:
         """Of each window of a span at 16 kHz. Windows of one length go through the network together."""
-        found = [WindowOutput(len(x), refusal(x)) for x in span.windows()]
+        found = outputs_of(span)
         heard = [k for k, output in enumerate(found) if output.reason is None]
         inputs = self._inputs(span.some(heard))
+        for k, answer in zip(heard, self.run(inputs), strict=True):
+            found[k] = found[k]._replace(**answer)
+        return found
+
+    def run(self, inputs: Sequence[Array]) -> list[dict[str, Array | None]]:
+        """What the network says of windows, each X (L, d_spec) normalised: their part of a WindowOutput."""
+        found: list[dict[str, Array | None]] = [{} for _ in inputs]
         for L in {len(X) for X in inputs}:
             same = [n for n, X in enumerate(inputs) if len(X) == L]
             emotion, gender, a = self._run(np.stack([inputs[n] for n in same]))
             for row, n in enumerate(same):
-                answer = {"emotion": emotion[row], "gender": gender[row], "attention": None if a is None else a[row]}
-                found[heard[n]] = found[heard[n]]._replace(**answer)
+                found[n] = {"emotion": emotion[row], "gender": gender[row], "attention": None if a is None else a[row]}
         return found
 
     def predict_many(
@@ -174,11 +180,15 @@ class Model:
 
     def windows(self, audio: Audio, sample_rate: int | None = None) -> Iterator[Array]:
         """Half-overlapping windows of a recording at 16 kHz, each (n,) float32; arguments and errors as of predict."""
-        rate, spans = self.spans(audio, sample_rate, most=1)
-        return (x for span in spans for x in self.at_16_khz(span, rate).windows())
+        return (x for span in self.spans(audio, sample_rate) for x in span.windows())
 
-    def spans(self, audio: Audio, sample_rate: int | None = None, most: int = TOGETHER) -> tuple[int, Iterator[Span]]:
-        """The sample rate of a recording, in Hz, and its windows, some at a time; arguments and errors as of predict."""
+    def spans(self, audio: Audio, sample_rate: int | None = None) -> Iterator[Span]:
+        """The same with where they lie in the recording, each a span of its own."""
+        sound = self.sound(audio, sample_rate, most=1)
+        return map(sound.at_16_khz, sound)
+
+    def sound(self, audio: Audio, sample_rate: int | None = None, most: int = TOGETHER) -> Sound:
+        """A recording as it is read, so many windows at a time at most; arguments and errors as of predict."""
         if not isinstance(audio, np.ndarray):
             if not isinstance(audio, (str, os.PathLike)) and not hasattr(audio, "read"):
                 raise ValueError(f"audio is of type {type(audio).__name__}; expected a path, a binary file or an array")
@@ -190,21 +200,17 @@ class Model:
         else:
             rate, blocks = features.whole_rate(sample_rate), iter([audio.astype(np.float32)])
         most = max(1, min(most, int(60 / self.config.max_seconds)))
-        return rate, features.spans(blocks, rate, self.config.max_seconds, most)
+        return Sound(blocks, rate, self.config.max_seconds, most, self.network.kind(self.config).speech)
 
-    def at_16_khz(self, span: Span, rate: int) -> Span:
-        """A span at rate Hz at 16 kHz."""
-        return features.at_16_khz(span, rate, self.config.max_seconds)
-
-    def answer(self, outputs: Sequence[WindowOutput]) -> Prediction:
-        """The prediction that the windows of a recording add up to. The temperature is that of the emotions."""
-        half = self.config.max_seconds / 2
+    def answer(self, outputs: Sequence[WindowOutput], seconds: float) -> Prediction:
+        """The prediction that the windows of a recording of so many seconds add up to. The temperature is the emotions'."""
         timeline: list[Window] = []
         emotion_log_p: list[Array] = []
         gender_log_p: list[Array] = []
         attention = times = None
-        for k, (samples, reason, emotion, gender, a) in enumerate(outputs):
-            span = (k * half, k * half + samples / SAMPLE_RATE)
+        for samples, runs, reason, emotion, gender, a in outputs:
+            start, end = runs[0][1] / SAMPLE_RATE, float(moments(runs, np.array(samples)))
+            span = (start, min(end, seconds) if samples else seconds)  # the last frame may reach beyond
             if emotion is None or gender is None:
                 timeline.append(Window(*span, None, {}, {}, reason))
                 continue
@@ -221,8 +227,7 @@ class Model:
                 # a frame stands for the half hop on each side of its centre, and the first one is centred at the start
                 hop = self.network.kind(self.config).hop
                 ends = (np.arange(a.shape[1]) + 1) * self.network.samples_per_step(self.config) - hop // 2
-                attention, times = a, k * half + ends / SAMPLE_RATE
-        seconds = timeline[-1].end
+                attention, times = a, moments(runs, ends)
         if not emotion_log_p:
             reasons = " and ".join(dict.fromkeys(window.reason for window in timeline if window.reason))
             return Prediction(None, {}, None, None, seconds, reason=reasons, timeline=timeline)
@@ -267,8 +272,11 @@ class Model:
         """forward of B windows of one length. X (B, L, d_spec)"""
         if not hasattr(self.network, "plain"):
             raise ValueError(f"the network {self.config.network} answers by the compiled engine only: `npser predict` does")
+        alone = len(X) == 1  # BLAS rounds products of a single row otherwise: no window is to depend on those beside it
         with np.errstate(over="ignore", invalid="ignore"):  # `answer` tells
-            return self.network.plain(self.checkpoint.tensors, self.config, X)
+            found = self.network.plain(self.checkpoint.tensors, self.config, np.repeat(X, 2, axis=0) if alone else X)
+        emotion, gender, a = found
+        return (emotion[:1], gender[:1], None if a is None else a[:1]) if alone else found
 
 
 def _mean_p(log_p: list[Array]) -> list[float]:

@@ -83,11 +83,27 @@ class Network:
         return dataclasses.replace(self, mean=mean, std=std)
 
     def inputs(
-        self, store: Store, window: np.ndarray, ends: np.ndarray | None = None, rng: np.random.Generator | None = None
+        self,
+        store: Store,
+        window: np.ndarray,
+        ends: np.ndarray | None = None,
+        rng: np.random.Generator | None = None,
+        own: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> tuple[Any, ...]:
-        """What forward takes after p and c, of some windows. Augmented when rng is given; ends: see inputs.of_bands."""
+        """What forward takes after p and c, of some windows. Augmented when rng is given; ends: see inputs.of_bands.
+
+        own: mean and deviation of each window's own normaliser, (W, d_spec); by default that of the network.
+        """
         with np.errstate(over="ignore", invalid="ignore"):  # the loss tells
-            return self.module.inputs(store, window, self.mean, 1 / self.std, self.config, ends, rng)
+            if own is None:
+                return self.module.inputs(store, window, self.mean, 1 / self.std, self.config, ends, rng)
+            neutral = np.zeros_like(self.mean), np.ones_like(self.std)
+            X, bounds, *more = self.module.inputs(store, window, *neutral, self.config, ends, rng)
+            for w, (mean, std) in enumerate(zip(*own, strict=True)):
+                rows = X[bounds[w] : bounds[w + 1]]
+                rows -= mean
+                rows *= 1 / std
+            return X, bounds, *more
 
     def optimiser(self, weight_decay: np.ndarray) -> Adam:
         """That of the network, for as many parameters as have a weight decay, (P,)."""
@@ -104,21 +120,31 @@ class Network:
         step: int,
         pool: ThreadPoolExecutor | Ranks,
         ends: np.ndarray | None = None,
+        own: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> tuple[float, np.ndarray]:
         """Loss and gradient, (P,), of a batch; of several ranks each has its part of the gradient.
 
-        step: of the run; ends (B,): the windows that give these their ends, where they are spliced.
+        step: of the run; ends (B,): the windows that give these their ends, where they are spliced; own: see inputs.
         """
-        return self.total(self.shards(store, window, y, step, ends), store, pool)
+        return self.total(self.shards(store, window, y, step, ends, own), store, pool)
 
-    def shards(self, store: Store, window: np.ndarray, y: Targets, step: int, ends: np.ndarray | None = None) -> list[Shard]:
+    def shards(
+        self,
+        store: Store,
+        window: np.ndarray,
+        y: Targets,
+        step: int,
+        ends: np.ndarray | None = None,
+        own: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> list[Shard]:
         """A batch cut up, with nothing computed as yet; arguments as of gradient."""
         c = self.config
 
         def shard(start: int) -> Shard:
             part, numbers = slice(start, start + c.shard), (c.seed, step, start // c.shard)
             others = None if ends is None else ends[part]
-            inputs = functools.partial(self.inputs, store, window[part], others, stream("augment", *numbers))
+            voice = None if own is None else (own[0][part], own[1][part])
+            inputs = functools.partial(self.inputs, store, window[part], others, stream("augment", *numbers), voice)
             return Shard(inputs, y.of(part), stream("dropout", *numbers))
 
         return [shard(start) for start in range(0, len(window), c.shard)]

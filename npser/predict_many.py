@@ -15,8 +15,8 @@ import numpy as np
 from npser import model
 from npser.features import Kind, Span, window_samples
 from npser.network import Network, compiling
-from npser.prediction import UNREADABLE, Audio, Prediction, WindowOutput, unreadable
-from npser.silence import refusal
+from npser.prediction import UNREADABLE, Audio, Prediction, WindowOutput, outputs_of, unreadable
+from npser.speech import Sound
 from npser.store import store_of
 from npser.threads import available_cores, single_threaded_blas
 
@@ -82,10 +82,11 @@ def _shard(
     kind, most = network.module.kind(network.config), network.config.shard
     outputs: list[list[WindowOutput]] = [[] for _ in audio]
     waiting: list[Waiting] = []
+    sounds: dict[int, Sound] = {}
     errors: dict[int, Exception] = {}
 
-    def of_span(span: Span, rate: int) -> list[WindowOutput]:
-        found, heard = _prepared(trained.at_16_khz(span, rate), kind)
+    def of_span(span: Span, sound: Sound) -> list[WindowOutput]:
+        found, heard = _prepared(sound.at_16_khz(span), kind)
         _run(network, heard)
         return found
 
@@ -98,14 +99,14 @@ def _shard(
 
     for r, one in enumerate(audio):
         try:
-            rate, spans = trained.spans(one, sample_rate, most)
-            spans, only = _peeked(spans)
+            sounds[r] = sound = trained.sound(one, sample_rate, most)
+            spans, only = _peeked(iter(sound))
             if only is not None:
-                outputs[r], heard = _prepared(trained.at_16_khz(only, rate), kind)
+                outputs[r], heard = _prepared(sound.at_16_khz(only), kind)
                 waiting += heard
             else:
                 going_on = itertools.takewhile(lambda _: not stop.is_set(), spans)
-                for found in helpers.map(functools.partial(of_span, rate=rate), going_on):
+                for found in helpers.map(functools.partial(of_span, sound=sound), going_on):
                     outputs[r] += found
         except UNREADABLE as error:
             errors[r] = error
@@ -117,7 +118,7 @@ def _shard(
 
     def answer(r: int) -> Prediction:
         try:
-            return unreadable(errors[r]) if r in errors else trained.answer(outputs[r])
+            return unreadable(errors[r]) if r in errors else trained.answer(outputs[r], sounds[r].seconds)
         except ValueError as error:
             return unreadable(error)
 
@@ -143,7 +144,7 @@ class Waiting(NamedTuple):
 
 def _prepared(span: Span, kind: Kind) -> tuple[list[WindowOutput], list[Waiting]]:
     """The windows of a span at 16 kHz, as yet without logits, and those of them that wait for these."""
-    outputs = [WindowOutput(len(x), refusal(x)) for x in span.windows()]
+    outputs = outputs_of(span)
     heard = [k for k, output in enumerate(outputs) if output.reason is None]
     some = span.some(heard)
     rows = kind.of(some) if heard else []

@@ -12,6 +12,9 @@ from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
 
 import numpy as np
 
+from npser.features import Span
+from npser.speech import refusal
+
 UNREADABLE = (ValueError, OSError, MemoryError)  # of one recording; the others go on
 
 Array = np.ndarray
@@ -58,13 +61,21 @@ class Prediction:
 
 
 class WindowOutput(NamedTuple):
-    """One window: its length in samples at 16 kHz, and why it is not answered, or its logits and its attention."""
+    """One window: its length in samples at 16 kHz, where they lie in the recording (see features.moments), and why it is not
+    answered, or its logits and its attention.
+    """
 
     samples: int
+    runs: list[tuple[int, float]]
     reason: str | None
     emotion: Array | None = None
     gender: Array | None = None
     attention: Array | None = None
+
+
+def outputs_of(span: Span) -> list[WindowOutput]:
+    """The windows of a span, as yet without logits; some have a reason not to be answered."""
+    return [WindowOutput(len(x), runs, refusal(x)) for x, runs in zip(span.windows(), span.places(), strict=True)]
 
 
 def likeliest(probabilities: dict[str, float]) -> str | None:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from npser import features
+from npser import features, speech
 from npser.features import FLOOR_DB, HOP, Kind
 from npser.files import lock
 from npser.threads import ahead, available_cores
@@ -315,7 +315,8 @@ def computed(path: Path, digest: str, kind: Kind, aside: Path) -> Part | str:
     part, held = Part(aside, [], [], [], []), 0
     aside.unlink(missing_ok=True)
     try:
-        for x in features.read_windows(path, kind.seconds, cut=kind.pad):
+        read = speech.read_windows if kind.speech else features.read_windows
+        for x in read(path, kind.seconds, cut=kind.pad):
             part.rows.append(kind.rows(x))
             part.frames.append(len(part.rows[-1]))
             part.samples.append(len(x))
@@ -329,6 +330,8 @@ def computed(path: Path, digest: str, kind: Kind, aside: Path) -> Part | str:
     except ValueError as error:
         aside.unlink(missing_ok=True)
         return str(error).removeprefix(f"{path}: ")  # the file may be called differently when this is told
+    if not part.frames:
+        return speech.NONE
     if digest_of(path) != digest:
         aside.unlink(missing_ok=True)
         return "changed while it was read; run again when it is complete"

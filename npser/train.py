@@ -17,7 +17,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from npser import __version__, augment, checkpoint, model
+from npser import __version__, adaptation, augment, checkpoint, model
 from npser.calibration import fit_temperature
 from npser.checkpoint import Checkpoint
 from npser.config import Config, stream, to_toml
@@ -61,6 +61,7 @@ class State:
 
     network: Network
     adam: Adam  # of this rank's part of theta
+    heard: np.ndarray | None = None  # of each utterance of the training part, where it is adapted to: see adaptation.sums
     epoch: int = 0  # epochs done
     best: dict[str, Any] | None = None  # scores on the validation session of the epoch whose weights are kept
     oracle: dict[str, Any] | None = None  # the highest test UA of any epoch: never used, only shown
@@ -165,7 +166,8 @@ def _start(data: Dataset, train: np.ndarray, config: Config, genders: int, ranks
     mean, std = normaliser(data.store, window, ranks, config)
     theta = module.init(shapes, config.seed) if hasattr(module, "init") else model.init(shapes, config.seed)
     network = Network(theta, shapes, config, mean, std, state=model.state_of(config, len(data.labels), genders))
-    return State(network, network.optimiser(_decayed(config, shapes)[ranks.part(theta.size)]))
+    heard = adaptation.sums_of(data.store, train, ranks.pool, config) if config.adapt else None
+    return State(network, network.optimiser(_decayed(config, shapes)[ranks.part(theta.size)]), heard)
 
 
 def _compare(data: Dataset, train: np.ndarray, network: Network, ranks: Ranks) -> None:
@@ -221,12 +223,13 @@ def _cleared(out: Path, lines: list[str], config: Config, goes_on: bool) -> None
 def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run) -> float:
     """Every utterance of the training part once, in random order, or as many of each corpus; returns their mean loss."""
     network, adam, config, ranks = state.network, state.adam, state.network.config, run.ranks
-    own = network.theta[ranks.part(network.theta.size)]
+    part = ranks.part(network.theta.size)
     weight = class_weights(data.emotion_y[train], len(data.labels), config.class_weight)[data.emotion_y].astype(np.float32)
     corpora = np.array([u.corpus for u in data.utterances])[train]
     shuffled = drawn(train, corpora, config.balance, stream("shuffle", config.seed, epoch))
     splicing = stream("splice", config.seed, epoch)
     ends = augment.splice_partners(train, data.emotion_y, data.gender_y, config.splice, splicing)
+    own = _own_normalisers(data, train, state, epoch)
     losses, starts, upcoming = [], range(0, len(train), config.batch), list[Shard]()
 
     def begin(start: int, step: int) -> None:
@@ -238,7 +241,9 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
         batch = batch[np.argsort(-data.store.frames(data.first_windows(batch)), kind="stable")]  # similar lengths together
         share = np.float32(1 / len(batch))
         y = Targets(data.emotion_y[batch], data.gender_y[batch], weight[batch] * share, np.full(len(batch), share))
-        upcoming = network.shards(data.store, data.first_windows(batch), y, step, data.first_windows(ends[batch]))
+        place = np.searchsorted(train, batch)
+        voice = None if own is None else (own[0][place], own[1][place])
+        upcoming = network.shards(data.store, data.first_windows(batch), y, step, data.first_windows(ends[batch]), voice)
         upcoming = ranks.begun(upcoming, lambda shard: shard._replace(inputs=ranks.pool.submit(shard.inputs).result), AHEAD)
 
     begin(0, adam.updates)
@@ -247,10 +252,19 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
         loss, grad = network.total(upcoming, data.store, ranks, following)
         if not ranks.every(np.isfinite(loss) and np.isfinite(grad).all()):
             raise _diverged(f"the loss is not finite in epoch {epoch}, batch {start // config.batch + 1}", config)
-        adam.step(own, grad, rate_factor(config, adam.updates, len(starts)))
+        adam.step(network.theta[part], grad, rate_factor(config, adam.updates, len(starts)))
         ranks.gather(network.theta)
         losses.append(loss * min(config.batch, len(train) - start))
     return sum(losses) / len(train)
+
+
+def _own_normalisers(data: Dataset, train: np.ndarray, state: State, epoch: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Those of the utterances of the training part in this epoch, (n, d_spec), where they are adapted to their speakers."""
+    if state.heard is None:
+        return None
+    network, rng = state.network, stream("voices", state.network.config.seed, epoch)
+    voices = adaptation.voices_of([data.utterances[r] for r in train], "speaker")
+    return adaptation.drawn(network.mean, network.std, state.heard, voices, data.store.hop, rng)
 
 
 def drawn(train: np.ndarray, corpora: np.ndarray, balance: str, rng: np.random.Generator) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 from helpers import ROOT
 
 PACKAGE = ROOT / "npser"
-LEAVES = ("networks", "experiment", "explain", "commands")  # folders that the core does not know
+LEAVES = ("networks", "experiment", "explain", "live", "commands")  # folders that the core does not know
 FACES = ("__init__.py", "__main__.py")  # of the package: they hand names on, late
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -51,7 +51,7 @@ def test_the_core_knows_nothing_of_the_leaves_but_the_networks_that_model_names(
     assert {other.split(".")[1] for other in GRAPH["npser.model"]} == {"config", "networks"}
 
 
-@pytest.mark.parametrize("leaf", ["networks", "experiment", "explain"])
+@pytest.mark.parametrize("leaf", ["networks", "experiment", "explain", "live"])
 def test_leaves_do_not_know_each_other_nor_the_commands(leaf: str) -> None:
     for name in MODULES:
         if name.startswith(f"npser.{leaf}."):
@@ -60,7 +60,7 @@ def test_leaves_do_not_know_each_other_nor_the_commands(leaf: str) -> None:
 
 
 def test_the_top_of_the_package_can_be_taken_in() -> None:
-    assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 33
+    assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= 34
     commands = {path.stem for path in (PACKAGE / "commands").glob("*.py")} - {"__init__", "cli", "launched", "terminal"}
     assert commands == {
         *(
@@ -70,6 +70,7 @@ def test_the_top_of_the_package_can_be_taken_in() -> None:
             "evaluate",
             "predict",
             "explain",
+            "live",
             "export",
             "info",
             "gradcheck",

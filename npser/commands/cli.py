@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(evaluate, "+", "")
     _add_adapt(evaluate, ("recording", "folder", "speaker"), "in DATA, labels unseen")
     _predict(add("predict", "Name the emotion of recordings"))
+    _live(add("live", "Name the emotion of sound that goes on, second by second"))
     text = "Show a recording, the attention of the network and its answers, as a page for a browser"
     explain = add("explain", text)
     explain.add_argument("audio", type=lambda text: str(_path(text)), metavar="AUDIO", help="audio file")
@@ -169,6 +170,20 @@ def _predict(predict: argparse.ArgumentParser) -> None:
     _add_dask(predict, "with --out: predict on the Dask cluster of this scheduler")
     predict.add_argument("--engine", choices=("auto", "lite", "numba"), default="auto", help=argparse.SUPPRESS)  # for tests
     _add_threads(predict)
+
+
+def _live(live: argparse.ArgumentParser) -> None:
+    live.epilog = "Samples from elsewhere: ffmpeg -i rtsp://camera -f s16le -ac 1 -ar 16000 - | npser live -"
+    text = "audio file, or - for samples of one channel on standard input (default: the microphone)"
+    live.add_argument("audio", nargs="?", metavar="FILE", help=text)
+    _add_model(live)
+    text = "seconds of speech from one answer to the next (default: 1)"
+    live.add_argument("--every", type=float, default=1.0, metavar="S", help=text)
+    text = "of the microphone, or of standard input, in Hz (default: 16000)"
+    live.add_argument("--rate", type=int, default=16000, metavar="HZ", help=text)
+    live.add_argument("--samples", choices=("s16le", "f32le"), default="s16le", help="of standard input (default: s16le)")
+    text = "stream: adapt the model to what has been heard so far (default: none)"
+    live.add_argument("--adapt", choices=("none", "stream"), default="none", metavar="TO", help=text)
 
 
 def _path(text: str) -> Path:

@@ -101,32 +101,31 @@ def look(audio: str | os.PathLike[str], path: Path) -> Look:
     total = samples // HOP + 1
     frames = -(-total // COLUMNS)  # of a column
     N, W, step = -(-total // frames), min(PARTS, samples), network.samples_per_step(c)
-    wave, bands, weights = np.zeros((W, 2)), None, _Mean(N, network.heads_of_attention(c))
+    bands, weights = None, _Mean(N, network.heads_of_attention(c))
     outputs: list[WindowOutput] = []
     padding: list[float] = []
-    for k, x in enumerate(model.windows(audio)):
-        start = k * c.max_seconds / 2 * SAMPLE_RATE
-        _widen(wave, (round(start) + np.arange(len(x))) * W // samples, x)
-        S = network.spectrum(c, x)
-        column = (round(start / HOP) + np.arange(len(S))) // frames
+    for span in model.spans(audio):
+        S = network.spectrum(c, span.x)
+        centres = features.moments(span.places()[0], np.arange(len(S)) * HOP)
+        column = np.round(centres * SAMPLE_RATE / HOP).astype(int) // frames
         bands = _Mean(N, S.shape[1]) if bands is None else bands
         bands.add(column, S)
-        outputs.append(model.output(x))
+        outputs += model.outputs(span)
         a = outputs[-1].attention
         if a is not None:
             fine = min(step, HOP)  # samples: a frame may hold several steps, a step several frames
             at = np.arange(min(len(S) * HOP, a.shape[1] * step) // fine) * fine
-            weights.add((round(start / HOP) + at // HOP) // frames, a.T[at // step] * a.shape[1])
+            weights.add(column[at // HOP], a.T[at // step] * a.shape[1])
             padding.append(float(a[:, -(-len(S) * HOP // step) :].sum() / len(a)))
     assert bands is not None  # a recording has a window
     return Look(
         name=os.path.basename(os.fsencode(audio)).decode(errors="replace"),  # a name need not be UTF-8
         model=model,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        prediction=model.answer(outputs),
+        prediction=model.answer(outputs, samples / SAMPLE_RATE),
         seconds=samples / SAMPLE_RATE,
         frames=frames,
-        wave=wave,
+        wave=_wave(audio, W, samples),
         bands=bands.mean(FLOOR_DB),
         weights=weights.mean(np.nan) if padding else None,
         padding=float(np.mean(padding)) if padding else 0.0,
@@ -153,12 +152,17 @@ class _Mean:
         return np.where(self.count > 0, self.sum / np.maximum(self.count, 1), nothing)
 
 
-def _widen(wave: Array, part: Array, x: Array) -> None:
-    """Let each part of wave (W, 2) reach from the lowest to the highest of its samples. part (n,) rises."""
-    part = np.minimum(part, len(wave) - 1)
-    starts = np.flatnonzero(np.diff(part, prepend=-1))
-    wave[part[starts], 0] = np.minimum(wave[part[starts], 0], np.minimum.reduceat(x, starts))
-    wave[part[starts], 1] = np.maximum(wave[part[starts], 1], np.maximum.reduceat(x, starts))
+def _wave(audio: str | os.PathLike[str], W: int, samples: int) -> Array:
+    """Lowest and highest sample of W equal parts of a recording that has so many samples at 16 kHz, (W, 2)."""
+    wave, heard = np.zeros((W, 2)), 0
+    rate, blocks = features.read_blocks(audio)
+    for x in blocks:
+        part = np.minimum((heard + np.arange(len(x))) * SAMPLE_RATE * W // (rate * samples), W - 1)
+        starts = np.flatnonzero(np.diff(part, prepend=-1))
+        wave[part[starts], 0] = np.minimum(wave[part[starts], 0], np.minimum.reduceat(x, starts))
+        wave[part[starts], 1] = np.maximum(wave[part[starts], 1], np.maximum.reduceat(x, starts))
+        heard += len(x)
+    return wave
 
 
 def _read(audio: str | os.PathLike[str]) -> tuple[int, bytes | None]:

@@ -39,6 +39,7 @@ class Config(config.Config):
     n_cw: int = 3  # convolution window
     n_pw: int = 3  # pooling window
     n_attn: int = 8  # attention heads
+    speech: bool = False  # hear nothing but speech: pauses are cut out, see npser.speech
     attention: bool = True  # False: mean over time instead of equations (5)-(9)
 
     def __post_init__(self) -> None:
@@ -51,6 +52,7 @@ def check(c: Any) -> None:
     """ValueError for sizes of the input, the convolutions, the pooling or the attention that make no sense."""
     c.expect("d_cnn d_attn n_cw n_pw n_attn", lambda value: value >= 1, "at least 1")
     c.expect("n_cw", lambda value: value % 2 == 1, "an odd window")
+    c.expect("speech", lambda value: not value or (c.level and not c.pad), "false, or level = true and pad = false with it")
     check_bands(c)
 
 
@@ -91,9 +93,9 @@ def example(c: config.Config, bounds: Array, rng: np.random.Generator) -> tuple[
     return rng.standard_normal((bounds[-1], c.d_spec)), bounds, frames
 
 
-def kind(c: config.Config) -> features.Kind:
+def kind(c: Any) -> features.Kind:
     """What the store keeps: log-mel bands."""
-    return features.log_mel_kind(c.max_seconds, c.pad, c.level)
+    return features.log_mel_kind(c.max_seconds, c.pad, c.level, c.speech)
 
 
 def inputs(
@@ -219,6 +221,11 @@ def plain_input(c: config.Config, span: features.Span) -> list[Array]:
     return numpy_layers.log_mel_input(c, span)
 
 
+def plain_of_bands(c: config.Config, S: Array) -> Array:
+    """The same from the bands of a window, (L, 128) dB."""
+    return numpy_layers.bands_input(c, S)
+
+
 def plain(t: dict[str, Array], c: Config, X: Array) -> tuple[Array, Array, Array | None]:
     """Equations (1)-(9). X (B, L, d_spec) -> emotion (B, classes), gender (B, 2) or (B, 0), a (B, n_attn, T) or None."""
     H = numpy_layers.conv1d(t, "cnn2", numpy_layers.conv1d(t, "cnn1", X))  # (1)-(3)
@@ -271,7 +278,7 @@ def samples_per_step(c: Any) -> int:
 
 def spectrum(c: config.Config, x: Array) -> Array:
     """What npser explain shows of a window x (n,) at 16 kHz: the bands that the network uses, (L, bands) dB."""
-    return features.heard_bands(features.log_mel(x, level=c.level), c.d_spec // 3, c.level)
+    return features.heard_bands(features.log_mel(x, level=c.level, floor=features.floor_of(c)), c.d_spec // 3, c.level)
 
 
 def describe(c: Config) -> str:

@@ -28,6 +28,7 @@ from npser.networks.li2019 import (  # noqa: F401 (they are this network's as we
     loss,
     onnx_input,
     plain_input,
+    plain_of_bands,
     samples_per_step,
     spectrum,
 )
@@ -45,6 +46,7 @@ class Config(config.Config):
     n_cw: int = 3  # convolution window
     n_pw: int = 3  # pooling window
     n_attn: int = 8  # attention heads
+    speech: bool = False  # hear nothing but speech: pauses are cut out, see npser.speech
     attention: bool = True  # False: mean over time
 
     def __post_init__(self) -> None:

@@ -22,14 +22,16 @@ Tensors = dict[str, Array]
 
 def log_mel_input(c: Config, span: Span) -> list[Array]:
     """Windows at 16 kHz -> bands, deltas, delta-deltas of each, (L, d_spec)."""
-    size = features.window_samples(c.max_seconds)
-    found = []
-    for S in features.log_mel_of_span(span, size if c.pad else None, c.level):
-        S = features.heard_bands(S, c.d_spec // 3, c.level)
-        if c.pad:
-            S = np.pad(S, ((0, size // HOP + 1 - len(S)), (0, 0)), constant_values=FLOOR_DB)
-        found.append(_with_deltas(S))
-    return found
+    pad_to = features.window_samples(c.max_seconds) if c.pad else None
+    return [bands_input(c, S) for S in features.log_mel_of_span(span, pad_to, c.level, features.floor_of(c))]
+
+
+def bands_input(c: Config, S: Array) -> Array:
+    """The same from the bands of a window, (L, 128) dB."""
+    S = features.heard_bands(S, c.d_spec // 3, c.level)
+    if c.pad:
+        S = np.pad(S, ((0, features.window_samples(c.max_seconds) // HOP + 1 - len(S)), (0, 0)), constant_values=FLOOR_DB)
+    return _with_deltas(S)
 
 
 def static_input(c: Config, span: Span) -> list[Array]:
@@ -132,5 +134,6 @@ def local_attention(t: Tensors, layer: str, H: Array) -> tuple[Array, Array]:
 
 def heads(t: Tensors, z: Array) -> tuple[Array, Array]:
     """Section 4.3. z (B, D) -> logits, emotion (B, classes) and gender (B, 2), or (B, 0) where there is no gender head."""
-    emotion = z @ t["emotion.W"] + t["emotion.b"]
-    return emotion, z @ t["gender.W"] + t["gender.b"] if "gender.W" in t else np.empty((len(z), 0), np.float32)
+    rows = z[:, None]  # one at a time: BLAS rounds a product with so few columns by the number of rows
+    emotion = (rows @ t["emotion.W"])[:, 0] + t["emotion.b"]
+    return emotion, (rows @ t["gender.W"])[:, 0] + t["gender.b"] if "gender.W" in t else np.empty((len(z), 0), np.float32)

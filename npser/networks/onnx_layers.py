@@ -53,7 +53,7 @@ class Graph:
 
 def log_mel_input(g: Graph, c: Config) -> str:
     """The input "waveform" (1, samples) at 16 kHz -> bands, deltas, delta-deltas (L, d_spec)."""
-    return _deltas(g, _heard_bands(g, c, _log_mel(g, _pad(g, c))))
+    return _deltas(g, _heard_bands(g, c, _log_mel(g, _pad(g, c), features.floor_of(c))))
 
 
 def _pad(g: Graph, c: Config) -> str:
@@ -84,7 +84,7 @@ def _level(g: Graph, x: str) -> str:
     return g.op("Cast", g.op("Mul", wide, gain), to=TensorProto.FLOAT)
 
 
-def _log_mel(g: Graph, x: str) -> str:
+def _log_mel(g: Graph, x: str, floor_db: float) -> str:
     """features.log_mel: x (n,) -> (L, 128) dB. In double precision as there: onnxruntime's STFT is coarse in single."""
     from onnx import TensorProto
 
@@ -96,7 +96,7 @@ def _log_mel(g: Graph, x: str) -> str:
     hann = 0.5 - 0.5 * np.cos(2 * np.pi / N_FFT * np.arange(N_FFT))
     spectrum = g.op("STFT", g.op("Unsqueeze", x, [0, 2]), HOP, hann, onesided=1)  # (1, L, 401, 2)
     power = g.op("Cast", g.op("ReduceSumSquare", spectrum, axes=[0, 3], keepdims=0), to=TensorProto.FLOAT)
-    bands = g.op("Max", g.op("MatMul", power, features.mel_filters()), np.float32(10 ** (FLOOR_DB / 10)))
+    bands = g.op("Max", g.op("MatMul", power, features.mel_filters()), np.float32(10 ** (floor_db / 10)))
     return g.op("Mul", g.op("Log", bands), np.float32(10 / np.log(10)))
 
 

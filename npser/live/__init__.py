@@ -1,0 +1,1 @@
+"""Sound that goes on: a stream of samples, and what it says so far."""
