@@ -43,7 +43,7 @@ FLOOR_PERCENT = 10  # of the frames in memory are fainter than the floor
 PEAK_FRAMES = 4  # are louder than the peak, or as loud: a tenth of a second, longer than a click
 NEAR_DB = 32.0  # below the peak, nothing is loud
 RISE_DB = 6.0, 12.0  # over the floor a frame is loud, half way to the peak but within these
-BEFORE, AFTER = 4, 10  # frames before and after a loud one that belong to it: 100 and 250 ms
+BEFORE, AFTER = 8, 20  # frames before and after a loud one that belong to it: 200 and 500 ms
 FEW = 3  # loud frames make speech; fewer are a click
 
 # What is not answered

@@ -28,7 +28,7 @@ Array = np.ndarray
 
 EVERY = 1.0  # seconds of speech from one answer to the next
 SHORTEST = 0.25  # of these
-PAUSE = 0.7  # seconds without speech that end an utterance
+PAUSE = 0.3  # seconds that end an utterance, after the half second that speech goes on: see speech.AFTER
 LONGEST = 30.0  # seconds of speech in an utterance; of a longer one, each part of so many is told by itself
 KEPT = {  # of a stream, in its state
     "stream": (*("rate", "every", "adapt", "x", "P", "first", "count", "runs", "due", "begun", "silent", "heard", "known"),),

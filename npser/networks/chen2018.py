@@ -74,7 +74,7 @@ class Config(config.Config):
             self.expect("d_spec", lambda value: value >= 3 * POOL[1], f"at least {3 * POOL[1]}: what is pooled by {POOL[1]}")
 
 
-PRESETS = {"published": Config(), "same-input": Config(**li2019.DEFAULT | {"beta": 0.0, "input": "log_mel"})}
+PRESETS = {"published": Config(), "same-input": Config(**li2019.SAME_INPUT | {"beta": 0.0, "input": "log_mel"})}
 ABLATION: dict[str, dict[str, Any]] = {"no-slopes": {"slopes": False}, "no-local-attention": {"attention": False}}
 _TINY: dict[str, Any] = {"d_conv": 3, "d_linear": 5, "d_lstm": 3, "d_dense": 4, "input": "log_mel", "d_spec": 24}
 SMALL = {

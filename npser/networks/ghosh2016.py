@@ -85,7 +85,7 @@ class Config(config.Config):
 
 FLOW: dict[str, Any] = {"input": "flow", "d_spec": 2 * N_MELS, "level": False}
 FLOW |= dict.fromkeys(("stretch", "warp", "splice", "channel"), 0.0)
-SAME_INPUT: dict[str, Any] = {**li2019.DEFAULT, "beta": 0.0, "input": "log_mel", "streams": "speech", "d_spec": 99}
+SAME_INPUT: dict[str, Any] = {**li2019.SAME_INPUT, "beta": 0.0, "input": "log_mel", "streams": "speech", "d_spec": 99}
 PRESETS = {"published": Config(), "same-input": Config(**SAME_INPUT)}
 ABLATION: dict[str, dict[str, Any]] = {
     "speech-only": {"streams": "speech"},

@@ -66,7 +66,7 @@ class Config(config.Config):
 PRESETS = {
     "published": Config(epochs=15, batch=4, learning_rate=1e-3, decay=0.0),
     # 11 frames every 25 ms last about as long as 25 every 10 ms
-    "same-input": Config(**li2019.DEFAULT | {"input": "log_mel", "n_context": 11, "dropout": 0.5}),
+    "same-input": Config(**li2019.SAME_INPUT | {"input": "log_mel", "n_context": 11, "dropout": 0.5}),
 }
 ABLATION: dict[str, dict[str, Any]] = {
     "kernel-ELM": {"classifier": "kernel"},

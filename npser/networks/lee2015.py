@@ -73,7 +73,7 @@ class Config(config.Config):
         check_input(self, COLUMNS)
 
 
-PRESETS = {"published": Config(), "same-input": Config(**li2019.DEFAULT, input="log_mel")}
+PRESETS = {"published": Config(), "same-input": Config(**li2019.SAME_INPUT, input="log_mel")}
 ABLATION: dict[str, dict[str, Any]] = {"frame-wise-labels": {"objective": "frames"}, "no-ELM": {"classifier": "mean"}}
 SMALL = {
     "loss, BLSTM-ELM": Config(d_lstm=4),

@@ -62,7 +62,7 @@ def check_bands(c: Any) -> None:
     c.expect("d_spec", lambda value: value % 3 == 0 and value <= 3 * N_MELS, words)
 
 
-DEFAULT = {  # what examples/recipe.md keeps
+SAME_INPUT = {  # what examples/recipe.md keeps, and the other networks' same-input presets have in common
     "d_spec": 297,
     "pad": False,
     "level": True,
@@ -77,7 +77,12 @@ DEFAULT = {  # what examples/recipe.md keeps
     "warmup": 3.0,
     "select": "last",
 }
-PRESETS = {"default": Config(**DEFAULT), "paper": Config()}  # the first is taken where none is named
+DEFAULT = {**SAME_INPUT, "speech": True, "adapt": True, "channel": 0.5}
+PRESETS = {  # the first is taken where none is named
+    "default": Config(**DEFAULT),
+    "paper": Config(),
+    "same-input": Config(**SAME_INPUT),  # pauses are heard
+}
 ABLATION: dict[str, dict[str, Any]] = {"no-attention": {"attention": False}, "no-recurrence": {"network": "li2019_feedforward"}}
 _TINY: dict[str, Any] = {"d_spec": 9, "d_cnn": 5, "d_lstm": 4, "d_attn": 6, "n_attn": 2}
 SMALL = {  # for npser gradcheck

@@ -54,7 +54,7 @@ class Config(config.Config):
         li2019.check(self)
 
 
-PRESETS = {"default": Config(**li2019.DEFAULT), "paper": Config()}
+PRESETS = {"default": Config(**li2019.DEFAULT), "paper": Config(), "same-input": Config(**li2019.SAME_INPUT)}
 ABLATION = {"no-attention": {"attention": False}}
 SMALL = {"loss, no recurrence": Config(d_spec=9, d_cnn=5, d_attn=6, n_attn=2)}
 

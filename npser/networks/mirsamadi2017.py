@@ -62,7 +62,7 @@ def check_input(c: Any, columns: tuple[str, ...]) -> None:
 PUBLISHED_RECIPE = {"class_weight": "balanced", "epochs": 20, "batch": 16, "learning_rate": 1e-3, "schedule": "cosine"}
 PRESETS = {
     "published": Config(**PUBLISHED_RECIPE),
-    "same-input": Config(**li2019.DEFAULT | {"input": "log_mel", "n_dense": 2}),
+    "same-input": Config(**li2019.SAME_INPUT | {"input": "log_mel", "n_dense": 2}),
 }
 ABLATION: dict[str, dict[str, Any]] = {"no-local-attention": {"attention": False}}
 _TINY: dict[str, Any] = {"d_lstm": 4, "d_dense": 5}

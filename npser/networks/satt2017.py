@@ -73,7 +73,7 @@ def check_picture(c: Any, bins: int, least: int) -> None:
         c.expect("level", lambda value: not value, "false where input is spectrum")
 
 
-SAME_INPUT: dict[str, Any] = {**li2019.DEFAULT, "beta": 0.0, "input": "log_mel", "d_spec": 99, "max_seconds": 7.5}
+SAME_INPUT: dict[str, Any] = {**li2019.SAME_INPUT, "beta": 0.0, "input": "log_mel", "d_spec": 99, "max_seconds": 7.5}
 PRESETS = {"published": Config(), "same-input": Config(**SAME_INPUT)}
 ABLATION: dict[str, dict[str, Any]] = {"no-recurrence": {"recurrence": False}}
 _TINY: dict[str, Any] = {"d_conv1": 2, "d_conv2": 3, "d_conv3": 2, "d_lstm": 3, "d_dense": 4, "d_spec": 9, "piece_seconds": 0.2}

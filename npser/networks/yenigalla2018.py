@@ -87,7 +87,7 @@ class Config(config.Config):
 
 
 REDUCED = Config(d_maps=24, stride=2)
-SAME_INPUT: dict[str, Any] = {**li2019.DEFAULT, "beta": 0.0, "d_spec": 99 + units.COLUMNS, "optimiser": "adam"}
+SAME_INPUT: dict[str, Any] = {**li2019.SAME_INPUT, "beta": 0.0, "d_spec": 99 + units.COLUMNS, "optimiser": "adam"}
 PRESETS = {
     "published": Config(),
     "reduced": REDUCED,
