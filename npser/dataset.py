@@ -52,8 +52,9 @@ class Dataset:
 
     def learnt_beside(self, config: Config) -> list[tuple[str | None, ...]]:
         """What a network with these settings learns from of each utterance, beside its sound, emotion and gender."""
-        corpus, text = config.balance != "none", model.reads_text(config)
-        return [(*([u.corpus] if corpus else []), *([u.phonemes] if text else [])) for u in self.utterances]
+        beside = {"corpus": config.balance != "none", "speaker": config.adapt, "phonemes": model.reads_text(config)}
+        names = [name for name, counts in beside.items() if counts]
+        return [tuple(getattr(u, name) for name in names) for u in self.utterances]
 
     def first_windows(self, part: np.ndarray) -> np.ndarray:
         """The first window of some utterances: what training sees of them."""

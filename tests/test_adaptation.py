@@ -1,6 +1,7 @@
 """Adaptation: statistics of a voice take the place of the training's, by as much as its seconds deserve."""
 
 import dataclasses
+import itertools
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,8 @@ from npser.experiment.folds import make_folds
 from npser.network import Network
 from npser.networks import li2019
 from npser.networks.li2019 import Config
+from npser.split import Split
+from npser.train import Run, fit
 
 FRAMES = adaptation.SECONDS * RATE / 400  # as many as count like the training part
 WORDS = [[sound(15_000, 1)], [sound(9_000, 2), sound(8_000, 3), sound(7_000, 4)], [sound(16_000, 5)]]
@@ -194,3 +197,71 @@ def test_what_is_not_counted_is_not_heard(tmp_path: Path):
         plain = trained.log_probabilities(data.store, np.array([2]), pool)
     np.testing.assert_allclose(found[0][:2], expected[0], atol=1e-6)
     np.testing.assert_allclose(found[0][2:], plain[0], atol=1e-6)
+
+
+# In training
+
+
+def test_training_draws_some_recordings_of_each_voice():
+    rng = np.random.default_rng(0)
+    mean, std = np.zeros(2, np.float32), np.ones(2, np.float32)
+    heard = np.stack([of_voice(100 * (r + 1), rng.standard_normal(2), rng.uniform(0.5, 2, 2)) for r in range(6)])
+    voices, seen = [*"aababa"], [set[int]() for _ in range(6)]
+    possible = {}
+    for voice in "ab":
+        own = [r for r in range(6) if voices[r] == voice]
+        for size in {min(most, len(own)) for most in adaptation.HEARD}:
+            for some in itertools.combinations(own, size):
+                possible[voice, some] = np.stack(
+                    adapted(mean, std, heard[list(some)].sum(axis=0) if some else 0 * heard[0], 400)
+                )
+    for seed in range(40):
+        found = np.stack(adaptation.drawn(mean, std, heard, voices, 400, np.random.default_rng(seed)), axis=1)
+        again = np.stack(adaptation.drawn(mean, std, heard, voices, 400, np.random.default_rng(seed)), axis=1)
+        np.testing.assert_array_equal(found, again)
+        for r, row in enumerate(found):
+            same = [some for (voice, some), value in possible.items() if voice == voices[r] and np.allclose(value, row, 1e-5)]
+            assert same, f"recording {r} has statistics of no set of recordings of its voice"
+            seen[r].add(len(same[0]))
+    assert seen == [{0, 1, 3, 4}] * 2 + [{0, 1, 2}] + [{0, 1, 3, 4}] + [{0, 1, 2}] + [{0, 1, 3, 4}]
+
+
+def test_each_window_may_have_its_own_normaliser(tmp_path: Path):
+    trained, rng = network(tmp_path).engine, np.random.default_rng(0)
+    data = data_of(trained.config, [[sound(9_000 + 900 * r, r)] for r in range(3)], ["sad"] * 3, [None] * 3)
+    means, stds = rng.standard_normal((3, 384)).astype(np.float32), rng.uniform(0.5, 2, (3, 384)).astype(np.float32)
+    X, bounds, frames = trained.inputs(data.store, np.arange(3), own=(means, stds))
+    for w in range(3):
+        alone = dataclasses.replace(trained, mean=means[w], std=stds[w]).inputs(data.store, np.array([w]))
+        np.testing.assert_allclose(X[bounds[w] : bounds[w + 1]], alone[0], atol=1e-4)
+        assert frames[w] == alone[2][0]
+
+
+def test_training_adapts_to_the_speakers_of_the_training_part_alone(tmp_path: Path):
+    settings = {"epochs": 2, "batch": 4, "adapt": True, "stretch": 0.1, "splice": 0.5, "select": "last"}
+    c = dataclasses.replace(SMALL, **settings)
+    words = [[sound(9_000 + 300 * r, r)] for r in range(12)]
+    plain = data_of(c, words, ["sad", "angry"] * 6, ["female", "male", None] * 4)
+    split, thetas = Split([*range(8)], [8, 9], [10, 11]), {}
+    for name, voices in {"alike": "aabbaabbaabb", "others": "abababababab", "test": "aabbaabbccdd"}.items():
+        utterances = [dataclasses.replace(u, speaker=f"c/{v}") for u, v in zip(plain.utterances, voices, strict=True)]
+        data = dataclasses.replace(plain, utterances=utterances)
+        for threads in (1, 2):
+            out = tmp_path / f"{name}{threads}"
+            out.mkdir()
+            with ThreadPoolExecutor(threads) as pool:
+                fit(data, split, c, Run(out, pool, lambda _: None), {})
+            thetas[name, threads] = Network.of(checkpoint.load(out / "model.safetensors")).theta
+        np.testing.assert_array_equal(thetas[name, 1], thetas[name, 2])
+    np.testing.assert_array_equal(thetas["alike", 1], thetas["test", 1])  # who is tested changes nothing
+    assert np.abs(thetas["alike", 1] - thetas["others", 1]).max() > 1e-5
+
+
+def test_a_run_that_adapts_is_not_gone_on_with_for_other_speakers(tmp_path: Path):
+    c = dataclasses.replace(SMALL, epochs=2, adapt=True, select="last")
+    data = data_of(c, [[sound(9_000, r)] for r in range(4)], ["sad", "angry"] * 2, [None] * 4)
+    other = dataclasses.replace(data, utterances=[dataclasses.replace(u, speaker="c/x") for u in data.utterances])
+    with ThreadPoolExecutor(1) as pool:
+        fit(data, Split([0, 1, 2, 3], [], []), c, Run(tmp_path, pool, lambda _: None), {})
+        with pytest.raises(ValueError, match="its run had other data or settings"):
+            fit(other, Split([0, 1, 2, 3], [], []), c, Run(tmp_path, pool, lambda _: None), {}, resume=True)
