@@ -25,6 +25,8 @@ try:
         x = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
 except wave.Error as error:
     sys.exit(f"{sys.argv[2]}: expected a wav of 16 bits, 16 kHz and one channel ({error})")
+if "speech" in constants:
+    print("note: this network was trained without pauses; cut long ones out of the recording first", file=sys.stderr)
 
 # One window, or half-overlapping ones, whose log-probabilities are averaged
 half = round(constants["max_seconds"] * constants["sample_rate"]) // 2

@@ -153,7 +153,7 @@ import npser
 assert "numba" not in sys.modules
 import numpy as np
 classifier = npser.EmotionClassifier(epochs=1, settings={"d_cnn": 4, "d_lstm": 4, "d_attn": 8}, sample_rate=8000)
-X = np.random.default_rng(0).standard_normal((10, 2000)) / 10
+X = np.random.default_rng(0).standard_normal((10, 4000)) * np.sin(np.arange(4000) / 700) ** 2 / 10
 print(classifier.fit(X, ["a", "b"] * 5).predict(X))
 """
 
@@ -167,7 +167,7 @@ def test_it_works_where_scikit_learn_is_not_installed() -> None:
 
 
 NAN = np.full(4000, np.nan)
-SOUND = np.sin(np.arange(4000) / 5)
+SOUND = np.sin(np.arange(4000) / 5) * np.sin(np.arange(4000) / 700) ** 2  # what does not rise and fall is no speech
 
 
 @pytest.mark.parametrize(

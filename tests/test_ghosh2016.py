@@ -146,8 +146,8 @@ def test_a_sure_class_without_the_votes_does_not_win() -> None:
 # Input
 
 
-def test_static_bands_are_those_of_the_preset_default_without_its_deltas() -> None:
-    c, other = PRESETS["same-input"], li2019.PRESETS["default"]
+def test_static_bands_are_those_of_the_paper_s_network_without_its_deltas() -> None:
+    c, other = PRESETS["same-input"], li2019.PRESETS["same-input"]
     store = store_of([sound(n, seed) for seed, n in enumerate((9000, 400, 16_000))], ghosh2016.kind(c))
     window, norm = np.arange(3), (np.linspace(-1, 1, 297, dtype=np.float32), np.full(297, 0.5, np.float32))
     for rng in (None, 3):

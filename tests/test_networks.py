@@ -14,7 +14,7 @@ from npser import model
 from npser.config import Config, to_toml
 
 FEW: dict[str, Any] = {"epochs": 2, "batch": 8, "max_seconds": 0.5}
-EXPORTED = [("li2019_feedforward", "default"), ("li2019_feedforward", "paper"), ("mirsamadi2017", "same-input")]
+EXPORTED = [*(("li2019_feedforward", name) for name in ("default", "paper", "same-input")), ("mirsamadi2017", "same-input")]
 CASES = [
     pytest.param(name, preset, marks=pytest.mark.skipif(UNCOMPILED and preset != next(iter(module.PRESETS)), reason="slow"))
     for name, module in model.NETWORKS.items()

@@ -1,6 +1,7 @@
 """`npser predict` as a user runs it: what it takes, what it prints."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from helpers import RATE, Command, one_sentence, without
+from helpers import RATE, SMALL, Command, network, one_sentence, without
 
 from npser.commands.cli import main
 from npser.commands.predict import recordings, withhold
@@ -168,8 +169,9 @@ def long_call(path: Path) -> Path:
     return path
 
 
-def test_the_timeline_is_a_row_a_window_in_each_format(npser: Command, trained: Path, tmp_path: Path):
-    words = ("predict", long_call(tmp_path / "call.wav"), tmp_path / "none.wav", "--model", trained / "model.safetensors")
+def test_the_timeline_is_a_row_a_window_in_each_format(npser: Command, tmp_path: Path):
+    path = network(tmp_path, dataclasses.replace(SMALL, max_seconds=7.5)).path  # it hears the silence as well
+    words = ("predict", long_call(tmp_path / "call.wav"), tmp_path / "none.wav", "--model", path)
     whole, *windows, bad = rows_of(npser(*words, "--timeline", "--json", status=1))
     assert set(bad) == {"path", "error"}
     assert whole == rows_of(npser(*words, "--json", status=1))[0]
@@ -222,8 +224,8 @@ def test_what_is_not_answered_is_a_row_and_no_failure(npser: Command, trained: P
     soundfile.write(tmp_path / "zeros.wav", np.zeros(RATE), RATE)
     words = ("predict", "zeros.wav", "--model", trained / "model.safetensors")
     (row,) = rows_of(npser(*words, "--json"))
-    assert (row["emotion"], row["probabilities"], row["gender"], row["reason"]) == (None, {}, None, "silence")
-    assert npser(*words).stdout == "zeros.wav: no answer (silence), 1.0 s\n"
+    assert (row["emotion"], row["probabilities"], row["gender"], row["reason"]) == (None, {}, None, "no speech")
+    assert npser(*words).stdout == "zeros.wav: no answer (no speech), 1.0 s\n"
 
 
 def test_a_name_of_any_bytes_is_printed(npser: Command, calls: Path, trained: Path, environment: dict[str, str]):

@@ -109,13 +109,21 @@ def lstm(Z: Array, R: Array) -> Array:
     H = R.shape[1]
     slope = np.repeat(np.array([0.5, 0.5, 1, 0.5], np.float32), H)  # sigmoid(x) = 1/2 + 1/2 tanh(x / 2)
     offset = np.repeat(np.array([0.5, 0.5, 0, 0.5], np.float32), H)
-    out = np.empty((*Z.shape[:3], H), Z.dtype)
+    Z, R = Z * slope, R * slope  # halves: exact
+    out, gates = np.empty((*Z.shape[:3], H), Z.dtype), np.empty(Z.shape[1:], Z.dtype)
+    i, f, g, o = (gates[..., k * H : (k + 1) * H] for k in range(4))
     h, c = np.zeros(out.shape[1:], Z.dtype), np.zeros(out.shape[1:], Z.dtype)
     for t, z in enumerate(Z):
-        gates = offset + slope * np.tanh(slope * (z + h @ R))
-        i, f, g, o = (gates[..., k * H : (k + 1) * H] for k in range(4))
-        c = f * c + i * g
-        h = out[t] = o * np.tanh(c)
+        np.matmul(h, R, out=gates)  # in place: a fresh array takes as long as its numbers
+        gates += z
+        np.tanh(gates, out=gates)
+        gates *= slope
+        gates += offset
+        c *= f
+        i *= g
+        c += i
+        h = np.tanh(c, out=out[t])
+        h *= o
     return out
 
 
