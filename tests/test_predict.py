@@ -197,9 +197,9 @@ def test_the_timeline_is_a_row_a_window_in_each_format(npser: Command, tmp_path:
     assert table[7]["error"]
 
     shown = npser(*words, "--timeline", status=1).stdout.splitlines()
-    assert len(shown) == 3 + 6
-    assert shown[3].split() == ["0.00", "to", "7.50", "s", "no", "answer", "(silence)"]
-    assert shown[6].split()[4] == windows[3]["emotion"]
+    assert len(shown) == 5 + 6
+    assert shown[5].split() == ["0.00", "to", "7.50", "s", "no", "answer", "(silence)"]
+    assert shown[8].split()[4] == windows[3]["emotion"]
 
 
 def test_min_confidence_withholds_answers_and_keeps_probabilities(npser: Command, calls: Path, trained: Path):

@@ -29,14 +29,15 @@ def test_it_is_small_and_says_what_it_is(model: Model) -> None:
     assert model.emotions == EMOTIONS
     assert model.genders == ["female", "male"]
     assert model.config.level
+    assert vars(model.config)["speech"]
     training = model.checkpoint.training
     assert (training["preset"], sorted(training["corpora"])) == ("default", ["emodb", "nemo", "ravdess"])
     assert training["licence"] == "CC-BY-NC-SA-4.0"
-    for part in (training["scores"]["test"], *training["scores"]["across"].values()):
+    assert set(training["scores"]["across"]) == {*training["corpora"], "emovo"}
+    for part in (training["scores"]["test"], *(part["as it is"] for part in training["scores"]["across"].values())):
         confusion = np.array(part["confusion"])
         assert part["ua"] == pytest.approx(np.mean(np.diag(confusion) / confusion.sum(axis=1)))
         assert 0.25 < part["ua"] < 0.95  # better than chance, and no score that acted speech does not allow
-    assert set(training["scores"]["across"]) == set(training["corpora"])
 
 
 def test_its_licence_is_in_the_package_beside_it_and_in_its_card() -> None:
@@ -54,8 +55,11 @@ def test_its_licence_is_in_the_package_beside_it_and_in_its_card() -> None:
 def test_the_card_shows_the_scores_that_the_model_file_holds(model: Model) -> None:
     card = (Path(SHIPPED).parent / "CARD.md").read_text()
     scores = model.checkpoint.training["scores"]
-    for part in (*scores["speakers"].values(), *scores["across"].values()):
-        assert f"| {part['wa']:.3f} | {part['ua']:.3f} | {part['macro_f1']:.3f} |" in card
+    for ways in (*scores["speakers"].values(), *scores["across"].values()):
+        part = ways["as it is"]
+        assert f"| {part['wa']:.3f} | {part['ua']:.3f} | {part['macro_f1']:.3f} | {part['ece']:.2f} |" in card
+        figures = [f"{one['ua']:.3f}" for way, one in ways.items() if way != "as it is"]
+        assert all(f" {figure} |" in card for figure in figures)
     for share in scores["altered"].values():
         assert f"| {share:.1%} |" in card
     assert f"Temperature {model.checkpoint.temperature:.3f}" in card
@@ -95,7 +99,7 @@ def test_it_has_learnt_its_training_recordings(model: Model) -> None:
 
 @pytest.mark.skipif(UNCOMPILED, reason="networks of the paper's size take minutes without the compiler")
 def test_the_script_that_builds_it_gives_the_same_bytes_again(environment: dict[str, str], tmp_path: Path) -> None:
-    for place, name in enumerate(("emodb", "ravdess", "nemo")):
+    for place, name in enumerate(("emodb", "ravdess", "nemo", "emovo")):
         (tmp_path / name).mkdir()
         rows = []
         for k in range(32):
@@ -112,8 +116,11 @@ def test_the_script_that_builds_it_gives_the_same_bytes_again(environment: dict[
     for name in ("model.safetensors", "CARD.md", "scores.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     scores = json.loads((tmp_path / "one" / "scores.json").read_text())
-    assert np.sum(scores["speakers"]["all"]["confusion"]) == 96
-    assert [np.sum(scores["across"][name]["confusion"]) for name in ("emodb", "ravdess", "nemo")] == [32, 32, 32]
+    ways = ["as it is", "adapted by 1", "adapted by 3", "adapted by 10", "adapted by all", "adapted by neutral"]
+    assert [np.sum(scores["speakers"]["all"][way]["confusion"]) for way in ways] == [96] * 6
+    for name in ("emodb", "ravdess", "nemo", "emovo"):
+        assert list(scores["across"][name]) == sorted(ways)
+        assert [np.sum(scores["across"][name][way]["confusion"]) for way in ways] == [32] * 6
     built = npser.load(tmp_path / "one" / "model.safetensors")
     assert built.checkpoint.temperature == scores["temperature"]
     shutil.rmtree(tmp_path / "two")

@@ -1,0 +1,83 @@
+"""What the first seconds of speech are worth: UA by seconds heard.
+
+python examples/delay.py runs/CORPUS-PRESET-crossval-session [PICTURE.png]
+
+Every recording is answered by the networks that did not train on its speaker, one for each seed, from its first half second of
+speech on, and by as much of it as there is.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+import npser
+from npser import features
+from npser.features import SAMPLE_RATE, Span
+from npser.lite import Model
+from npser.metrics import confusion_matrix, scores
+from npser.speech import read_windows
+
+HEARD = (0.5, 1.0, 2.0, 4.0, 7.5)  # seconds of speech
+
+
+def answers(model: Model, waves: list[np.ndarray], seconds: float) -> list[int]:
+    """The class of each recording, given the speech in it (n,) at 16 kHz, by its first so many seconds."""
+    found = []
+    for x in waves:
+        part = x[: round(seconds * SAMPLE_RATE)]
+        (output,) = model.outputs(Span.of(part))
+        emotion = model.answer([output], len(part) / SAMPLE_RATE).emotion
+        found.append(model.emotions.index(emotion) if emotion else 0)
+    return found
+
+
+def measured(run: Path) -> tuple[dict[float, list[float]], list[float]]:
+    """UA of each seed by seconds heard, and how long the speech in each recording is."""
+    plan = json.loads((run / "plan.json").read_text())
+    truth: dict[tuple[str, float], list[int]] = defaultdict(list)
+    told: dict[tuple[str, float], list[int]] = defaultdict(list)
+    lengths: list[float] = []
+    for fold, split in plan["folds"].items():
+        files = [plan["utterances"][r] for r in split["test"]]
+        hears = None
+        for job in sorted((run / "jobs").glob(f"full-seed*-fold{fold}")):
+            model = npser.load((job / "refit" if (job / "refit").exists() else job) / "model.safetensors")
+            read = read_windows if model.network.kind(model.config).speech else features.read_windows
+            if hears is None:
+                hears = [next(iter(read(one["path"], model.config.max_seconds, cut=True))) for one in files]
+                lengths += [len(x) / SAMPLE_RATE for x in hears]
+            for seconds in HEARD:
+                key = job.name.split("-")[1], seconds
+                truth[key] += [model.emotions.index(one["emotion"]) for one in files]
+                told[key] += answers(model, hears, seconds)
+    found: dict[float, list[float]] = defaultdict(list)
+    for seed, seconds in truth:
+        y, answer = np.array(truth[seed, seconds]), np.array(told[seed, seconds])
+        found[seconds].append(scores(confusion_matrix(y, answer, y.max() + 1))["ua"])
+    return found, lengths
+
+
+def main() -> None:
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
+    found, lengths = measured(Path(sys.argv[1]))
+    print("| seconds of speech | UA, mean of seeds | recordings that last so long |")
+    print("|---|---|---|")
+    for seconds, ua in found.items():
+        print(f"| {seconds:g} | {np.mean(ua):.3f} | {np.mean(np.array(lengths) >= seconds):.0%} |")
+    if len(sys.argv) == 3:
+        import matplotlib.pyplot as plt
+
+        figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
+        for ua in zip(*found.values(), strict=True):
+            axes.plot(list(found), ua, color="#6279b8", alpha=0.4)
+        axes.plot(list(found), [np.mean(ua) for ua in found.values()], color="#16264f", marker="o")
+        axes.set(xlabel="seconds of speech heard", ylabel="UA", xscale="log", xticks=list(found), xticklabels=list(found))
+        figure.savefig(sys.argv[2], dpi=150)
+
+
+if __name__ == "__main__":
+    main()
