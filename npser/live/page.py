@@ -27,7 +27,7 @@ Array = np.ndarray
 NETWORKS = ("li2019", "li2019_feedforward")  # that network.mjs states
 ENGINE = ("held", "fft", "resampler", "speech", "bands", "network", "stream", "wav", "worker")
 WORKLET = ("worklet",)
-PAGE = ("palette", "microphone", "sessions", "chart", "look", "app")
+PAGE = ("palette", "decode", "microphone", "sessions", "chart", "look", "view", "app")
 CONSTANTS = {  # what the modules state of themselves, so that no number stands in two places
     speech: "CROSSINGS PASSED SHAPE LARGEST FRAME CHUNK FIRST MEMORY BINS SILENT_DB FLOOR_PERCENT PEAK_FRAMES NEAR_DB RISE_DB "
     "BEFORE AFTER FEW SHORTEST NOTHING FAINT_DB STEADY_DB NONE",

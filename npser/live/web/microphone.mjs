@@ -35,24 +35,25 @@ export class Microphone {
   // Ask for it, and begin. Returns {rate, port, settings}, or null where it was stopped meanwhile; throws an Error with words for a person.
   async start(wanted) {
     const round = ++this.round;
-    this.context = new AudioContext(); // at the machine's own rate: others are refused by some browsers
+    const context = (this.context = new AudioContext()); // at the machine's own rate: others are refused by some browsers
     try {
       const stream = await this.ask(wanted);
       if (round !== this.round) return this.release(stream);
       const url = URL.createObjectURL(new Blob([this.worklet], { type: "text/javascript" }));
-      await this.context.audioWorklet.addModule(url);
+      await context.audioWorklet.addModule(url);
       URL.revokeObjectURL(url);
-      await this.context.resume();
+      await context.resume();
       if (round !== this.round) return this.release(stream);
-      const { sampleRate } = this.context;
+      const { sampleRate } = context;
       const processorOptions = { size: Math.round(BLOCK * sampleRate) };
-      this.tap = new AudioWorkletNode(this.context, "tap", { numberOfInputs: 1, numberOfOutputs: 0, processorOptions });
+      this.tap = new AudioWorkletNode(context, "tap", { numberOfInputs: 1, numberOfOutputs: 0, processorOptions });
       const { port1, port2 } = new MessageChannel();
       this.tap.port.postMessage({ to: port1 }, [port1]);
       this.connect(stream);
       return { rate: sampleRate, port: port2, settings: this.settings() };
     } catch (error) {
-      if (round === this.round) this.close();
+      if (round !== this.round) return null;
+      this.close();
       throw new Error(WORDS[error.name] ?? `The microphone does not work here (${error.message}).`);
     }
   }
