@@ -51,8 +51,8 @@ def page(path: str | os.PathLike[str]) -> str:
     style, script = _source("style.css"), program(PAGE)
     rules = {
         "default-src": "'none'",
-        "script-src": f"{_hash(script)} blob:",  # blob: the page's own two other programs
-        "worker-src": "blob:",
+        "script-src": f"{_hash(script)} data:",  # data: the microphone's end; nothing of what is heard or shown becomes an address
+        "worker-src": "blob:",  # the engine
         "style-src": _hash(style),
         "img-src": "data: blob:",
         "media-src": "blob:",

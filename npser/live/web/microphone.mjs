@@ -39,9 +39,8 @@ export class Microphone {
     try {
       const stream = await this.ask(wanted);
       if (round !== this.round) return this.release(stream);
-      const url = URL.createObjectURL(new Blob([this.worklet], { type: "text/javascript" }));
-      await context.audioWorklet.addModule(url);
-      URL.revokeObjectURL(url);
+      // not a blob: of a page from a disk, Chromium does not take one here
+      await context.audioWorklet.addModule(`data:text/javascript,${encodeURIComponent(this.worklet)}`);
       await context.resume();
       if (round !== this.round) return this.release(stream);
       const { sampleRate } = context;
