@@ -30,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
             raise terminal.UsageError("--with-features is for .onnx; a page always has the features inside")
         made = export_page(args.model, args.out)
         shown = terminal.printable(made)
-        print(json.dumps(made, indent=2) if args.json else f"{'page':<10}{shown['path']} ({shown['bytes'] / 1e6:.2f} MB); {OPEN}")
+        print(
+            json.dumps(made, indent=2) if args.json else f"{'page':<10}{shown['path']} ({shown['bytes'] / 1e6:.2f} MB); {OPEN}"
+        )
         return 0
     found = export(args.model, args.out, args.with_features)
     print(json.dumps(found, indent=2) if args.json else text(terminal.printable(found)))

@@ -1,7 +1,7 @@
 """The page that listens by itself: one HTML file with a network in it, which fetches nothing. Its sources lie in web/.
 
-They are modules of JavaScript. Each of the three programs of the page (what one sees, the engine in a worker, the microphone's end in
-the audio thread) is some of them after one another, without their lines of import and the word export.
+They are modules of JavaScript. The page has three programs: what one sees, the engine in a worker, and the microphone's end in
+the audio thread. Each is some of the modules after one another, without their lines of import and the word export.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def page(path: str | os.PathLike[str]) -> str:
     style, script = _source("style.css"), program(PAGE)
     rules = {
         "default-src": "'none'",
-        "script-src": f"{_hash(script)} data:",  # data: the microphone's end; nothing of what is heard or shown becomes an address
+        "script-src": f"{_hash(script)} data:",  # data: the microphone's end, see microphone.mjs
         "worker-src": "blob:",  # the engine
         "style-src": _hash(style),
         "img-src": "data: blob:",
@@ -81,7 +81,7 @@ def refuse(path: str | os.PathLike[str], trained: Checkpoint) -> None:
         raise ValueError(f"{path}: the network {c.network} does not run in a page; `{answers}` answers with it")
     if not model.module_of(c).kind(c).speech:
         raise ValueError(
-            f"{path}: hears pauses as well, and a page needs a model that was trained with speech = true; `{answers}` answers with it"
+            f"{path}: hears pauses as well; a page needs a model that was trained with speech = true; `{answers}` answers with it"
         )
 
 
@@ -141,7 +141,11 @@ def _filters() -> tuple[list[int], list[int], Array]:
     filters = features.mel_filters()
     first = (filters > 0).argmax(axis=0)
     count = np.count_nonzero(filters, axis=0)
-    return first.tolist(), count.tolist(), np.concatenate([f[a : a + n] for f, a, n in zip(filters.T, first, count, strict=True)])
+    return (
+        first.tolist(),
+        count.tolist(),
+        np.concatenate([f[a : a + n] for f, a, n in zip(filters.T, first, count, strict=True)]),
+    )
 
 
 def _source(name: str) -> str:

@@ -73,7 +73,6 @@ function utterance(g, x, { start, end, emotion }, colours, inks) {
   const [top, bottom] = LANES.utterances;
   const [left, right] = [x(start), x(end)];
   const width = Math.max(1, right - left - 1);
-  box(g, inks.paper, left, top, width, bottom - top);
   box(g, emotion ? colours[emotion] : inks.line, left, bottom - 4, width, 4);
   if (!emotion) return;
   g.fillStyle = inks.ink;
