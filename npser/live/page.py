@@ -80,9 +80,8 @@ def refuse(path: str | os.PathLike[str], trained: Checkpoint) -> None:
     if c.network not in NETWORKS:
         raise ValueError(f"{path}: the network {c.network} does not run in a page; `{answers}` answers with it")
     if not model.module_of(c).kind(c).speech:
-        raise ValueError(
-            f"{path}: hears pauses as well; a page needs a model that was trained with speech = true; `{answers}` answers with it"
-        )
+        needed = "a page needs a model that was trained with speech = true"
+        raise ValueError(f"{path}: hears pauses as well; {needed}; `{answers}` answers with it")
 
 
 def described(trained: Checkpoint, sha256: str) -> tuple[dict[str, Any], bytes]:

@@ -21,7 +21,8 @@ let listening = null; // the one of the microphone
 let state = "idle"; // idle, asking, listening, paused, stopping
 let next = 1;
 let [dirty, drawn, tabled, behind] = [true, 0, -1000, 0];
-let [soundSince, clippedUntil, metered, spoke, word] = [0, 0, 0, 0, ""];
+let [soundSince, clippedUntil, metered] = [0, 0, 0];
+let [spoke, word, later] = [-SAY_EVERY, "", 0];
 let [hiddenSince, wakeLock] = [0, null];
 const files = new Map(); // by the id of their session
 
@@ -43,8 +44,10 @@ const find = (id) => sessions.find((session) => session.id === id);
 
 const HEARS = {
   heard(data, session) {
-    session?.hear(data);
-    if (session && session === listening) level(data);
+    if (!session) return;
+    session.hear(data);
+    if (session === listening) level(data);
+    else if (!session.sound) HEARS.sound({ wav: files.get(session.id), from: 0 }, session);
     if (session === shown) changed();
     say(session);
   },
@@ -236,8 +239,6 @@ function take(list) {
   for (const file of found) {
     const session = add(new Session(next++, "file", file.name, 0));
     files.set(session.id, file);
-    session.sound = file;
-    session.bytes = file.size;
   }
   if (!listening) show(find([...files.keys()].at(-found.length)));
   nextFile();
@@ -337,8 +338,15 @@ function meter(rms, peak) {
 // A word for a screen reader, when the answer is another one, and seldom.
 function say(session) {
   const answer = session?.answer;
-  if (!answer || session !== shown || performance.now() - spoke < SAY_EVERY) return;
+  if (!answer || session !== shown) return;
   if (session.kind === "file" && answer.event !== "recording") return;
+  const wait = spoke + SAY_EVERY - performance.now();
+  if (wait > 0) {
+    later ||= setTimeout(() => say(shown), wait);
+    return;
+  }
+  clearTimeout(later);
+  later = 0;
   const text = answer.emotion ? `${answer.emotion}, ${percent(answer.probabilities[answer.emotion])}` : answer.reason;
   if (text.split(",")[0] === word) return;
   [word, spoke] = [text.split(",")[0], performance.now()];
