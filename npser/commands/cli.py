@@ -101,9 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     cache.add_argument("--remove", nargs="+", default=[], metavar="NAME", help="remove these")
     cache.add_argument("--unused", type=float, metavar="DAYS", help="remove what was not used for so long; 0: everything")
 
-    export = add("export", "Write a network as an ONNX graph, for onnxruntime and other languages")
+    export = add("export", "Write a network as an ONNX graph for other languages, or as a page that listens by itself")
     export.add_argument("model", type=_path, metavar="MODEL", help="model.safetensors of a run")
-    export.add_argument("out", type=_path, metavar="OUT.onnx", help="file to write")
+    export.add_argument("out", type=_path, metavar="OUT.onnx|OUT.html", help="file to write")
     export.add_argument("--with-features", action="store_true", help="take the waveform at 16 kHz in place of its features")
     text = "model.safetensors of a run (default: the one that comes with npser)"
     info = add("info", "Show what a model file holds")

@@ -1,4 +1,4 @@
-"""`npser export`: the trained network as an ONNX graph, for programs that are not written in Python.
+"""`npser export`: the trained network for what is not written in Python: as an ONNX graph, or as a page that listens by itself.
 
 The graph is for one utterance and any number of frames. With features inside it takes the waveform itself.
 """
@@ -14,18 +14,36 @@ from npser import __version__, checkpoint, features, model
 from npser.commands import terminal
 from npser.features import HOP, N_MELS, SAMPLE_RATE
 from npser.files import write
+from npser.live.page import page
 from npser.networks.onnx_layers import Graph
 
 Shapes = dict[str, list[int | str]]
 
+PAGE, OPEN = ".html", "open it in a browser; it needs no server and sends nothing"
 OPSET, IR_VERSION = 17, 8  # the oldest that has STFT, so that older versions of onnxruntime run the graph too
 
 
 def run(args: argparse.Namespace) -> int:
     """Run `npser export`; returns its exit status."""
+    if args.out.suffix.lower() == PAGE:
+        if args.with_features:
+            raise terminal.UsageError("--with-features is for .onnx; a page always has the features inside")
+        made = export_page(args.model, args.out)
+        shown = terminal.printable(made)
+        print(
+            json.dumps(made, indent=2) if args.json else f"{'page':<10}{shown['path']} ({shown['bytes'] / 1e6:.2f} MB); {OPEN}"
+        )
+        return 0
     found = export(args.model, args.out, args.with_features)
     print(json.dumps(found, indent=2) if args.json else text(terminal.printable(found)))
     return 0
+
+
+def export_page(path: Path, out: Path) -> dict[str, Any]:
+    """Write a trained network as a page that listens by itself; see npser.live.page for what it refuses."""
+    content = page(path).encode()
+    write(out, content)
+    return {"path": str(out), "bytes": len(content)}
 
 
 def export(path: Path, out: Path, with_features: bool) -> dict[str, Any]:
@@ -57,7 +75,7 @@ def export(path: Path, out: Path, with_features: bool) -> dict[str, Any]:
     except ImportError:
         raise ValueError("npser export needs the package onnx; get it with: pip install onnx") from None
     if out.suffix.lower() != ".onnx":
-        raise ValueError(f"{out}: expected a name that ends in .onnx")
+        raise ValueError(f"{out}: expected a name that ends in .onnx or .html")
     trained = checkpoint.load(path)
     c, g, network = trained.config, Graph(), model.module_of(trained.config)
     answers = "npser evaluate" if model.reads_text(c) else "npser predict"

@@ -1,0 +1,178 @@
+// The engine's end of the page: a worker that listens to a microphone's port, or goes through files.
+import { Model, Recording, Stream } from "./stream.mjs";
+import { blocksOf, openWav, wavOf } from "./wav.mjs";
+
+const KEPT_SECONDS = 1800; // of sound, where it is kept
+const LATE = 30; // seconds behind the microphone from which on sound is dropped
+const GAP = 1; // seconds without a block that count as lost sound
+const RANGE_DB = 80; // from the faintest to the loudest shade of the spectrogram, as npser explain has it
+const LOOKS = 300; // milliseconds from one spectrogram to the next
+const TOLD = 100; // milliseconds from one report on a file to the next
+
+let model = null;
+let live = null;
+const cancelled = new Set();
+
+const DOES = {
+  model({ about, weights }) {
+    const text = atob(weights);
+    const bytes = new Uint8Array(text.length);
+    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+    model = new Model(about, bytes.buffer);
+  },
+  listen(order) {
+    live = new Listener(order);
+  },
+  // The microphone is gone, or its thread does not answer.
+  end() {
+    live?.end();
+  },
+  resumed() {
+    if (live) live.last = null;
+  },
+  sound() {
+    live?.sound();
+  },
+  cancel({ id }) {
+    cancelled.add(id);
+  },
+  async file({ id, file, adapt }) {
+    const k = model.constants.features;
+    if (file.size === 0) throw new Error("it is empty.");
+    const wav = await openWav(file, k);
+    if (wav === null) self.postMessage({ tell: "decode", id });
+    else await through(id, blocksOf(file, wav, k), wav.rate, adapt, (wav.to - wav.from) / wav.width / wav.channels);
+  },
+  async samples({ id, channels, rate, adapt }) {
+    await through(id, mixed(channels), rate, adapt, channels[0].length);
+  },
+};
+
+self.onmessage = async ({ data }) => {
+  try {
+    await DOES[data.do](data);
+  } catch (error) {
+    self.postMessage({ tell: "failed", id: data.id, message: error.message });
+  }
+};
+
+// A microphone that is listened to.
+class Listener {
+  constructor({ id, rate, every, adapt, keep, port }) {
+    Object.assign(this, { id, rate, port, last: null, lost: 0, seconds: 0, runs: [], looked: 0 });
+    this.kept = { parts: [], samples: 0, gone: 0 };
+    this.stream = new Stream(model, rate, every, adapt);
+    this.stream.onSpeech = (start, end) => this.runs.push([start / model.rate, end / model.rate]);
+    if (keep) this.stream.onSound = (x) => this.keep(x);
+    port.onmessage = ({ data }) => (data.end ? this.end() : this.hear(data));
+  }
+
+  hear({ x, time }) {
+    const late = (Date.now() - time) / 1000;
+    const wait = this.last === null ? 0 : (time - this.last) / 1000 - x.length / this.rate;
+    this.last = time;
+    if (wait > GAP) this.lost += wait;
+    if (late > LATE) {
+      this.lost += x.length / this.rate;
+      return;
+    }
+    this.seconds += x.length / this.rate;
+    let [peak, squares] = [0, 0];
+    for (let i = 0; i < x.length; i++) {
+      peak = Math.max(peak, Math.abs(x[i]));
+      squares += x[i] * x[i];
+    }
+    const start = performance.now();
+    const events = this.stream.feed(x);
+    this.tell({ events, peak, rms: Math.sqrt(squares / Math.max(1, x.length)), late, spent: performance.now() - start });
+  }
+
+  tell(more) {
+    const { id, runs, seconds, lost } = this;
+    const look = performance.now() - this.looked > LOOKS ? lookOf(more.events) : null;
+    if (look) this.looked = performance.now();
+    self.postMessage({ tell: "heard", id, runs, seconds, lost, told: this.stream.told, ...more, events: plain(more.events), look });
+    this.runs = [];
+  }
+
+  end() {
+    if (live !== this) return;
+    live = null;
+    this.port.close();
+    this.tell({ events: this.stream.end(), peak: 0, rms: 0, late: 0, spent: 0 });
+    this.sound();
+    self.postMessage({ tell: "ended", id: this.id });
+  }
+
+  keep(x) {
+    const kept = this.kept;
+    kept.parts.push(Int16Array.from(x, (value) => Math.max(-32768, Math.min(32767, Math.round(value * 32768)))));
+    kept.samples += x.length;
+    while (kept.samples > KEPT_SECONDS * model.rate) {
+      const { length } = kept.parts.shift();
+      kept.samples -= length;
+      kept.gone += length;
+    }
+  }
+
+  sound() {
+    const { parts, samples, gone } = this.kept;
+    if (samples) self.postMessage({ tell: "sound", id: this.id, wav: wavOf(parts, model.rate), from: gone / model.rate });
+  }
+}
+
+// Go through a recording, block by block.
+async function through(id, blocks, rate, adapt, samples) {
+  const recording = new Recording(model, rate, adapt);
+  let runs = [];
+  recording.onSpeech = (start, end) => runs.push([start / model.rate, end / model.rate]);
+  let [heard, events, last, look] = [0, [], 0, null];
+  const report = (more) => {
+    const seconds = heard / rate;
+    self.postMessage({ tell: "heard", id, events: plain(events), runs, seconds, told: recording.told, part: heard / samples, look, ...more });
+    [events, runs, look, last] = [[], [], null, performance.now()];
+  };
+  for await (const block of blocks) {
+    if (cancelled.has(id)) break;
+    events.push(...recording.feed(block));
+    heard += block.length;
+    if (performance.now() - last > TOLD) {
+      look = lookOf(events);
+      report({});
+    }
+  }
+  if (heard === 0 && !cancelled.has(id)) throw new Error("it holds no samples.");
+  events.push(...recording.end());
+  look = lookOf(events);
+  report({ told: heard / rate, part: 1 });
+  self.postMessage({ tell: "ended", id, cancelled: cancelled.has(id) });
+}
+
+// The samples of a decoded file, block by block, channels averaged.
+async function* mixed(channels) {
+  const size = 1 << 16;
+  for (let at = 0; at < channels[0].length; at += size) {
+    await new Promise((done) => setTimeout(done)); // a word of the page comes in between
+    const out = channels[0].slice(at, at + size);
+    for (let i = 0; i < out.length && channels.length > 1; i++) {
+      out[i] = channels.reduce((sum, channel) => sum + channel[at + i], 0) / channels.length;
+    }
+    yield out;
+  }
+}
+
+function plain(events) {
+  return events.map(({ shown, log, ...event }) => event);
+}
+
+// What is to be seen of the last window that was answered: shades of its bands, and its attention.
+function lookOf(events) {
+  const part = events.findLast(({ shown }) => shown?.S)?.shown;
+  if (!part) return null;
+  const { S } = part;
+  const most = S.reduce((a, b) => Math.max(a, b), -Infinity);
+  const shades = Uint8Array.from(S, (decibels) => 255 * Math.min(1, Math.max(0, (decibels - most) / RANGE_DB + 1)));
+  const heads = model.network.attn ? model.network.attn[1].N : 0;
+  const attention = part.attention && Float32Array.from(part.attention);
+  return { shades, bands: model.bands.bands, attention, heads, seconds: part.samples / model.rate };
+}
