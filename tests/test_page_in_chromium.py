@@ -119,6 +119,29 @@ def test_a_chosen_recording_is_answered_as_python_answers_it(opened: Opened, hea
     assert {row["path"] for row in rows} == {"a, b.wav"}
 
 
+def test_a_long_recording_is_answered_alike_by_several_workers(opened: Opened, hearing: Trained, tmp_path: Path):
+    path = tmp_path / "long.wav"
+    x = talk([0.5 + k % 5 for k in range(24)], pause=0.8)
+    assert len(x) > 75 * RATE
+    soundfile.write(path, x, RATE, subtype="PCM_16")
+    with opened() as tab:
+        tab.set_input_files("#files", path)
+        answered(tab)
+        *events, whole = json.loads(saved(tab, "#json"))["events"]
+    assert_same_events(events, list(listen(hearing.lite, [soundfile.read(path, dtype="float32")[0]], RATE, 0.5)))
+    assert whole["probabilities"] == pytest.approx(hearing.lite.predict(path).probabilities, abs=1e-4)
+
+
+def test_a_recording_can_be_given_up(opened: Opened, tmp_path: Path):
+    soundfile.write(tmp_path / "long.wav", np.tile(talk([2.0]), 400), RATE, subtype="PCM_16")
+    with opened() as tab:
+        tab.set_input_files("#files", tmp_path / "long.wav")
+        expect(tab.locator("#progress-text")).to_contain_text("heard")
+        tab.click("#cancel")
+        expect(tab.locator("#progress")).to_be_hidden()
+        expect(tab.locator("#problem")).to_be_hidden()
+
+
 DROP = """([names, text]) => {
   const data = new DataTransfer();
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));

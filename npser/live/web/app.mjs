@@ -31,11 +31,11 @@ const files = new Map(); // by the id of their session
 const workers = {};
 function engine(name) {
   if (workers[name]) return workers[name];
-  const url = URL.createObjectURL(new Blob([byId("engine-text").textContent], { type: "text/javascript" }));
-  const worker = new Worker(url);
+  const source = byId("engine-text").textContent;
+  const worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
   worker.onmessage = ({ data }) => HEARS[data.tell](data, find(data.id));
   worker.onerror = (event) => problem(`The engine stopped (${event.message}). Load the page again.`);
-  worker.postMessage({ do: "model", about, weights: byId("weights-text").textContent.trim() });
+  worker.postMessage({ do: "model", about, source, weights: byId("weights-text").textContent.trim() });
   workers[name] = worker;
   return worker;
 }
