@@ -274,14 +274,33 @@ navigator.mediaDevices.getUserMedia = async (wanted) => (window.heard = await as
 """
 
 
-def test_an_unplugged_microphone_ends_the_session(opened: Opened):
+def test_a_muted_microphone_is_told_and_an_unplugged_one_ends_the_session(opened: Opened):
     with opened(*FAKE, script=UNPLUG) as tab:
         tab.click("#start")
         expect(tab.locator("#state")).to_contain_text("Listening, 0:")
+        tab.evaluate("heard.getTracks()[0].dispatchEvent(new Event('mute'))")
+        expect(tab.locator("#state")).to_contain_text("muted")
+        tab.evaluate("heard.getTracks()[0].dispatchEvent(new Event('unmute'))")
+        expect(tab.locator("#state")).not_to_contain_text("muted")
         tab.evaluate("heard.getTracks()[0].dispatchEvent(new Event('ended'))")
         expect(tab.locator("#problem")).to_contain_text("unplugged")
         expect(tab.locator("#start")).to_have_text("Start listening")
         assert tab.evaluate("heard.getTracks()[0].readyState") == "ended"
+
+
+HIDE = """(hidden) => {
+  Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_that_the_tab_was_hidden_is_told(opened: Opened):
+    with opened(*FAKE) as tab:
+        tab.click("#start")
+        expect(tab.locator("#state")).to_contain_text("Listening, 0:")
+        tab.evaluate(HIDE, True)
+        tab.evaluate(HIDE, False)
+        expect(tab.locator("#state")).to_contain_text("hidden for 0 s; listening went on")
 
 
 def test_the_choice_of_a_microphone_is_remembered_and_it_can_be_changed_meanwhile(opened: Opened):
