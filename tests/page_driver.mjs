@@ -14,8 +14,7 @@ const { Resampler, Detector, Model, Stream, Recording, openWav, blocksOf } = par
 const k = job.about.constants;
 
 const pieces = (x, cuts) => [0, ...cuts].map((from, n) => x.subarray(from, cuts[n] ?? x.length));
-const plain = (events) =>
-  events.map(({ shown, log, ...event }) => event);
+const plain = (events) => events.map(({ shown, log, whole, ...event }) => event);
 
 const ACTIONS = {
   resample({ x, cuts, rate }) {

@@ -119,6 +119,29 @@ def test_a_chosen_recording_is_answered_as_python_answers_it(opened: Opened, hea
     assert {row["path"] for row in rows} == {"a, b.wav"}
 
 
+def test_a_long_recording_is_answered_alike_by_several_workers(opened: Opened, hearing: Trained, tmp_path: Path):
+    path = tmp_path / "long.wav"
+    x = talk([0.5 + k % 5 for k in range(24)], pause=0.8)
+    assert len(x) > 75 * RATE
+    soundfile.write(path, x, RATE, subtype="PCM_16")
+    with opened() as tab:
+        tab.set_input_files("#files", path)
+        answered(tab)
+        *events, whole = json.loads(saved(tab, "#json"))["events"]
+    assert_same_events(events, list(listen(hearing.lite, [soundfile.read(path, dtype="float32")[0]], RATE, 0.5)))
+    assert whole["probabilities"] == pytest.approx(hearing.lite.predict(path).probabilities, abs=1e-4)
+
+
+def test_a_recording_can_be_given_up(opened: Opened, tmp_path: Path):
+    soundfile.write(tmp_path / "long.wav", np.tile(talk([2.0]), 400), RATE, subtype="PCM_16")
+    with opened() as tab:
+        tab.set_input_files("#files", tmp_path / "long.wav")
+        expect(tab.locator("#progress-text")).to_contain_text("heard")
+        tab.click("#cancel")
+        expect(tab.locator("#progress")).to_be_hidden()
+        expect(tab.locator("#problem")).to_be_hidden()
+
+
 DROP = """([names, text]) => {
   const data = new DataTransfer();
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -251,14 +274,33 @@ navigator.mediaDevices.getUserMedia = async (wanted) => (window.heard = await as
 """
 
 
-def test_an_unplugged_microphone_ends_the_session(opened: Opened):
+def test_a_muted_microphone_is_told_and_an_unplugged_one_ends_the_session(opened: Opened):
     with opened(*FAKE, script=UNPLUG) as tab:
         tab.click("#start")
         expect(tab.locator("#state")).to_contain_text("Listening, 0:")
+        tab.evaluate("heard.getTracks()[0].dispatchEvent(new Event('mute'))")
+        expect(tab.locator("#state")).to_contain_text("muted")
+        tab.evaluate("heard.getTracks()[0].dispatchEvent(new Event('unmute'))")
+        expect(tab.locator("#state")).not_to_contain_text("muted")
         tab.evaluate("heard.getTracks()[0].dispatchEvent(new Event('ended'))")
         expect(tab.locator("#problem")).to_contain_text("unplugged")
         expect(tab.locator("#start")).to_have_text("Start listening")
         assert tab.evaluate("heard.getTracks()[0].readyState") == "ended"
+
+
+HIDE = """(hidden) => {
+  Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_that_the_tab_was_hidden_is_told(opened: Opened):
+    with opened(*FAKE) as tab:
+        tab.click("#start")
+        expect(tab.locator("#state")).to_contain_text("Listening, 0:")
+        tab.evaluate(HIDE, True)
+        tab.evaluate(HIDE, False)
+        expect(tab.locator("#state")).to_contain_text("hidden for 0 s; listening went on")
 
 
 def test_the_choice_of_a_microphone_is_remembered_and_it_can_be_changed_meanwhile(opened: Opened):

@@ -48,7 +48,7 @@ def page(path: str | os.PathLike[str]) -> str:
     trained = checkpoint.load(path)
     refuse(path, trained)
     about, numbers = described(trained, hashlib.sha256(Path(path).read_bytes()).hexdigest())
-    style, script = _source("style.css"), program(PAGE)
+    style, script = _source("style.css"), f"(() => {{\n{program(PAGE)}\n}})();"  # names of its own: a window has many
     rules = {
         "default-src": "'none'",
         "script-src": f"{_hash(script)} data:",  # data: the microphone's end, see microphone.mjs
@@ -93,6 +93,8 @@ def described(trained: Checkpoint, sha256: str) -> tuple[dict[str, Any], bytes]:
     for name, value in tensors.items():
         places.append([name, list(value.shape), at])
         at += value.size
+    stated = constants()
+    stated["features"]["filters"] = {"first": first, "count": count}
     test = (training.get("scores") or {}).get("test") or {}
     about = {
         "version": __version__,
@@ -103,7 +105,7 @@ def described(trained: Checkpoint, sha256: str) -> tuple[dict[str, Any], bytes]:
         "genders": trained.genders,
         "temperature": trained.temperature,
         "tensors": places,
-        "constants": constants() | {"features": constants()["features"] | {"filters": {"first": first, "count": count}}},
+        "constants": stated,
         "corpora": training.get("corpora", []),
         "speakers": len(training.get("speakers", [])),
         "licence": training.get("licence", ""),

@@ -24,6 +24,7 @@ let [dirty, drawn, tabled, behind] = [true, 0, -1000, 0];
 let [soundSince, clippedUntil, metered] = [0, 0, 0];
 let [spoke, word, later] = [-SAY_EVERY, "", 0];
 let [hiddenSince, wakeLock] = [0, null];
+let aside = { text: "", until: 0 }; // beside the state
 const files = new Map(); // by the id of their session
 
 // The engine
@@ -31,11 +32,11 @@ const files = new Map(); // by the id of their session
 const workers = {};
 function engine(name) {
   if (workers[name]) return workers[name];
-  const url = URL.createObjectURL(new Blob([byId("engine-text").textContent], { type: "text/javascript" }));
-  const worker = new Worker(url);
+  const source = byId("engine-text").textContent;
+  const worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
   worker.onmessage = ({ data }) => HEARS[data.tell](data, find(data.id));
   worker.onerror = (event) => problem(`The engine stopped (${event.message}). Load the page again.`);
-  worker.postMessage({ do: "model", about, weights: byId("weights-text").textContent.trim() });
+  worker.postMessage({ do: "model", about, source, weights: byId("weights-text").textContent.trim() });
   workers[name] = worker;
   return worker;
 }
@@ -94,7 +95,7 @@ const microphone = new Microphone(byId("worklet-text").textContent, {
     problem("The microphone was unplugged, or another program took it. Connect it, then start again.");
     stop();
   },
-  muted: (muted) => status(muted ? "The system has muted the microphone." : "Listening."),
+  muted: (muted) => note(muted ? "The system has muted the microphone." : "", Infinity),
 });
 
 const wanted = () => ({
@@ -122,6 +123,7 @@ async function start() {
   const [every, adapt, keep] = [Number(byId("every").value), byId("adapt").checked, byId("keep").checked];
   engine("live").postMessage({ do: "listen", id: listening.id, rate, every, adapt, keep, port }, [port]);
   soundSince = performance.now();
+  note("", 0);
   show(listening);
   truth();
   devices();
@@ -305,6 +307,10 @@ function status(text) {
   byId("state").textContent = text;
 }
 
+function note(text, seconds) {
+  aside = { text: ` ${text}`, until: performance.now() + 1000 * seconds };
+}
+
 function problem(text) {
   byId("problem").hidden = !text;
   byId("problem").textContent = text;
@@ -319,7 +325,7 @@ function level({ peak, rms, late }) {
   const { lost } = listening;
   const slow = late > 2 ? ` This machine is ${late.toFixed(0)} s behind.` : "";
   const gone = lost > 0.5 ? ` ${lost.toFixed(1)} s of sound were lost: the browser or the machine was held up.` : "";
-  status(`Listening, ${clock(listening.seconds)}.${slow}${gone}`);
+  status(`Listening, ${clock(listening.seconds)}.${slow}${gone}${now < aside.until ? aside.text : ""}`);
 }
 
 function meter(rms, peak) {
@@ -500,7 +506,7 @@ function listenToPage() {
     if (document.hidden) hiddenSince = performance.now();
     else if (listening) {
       const away = (performance.now() - hiddenSince) / 1000;
-      status(`This tab was hidden for ${away.toFixed(0)} s. The page went on listening${listening.lost > 0.5 ? ", but lost some sound" : ""}.`);
+      note(`This tab was hidden for ${away.toFixed(0)} s; listening went on.`, 10);
       awake(); // the lock ends when a tab is hidden
     }
     changed();

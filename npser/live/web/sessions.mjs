@@ -23,6 +23,7 @@ export class Session {
     this.told = told;
     this.lost = lost ?? 0;
     this.part = part ?? 0;
+    if (part) this.size = seconds / part; // of a file: how long it is
     if (look) this.look = look;
     if (spent && events.some(({ event }) => event === "answer")) this.spent = [...this.spent.slice(-99), spent];
     const over = this.events.length - MOST_EVENTS;

@@ -22,6 +22,11 @@ export class Model {
     this.network = new Network(this.config, tensors);
   }
 
+  // What a due of a stream says, by the network.
+  finished({ event, start, end, parts, whole }) {
+    return parts.length ? { event, start, end, whole, ...this.answer(parts), shown: parts.at(-1) } : { event, start, end };
+  }
+
   // The answer for some windows, each as Stream.part gives it: the mean log-probability of those that are answered.
   answer(parts) {
     const emotions = [];
@@ -35,11 +40,11 @@ export class Model {
       genders.push(logSoftmax(gender));
     }
     const reason = [...new Set(parts.map((part) => part.reason).filter(Boolean))].join(" and ");
-    return this.mean_of(emotions, genders, reason);
+    return this.meanOf(emotions, genders, reason);
   }
 
   // Of the log-probabilities of windows; of none, a reason.
-  mean_of(emotions, genders, reason) {
+  meanOf(emotions, genders, reason) {
     if (emotions.length === 0) return { emotion: null, probabilities: {}, gender_probabilities: {}, reason, log: null };
     const middle = (rows) => rows[0].map((_, n) => rows.reduce((sum, row) => sum + row[n], 0) / rows.length);
     const log = [middle(emotions), middle(genders)];
@@ -87,15 +92,25 @@ export class Stream {
 
   // Samples at the stream's rate -> events, as Event.row of npser/live/stream.py has them, but for the rounding of times.
   feed(block) {
-    const x = this.resampler.feed(block);
-    this.onSound?.(x);
-    const events = this.hear(this.detector.feed(x));
-    const silence = this.detector.told * this.detector.k.FRAME - this.silent;
-    return silence >= this.k.PAUSE * this.model.rate ? [...events, ...this.utterance()] : events;
+    return this.take(block).map((due) => this.model.finished(due));
   }
 
   // The end of the stream: what there is to tell yet.
   end() {
+    return this.rest().map((due) => this.model.finished(due));
+  }
+
+  // feed, as far as it goes without the network: `finished` does the rest, here or in another worker.
+  take(block) {
+    const x = this.resampler.feed(block);
+    this.onSound?.(x);
+    const dues = this.hear(this.detector.feed(x));
+    const silence = this.detector.told * this.detector.k.FRAME - this.silent;
+    return silence >= this.k.PAUSE * this.model.rate ? [...dues, ...this.utterance()] : dues;
+  }
+
+  // end, without the network.
+  rest() {
     const x = this.resampler.end();
     this.onSound?.(x);
     return [...this.hear(this.detector.feed(x)), ...this.hear(this.detector.end()), ...this.utterance()];
@@ -103,16 +118,16 @@ export class Stream {
 
   // Runs of speech, as they go on.
   hear(runs) {
-    const events = [];
+    const dues = [];
     const { rate } = this.model;
     for (const run of runs) {
       const end = run.start + run.x.length;
-      if (run.start - this.silent >= this.k.PAUSE * rate) events.push(...this.utterance());
+      if (run.start - this.silent >= this.k.PAUSE * rate) dues.push(...this.utterance());
       if (this.runs.length === 0 || run.start > this.silent) this.runs.push([this.count, run.start]);
       this.onSpeech?.(run.start, end);
       if (this.begun < 0) {
         this.begun = this.count;
-        events.push({ event: "speech", start: run.start / rate, end: run.start / rate });
+        dues.push({ event: "speech", start: run.start / rate, end: run.start / rate, parts: [] });
       }
       for (let x = run.x; x.length; ) {
         const ended = this.begun + Math.round(this.k.LONGEST * rate);
@@ -122,18 +137,18 @@ export class Stream {
         this.count += n;
         this.frames();
         if (this.count === this.due) {
-          events.push(this.window("answer", [[Math.max(0, this.due - this.model.size), this.due]]));
+          dues.push(this.window("answer", [[Math.max(0, this.due - this.model.size), this.due]]));
           this.due += this.every;
         }
         if (this.count === ended) {
-          events.push(...this.utterance());
+          dues.push(...this.utterance());
           this.begun = this.count;
         }
       }
       this.silent = end;
       this.forget();
     }
-    return events;
+    return dues;
   }
 
   // The powers of the frames that are complete by now.
@@ -172,13 +187,12 @@ export class Stream {
     return [this.window("utterance", spans)];
   }
 
-  // An event over some windows of the speech, each from a sample to another one.
+  // An event over some windows of the speech, each from a sample to another one, as it waits for the network.
   window(event, spans) {
     const { rate } = this.model;
     const parts = spans.map(([start, end]) => this.part(start, end));
     const last = parts.at(-1);
-    const answer = this.model.answer(parts);
-    return { event, start: parts[0].runs[0][1] / rate, end: moment(last.runs, last.samples, rate), ...answer, shown: last };
+    return { event, start: parts[0].runs[0][1] / rate, end: moment(last.runs, last.samples, rate), parts };
   }
 
   // A window of the speech: X (L, d_spec) normalised and its bands S, or a reason.
@@ -228,38 +242,56 @@ export class Stream {
 export class Recording extends Stream {
   constructor(model, rate, adapt = false) {
     super(model, rate, Math.floor(model.size / 2) / model.rate, adapt);
-    this.windows = []; // {log} or {reason} of whole windows, which overlap by half
+    this.windows = 0; // whole ones, which overlap by half
+    this.said = []; // of these, {log, reason}
+    this.plain = 0; // samples heard
+  }
+
+  take(block) {
+    this.plain += block.length;
+    return super.take(block);
   }
 
   window(event, spans) {
-    const found = super.window(event, spans);
     const whole = event === "answer" && spans[0][1] - spans[0][0] === this.model.size;
-    if (whole) this.windows.push({ log: found.log, reason: found.reason });
-    return found;
+    this.windows += whole;
+    return { ...super.window(event, spans), whole };
+  }
+
+  // The last window as well, where it is not whole; it is no event.
+  rest() {
+    const dues = super.rest();
+    const start = this.every * Math.max(0, Math.ceil((this.count - this.model.size) / this.every));
+    const more = this.windows < start / this.every + 1;
+    return more ? [...dues, { ...super.window("last", [[start, this.count]]), whole: true }] : dues;
+  }
+
+  // Take note of what is finished, in its order. Returns the events among it.
+  noted(events) {
+    for (const { whole, log, reason } of events) if (whole) this.said.push({ log, reason });
+    return events.filter(({ event }) => event !== "last");
+  }
+
+  feed(block) {
+    return this.noted(super.feed(block));
   }
 
   end() {
-    const events = super.end();
-    const { rate, size } = this.model;
-    const half = this.every;
-    const start = half * Math.max(0, Math.ceil((this.count - size) / half));
-    if (this.windows.length < start / half + 1) this.windows.push(super.window("answer", [[start, this.count]]));
-    const answered = this.windows.filter((window) => window.log);
-    const reason = [...new Set(this.windows.map((window) => window.reason).filter(Boolean))].join(" and ");
-    const [emotions, genders] = [0, 1].map((n) => answered.map((window) => window.log[n]));
-    const answer = this.model.mean_of(emotions, genders, reason);
-    const seconds = Math.max(1, this.samples) / rate;
-    return [...events, { event: "recording", start: 0, end: seconds, ...answer }];
+    return [...this.noted(super.end()), this.all()];
+  }
+
+  // The answer over the whole, when all is noted.
+  all() {
+    const answered = this.said.filter(({ log }) => log);
+    const reason = [...new Set(this.said.map((one) => one.reason).filter(Boolean))].join(" and ");
+    const [emotions, genders] = [0, 1].map((n) => answered.map(({ log }) => log[n]));
+    const end = Math.max(1, this.samples) / this.model.rate;
+    return { event: "recording", start: 0, end, ...this.model.meanOf(emotions, genders, reason) };
   }
 
   // At 16 kHz.
   get samples() {
     const { same, heard, up, down } = this.resampler;
     return same ? this.plain : Math.round((heard * up) / down);
-  }
-
-  feed(block) {
-    this.plain = (this.plain ?? 0) + block.length;
-    return super.feed(block);
   }
 }

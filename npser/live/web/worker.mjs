@@ -8,13 +8,18 @@ const GAP = 1; // seconds without a block that count as lost sound
 const RANGE_DB = 80; // from the faintest to the loudest shade of the spectrogram, as npser explain has it
 const LOOKS = 300; // milliseconds from one spectrogram to the next
 const TOLD = 100; // milliseconds from one report on a file to the next
+const LONG = 60; // seconds of a recording from which on other workers help
+const HELPERS = 3; // of them at most
+const AHEAD = 2; // dues that wait for each helper
 
 let model = null;
 let live = null;
 const cancelled = new Set();
 
 const DOES = {
-  model({ about, weights }) {
+  model(order) {
+    const { about, weights } = order;
+    Helper.model = order;
     const text = atob(weights);
     const bytes = new Uint8Array(text.length);
     for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
@@ -22,6 +27,9 @@ const DOES = {
   },
   listen(order) {
     live = new Listener(order);
+  },
+  finish({ number, due }) {
+    self.postMessage({ number, event: model.finished(due) });
   },
   // The microphone is gone, or its thread does not answer.
   end() {
@@ -52,9 +60,53 @@ self.onmessage = async ({ data }) => {
   try {
     await DOES[data.do](data);
   } catch (error) {
-    self.postMessage({ tell: "failed", id: data.id, message: error.message });
+    self.postMessage({ tell: "failed", id: data.id, number: data.number, message: error.message });
   }
 };
+
+// Another worker with the same model, for long recordings on machines with several cores.
+class Helper {
+  static model = null;
+  static all = [];
+
+  constructor() {
+    this.waiting = new Map();
+    this.given = 0;
+    this.worker = new Worker(URL.createObjectURL(new Blob([Helper.model.source], { type: "text/javascript" })));
+    this.worker.postMessage(Helper.model);
+    this.worker.onmessage = ({ data: { number, event, message } }) => {
+      const { resolve, reject } = this.waiting.get(number);
+      this.waiting.delete(number);
+      if (event) resolve(event);
+      else reject(new Error(message));
+    };
+    this.worker.onerror = () => {
+      Helper.all = Helper.all.filter((helper) => helper !== this); // it cannot be had here: do it oneself
+      for (const { due, resolve } of this.waiting.values()) resolve(model.finished(due));
+    };
+  }
+
+  finish(due) {
+    const number = this.given++;
+    this.worker.postMessage({ do: "finish", number, due });
+    return new Promise((resolve, reject) => this.waiting.set(number, { due, resolve, reject }));
+  }
+
+  static start() {
+    const more = Math.min(HELPERS, (navigator.hardwareConcurrency || 1) - 1);
+    while (Helper.all.length < more) Helper.all.push(new Helper());
+  }
+
+  static stop() {
+    for (const helper of Helper.all.splice(0)) helper.worker.terminate();
+  }
+
+  // By a helper that has time for it, else here.
+  static async finished(due) {
+    const free = due.parts.length && Helper.all.find(({ waiting }) => waiting.size < AHEAD);
+    return free ? free.finish(due) : model.finished(due);
+  }
+}
 
 // A microphone that is listened to.
 class Listener {
@@ -126,26 +178,40 @@ async function through(id, blocks, rate, adapt, samples) {
   const recording = new Recording(model, rate, adapt);
   let runs = [];
   recording.onSpeech = (start, end) => runs.push([start / model.rate, end / model.rate]);
-  let [heard, events, last, look] = [0, [], 0, null];
+  let [heard, events, last] = [0, [], 0];
   const report = (more) => {
-    const seconds = heard / rate;
+    const [seconds, look] = [heard / rate, lookOf(events)];
     self.postMessage({ tell: "heard", id, events: plain(events), runs, seconds, told: recording.told, part: heard / samples, look, ...more });
-    [events, runs, look, last] = [[], [], null, performance.now()];
+    [events, runs, last] = [[], [], performance.now()];
   };
-  for await (const block of blocks) {
-    if (cancelled.has(id)) break;
-    events.push(...recording.feed(block));
-    heard += block.length;
-    if (performance.now() - last > TOLD) {
-      look = lookOf(events);
-      report({});
+  const going = []; // what the network is asked, in order
+  const collect = async (most) => {
+    while (going.length > most) events.push(...recording.noted([await going.shift()]));
+  };
+  if (samples / rate > LONG) Helper.start();
+  try {
+    for await (const block of blocks) {
+      if (cancelled.has(id)) break;
+      for (const due of recording.take(block)) going.push(settled(Helper.finished(due)));
+      heard += block.length;
+      await collect(2 * AHEAD * Helper.all.length);
+      if (performance.now() - last > TOLD) report({});
     }
+    if (heard === 0 && !cancelled.has(id)) throw new Error("it holds no samples.");
+    going.push(...recording.rest().map((due) => settled(Helper.finished(due))));
+    await collect(0);
+  } finally {
+    Helper.stop();
   }
-  if (heard === 0 && !cancelled.has(id)) throw new Error("it holds no samples.");
-  events.push(...recording.end());
-  look = lookOf(events);
+  events.push(recording.all());
   report({ told: heard / rate, part: 1 });
   self.postMessage({ tell: "ended", id, cancelled: cancelled.has(id) });
+}
+
+// A promise that is looked at later: what it is rejected with is told then.
+function settled(promise) {
+  promise.catch(() => {});
+  return promise;
 }
 
 // The samples of a decoded file, block by block, channels averaged.
@@ -162,7 +228,7 @@ async function* mixed(channels) {
 }
 
 function plain(events) {
-  return events.map(({ shown, log, ...event }) => event);
+  return events.map(({ shown, log, whole, ...event }) => event);
 }
 
 // What is to be seen of the last window that was answered: shades of its bands, and its attention.
