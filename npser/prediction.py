@@ -113,9 +113,13 @@ def rows(path: str, prediction: Prediction, timeline: bool) -> Iterator[Row]:
         return
     names = ("emotion", "probabilities", "gender", "gender_probabilities", "seconds", "reason")
     yield {"path": path, **{name: getattr(prediction, name) for name in names}}
-    for window in prediction.timeline if timeline else []:
-        row = {"path": path, **dataclasses.asdict(window), "gender": likeliest(window.gender_probabilities)}
-        yield {**row, "gender_probabilities": window.gender_probabilities or None}
+    yield from (window_row(path, window) for window in (prediction.timeline if timeline else []))
+
+
+def window_row(path: str, window: Window) -> Row:
+    """The row of a window."""
+    row = {"path": path, **dataclasses.asdict(window), "gender": likeliest(window.gender_probabilities)}
+    return {**row, "gender_probabilities": window.gender_probabilities or None}
 
 
 def jsonl_writer(file: TextIO) -> Show:

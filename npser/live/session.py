@@ -32,10 +32,11 @@ class Session:
         self.stream: Stream | None = None
         self.offset = 0.0  # seconds of the session when the stream began
         self.waiting: list[Array] = []  # sound that the stream has not heard
-        self.received = self.computed = self.dropped = self.lost = 0  # samples; lost: that the client says it has not sent
+        self.received = self.computed = self.dropped = 0  # samples
         self.measurements = self.errors = 0
         self.speaking, self.spoken = False, 0.0  # whether an utterance goes on, and when the last one ended
         self.began = self.latest = time.monotonic()  # of the session, and when the client last said something
+        self.progressed = self.began
         self.sound_began = math.inf
         self.allowance = settings.message_rate * BURST  # messages
         self.lock = asyncio.Lock()  # of the stream
@@ -71,26 +72,30 @@ class Session:
             return Problem("too_many_errors", f"after {MOST_ERRORS} errors: {problem}", close=CONFIG)
         return problem
 
-    async def end(self, reason: str) -> None:
-        """Answer all that was heard, and say session.closed."""
+    async def answer(self) -> None:
+        """All that was heard."""
         async with self.lock:
-            if self.over:
-                return
-            if self.stream is not None:
+            if self.stream is not None and not self.over:
                 await self._flush()
-            self.over = True
+
+    def close(self, reason: str) -> None:
+        """Say session.closed, once."""
+        if self.over:
+            return
+        self.over = True
         totals = {"received": self.seconds(self.received), "computed": self.seconds(self.computed)}
         totals |= {"dropped": self.seconds(self.dropped), "measurements": self.measurements}
         self.send({"type": "session.closed", "reason": reason, **totals})
 
     def tick(self) -> None:
-        """Once a second. Problem: what ends the session."""
+        """Now and then. Problem: what ends the session."""
         now, s = time.monotonic(), self.settings
         if now - self.latest > s.idle_seconds:
             raise Problem("idle", f"nothing was said for {s.idle_seconds:g} s; begin a new session", close=TIMED_OUT)
         if now - self.began > s.session_seconds:
             raise Problem("too_long", f"the session has lasted {s.session_seconds:g} s; begin a new one", close=TIMED_OUT)
-        if self.update is not None:
+        if self.update is not None and now - self.progressed >= 1:
+            self.progressed = now
             done = {"received": self.seconds(self.received), "computed": self.seconds(self.computed)}
             self.send({"type": "progress", **done, "dropped": self.seconds(self.dropped)})
 
