@@ -1,7 +1,8 @@
 """Uploads are decoded in another process: libsndfile is C, and reads what anybody may have made.
 
-The child has so much memory and time, may write no file, and where the system allows it, reaches no network. It is handed an open
-file and hands samples back, block by block as they are asked for. Where it dies, the upload is refused, and there is a new child.
+The child has so much memory and time, may write no file, and where the system allows it, reaches no network. It is handed an
+open file and hands samples back, block by block as they are asked for. Where it dies, the upload is refused, and there is a new
+child.
 
     python -m npser.live.decoding SOCKET MEMORY SECONDS
 """
@@ -47,14 +48,15 @@ class Decoder:
         self.socket, other = socket.socketpair()
         s = self.settings
         words = [str(other.fileno()), str(s.decoder_bytes), str(math.ceil(s.decoder_seconds))]
-        nothing = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         with other:
             self.child = subprocess.Popen(
                 [sys.executable, "-m", "npser.live.decoding", *words],
                 pass_fds=[other.fileno()],
                 start_new_session=True,  # Ctrl-C is for the server, which finishes what runs
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-                **nothing,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
         self.ready = self.going_on = False
 

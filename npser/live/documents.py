@@ -52,9 +52,10 @@ ANSWER: Schema = {
 TEXT: Schema = {"type": "string"}
 WINDOW = _object({"start": SECONDS, "end": SECONDS, **ANSWER}, text="An answer for a part of a recording")
 TOTALS: Schema = {"received": SECONDS, "computed": SECONDS, "dropped": SECONDS}
-LIMITS = _object({name: {"type": "number"} for name in ("body_bytes", "sound_seconds", "session_seconds", "idle_seconds")} | {
-    name: {"type": "number"} for name in ("message_bytes", "message_rate", "ahead_seconds")
-})
+LIMITS = _object(
+    {name: {"type": "number"} for name in ("body_bytes", "sound_seconds", "session_seconds", "idle_seconds")}
+    | {name: {"type": "number"} for name in ("message_bytes", "message_rate", "ahead_seconds")}
+)
 ABOUT: Schema = {
     "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
     "network": TEXT,
@@ -111,7 +112,9 @@ RECEIVED: dict[str, Schema] = {  # what the server says
     "speech.end": _message("speech.end", {"end": SECONDS}),
     "progress": _message("progress", TOTALS, text="Seconds of sound, once a second"),
     "error": SCHEMAS["Error"],
-    "session.closed": _message("session.closed", {"reason": TEXT, **TOTALS, "measurements": {"type": "integer"}}, text="The last"),
+    "session.closed": _message(
+        "session.closed", {"reason": TEXT, **TOTALS, "measurements": {"type": "integer"}}, text="The last"
+    ),
 }
 SENT: dict[str, Schema] = {  # what a client says
     "session.update": _message(
@@ -127,7 +130,9 @@ SENT: dict[str, Schema] = {  # what a client says
         "Once, before the sound, which then comes as binary messages: samples of one channel",
     ),
     "flush": _message("flush", {}, text="Answer all that was heard, as if the sound ended here"),
-    "gap": _message("gap", {"seconds": {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_GAP}}, text="Sound was lost"),
+    "gap": _message(
+        "gap", {"seconds": {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_GAP}}, text="Sound was lost"
+    ),
     "session.close": _message("session.close", {}, text="Answer all that was heard, and end"),
 }
 
@@ -170,8 +175,12 @@ def openapi(prefix: str) -> Schema:
             "/readyz": get("/readyz", answer("Status", "It answers"), **{"503": error}),
             "/metrics": get("/metrics", text("text/plain", "Counts")),
             "/openapi.json": get("/openapi.json", {"description": "This", "content": {"application/json": {"schema": {}}}}),
-            "/asyncapi.json": get("/asyncapi.json", {"description": "AsyncAPI", "content": {"application/json": {"schema": {}}}}),
-            "/": get("/", {"description": "The page", "content": {"text/html": {"schema": TEXT}, "text/plain": {"schema": TEXT}}}),
+            "/asyncapi.json": get(
+                "/asyncapi.json", {"description": "AsyncAPI", "content": {"application/json": {"schema": {}}}}
+            ),
+            "/": get(
+                "/", {"description": "The page", "content": {"text/html": {"schema": TEXT}, "text/plain": {"schema": TEXT}}}
+            ),
         },
         "components": {"schemas": SCHEMAS, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
     }
@@ -187,7 +196,10 @@ def asyncapi(prefix: str) -> Schema:
 
     channel = {
         "description": f"Subprotocol {PROTOCOL}; a token is another one, {TOKEN_PROTOCOL}TOKEN, or Authorization: Bearer TOKEN",
-        "publish": {"summary": "What a client says", "message": {"oneOf": [*of(SENT), {"$ref": "#/components/messages/sound"}]}},
+        "publish": {
+            "summary": "What a client says",
+            "message": {"oneOf": [*of(SENT), {"$ref": "#/components/messages/sound"}]},
+        },
         "subscribe": {"summary": "What the server says", "message": {"oneOf": of(RECEIVED)}},
     }
     port = Settings().port

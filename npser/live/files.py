@@ -36,7 +36,7 @@ class Files:
             raise
 
     def predict(self, file: IO[bytes], show: Show | None, given_up: Event) -> Future[Prediction]:
-        """What is said of a recording. show: is told the windows as they are computed; given_up: nobody wants to know any more."""
+        """What is said of a recording. show: is told windows as they are computed; given_up: nobody wants to know any more."""
         return self.threads.submit(self._predict, file, show, given_up, time.monotonic() + self.settings.answer_seconds)
 
     def _predict(self, file: IO[bytes], show: Show | None, given_up: Event, deadline: float) -> Prediction:

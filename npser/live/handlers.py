@@ -83,9 +83,8 @@ class Handler(web.RequestHandler):
     def is_own_origin(self, origin: str) -> bool:
         """Whether a page is of this server."""
         own = urlsplit(origin)
-        return own.scheme in ("http", "https") and own.netloc == self.request.headers.get("Host") or (
-            origin in self.shared.settings.allow_origin
-        )
+        same = own.scheme in ("http", "https") and own.netloc == self.request.headers.get("Host")
+        return same or origin in self.shared.settings.allow_origin
 
     def knows_token(self, token: str) -> bool:
         kind, _, found = self.request.headers.get("Authorization", "").partition(" ")
@@ -236,7 +235,7 @@ class Predict(Handler):
         if self.shared.uploads >= s.uploads:
             text = f"{s.uploads} recordings are answered or wait for it; come back later"
             raise self.refused("uploads", Problem("uploads_full", text, 503))
-        self.file = tempfile.TemporaryFile()  # without a name; closed is gone
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115 (it has no name, and is gone when it is closed)
         self.late = IOLoop.current().call_later(s.body_seconds, self._give_up)
 
     def _asked(self) -> tuple[bool, float]:
@@ -277,7 +276,9 @@ class Predict(Handler):
         if self.size > self.shared.settings.body_bytes:
             self._refuse(self._too_large())
         elif self.shared.held > BODIES * self.shared.settings.body_bytes:
-            self._refuse(self.refused("uploads", Problem("uploads_full", "too much is being sent at once; come back later", 503)))
+            self._refuse(
+                self.refused("uploads", Problem("uploads_full", "too much is being sent at once; come back later", 503))
+            )
         else:
             try:
                 self.file.write(chunk)

@@ -5,10 +5,7 @@ and a line in TOML. And what is said of what goes beyond them.
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import re
-import socket
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,8 +45,12 @@ class Settings:
     prefix: str = _setting("", "path below which all is served, such as /emotion behind a proxy", shown="none")
     token: str = _setting("", "file that holds a token, which clients must know", shown="none")
     no_token: bool = _setting(False, "serve everybody who reaches the address")
-    allow_host: tuple[str, ...] = _setting((), "name that clients may call this server by; repeatable", shown="addresses, localhost")
-    allow_origin: tuple[str, ...] = _setting((), "origin of pages that may use it, such as https://a.example; repeatable", shown="its own")
+    allow_host: tuple[str, ...] = _setting(
+        (), "name that clients may call this server by; repeatable", shown="addresses, localhost"
+    )
+    allow_origin: tuple[str, ...] = _setting(
+        (), "origin of pages that may use it, such as https://a.example; repeatable", shown="its own"
+    )
     certificate: str = _setting("", "PEM file with the certificate, for https", shown="none")
     key: str = _setting("", "PEM file with its key", shown="none")
 
@@ -97,6 +98,8 @@ def flag_of(name: str) -> str:
 
 
 def _lines(config: Path) -> dict[str, Any]:
+    import tomllib  # late, here and below: every command asks for the names of these settings
+
     try:
         return tomllib.loads(config.read_text(encoding="utf-8"))
     except OSError as error:
@@ -112,7 +115,7 @@ def _value(where: str, name: str, value: Any) -> Any:
         if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
             raise ValueError(f"{where} is {value!r}; expected a list of texts")
         return tuple(value)
-    if isinstance(default, bool) or isinstance(default, str):
+    if isinstance(default, bool | str):
         if not isinstance(value, type(default)):
             raise ValueError(f"{where} is {value!r}; expected {'true or false' if isinstance(default, bool) else 'a text'}")
         return value
@@ -141,6 +144,8 @@ def _check(s: Settings) -> None:
 
 def is_loopback(host: str) -> bool:
     """Whether nobody else reaches an address."""
+    import ipaddress
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -158,12 +163,17 @@ def token_of(s: Settings) -> str | None:
     except UnicodeDecodeError:
         found = ""
     if not TOKEN.fullmatch(found):
-        raise ValueError(f"--token {s.token}: expected 16 to 200 letters, digits and -._~ in the file, as of: openssl rand -hex 32")
+        raise ValueError(
+            f"--token {s.token}: expected 16 to 200 letters, digits and -._~ in the file, as of: openssl rand -hex 32"
+        )
     return found
 
 
 def is_own_name(host: str, s: Settings) -> bool:
     """Whether a Host header (without its port) means this server: an address cannot be made to lead elsewhere, a name can."""
+    import ipaddress
+    import socket
+
     name = host.strip("[]").lower().rstrip(".")
     try:
         return bool(ipaddress.ip_address(name))

@@ -5,13 +5,17 @@ from __future__ import annotations
 import itertools
 import resource
 import sys
-from collections.abc import MutableSequence
+from collections.abc import Mapping, MutableSequence
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 from typing import NamedTuple
 
 ROUTES = ("predict", "model", "stream", "healthz", "readyz", "metrics", "openapi", "asyncapi", "page", "other")
-CODES = (*("101", "200", "400", "401", "403", "404", "405", "406", "408", "409", "413", "415", "421", "422", "500", "503", "504"), "other")
+CODES = (
+    *("101", "200", "400", "401", "403", "404", "405", "406", "408", "409", "413", "415", "421", "422", "500", "503", "504"),
+    "other",
+)
 REFUSALS = (
     *("full", "uploads", "connections", "stopping", "host", "origin", "token", "config", "too_many_errors"),
     *("too_fast", "too_large", "idle", "too_long", "unread", "other"),
@@ -25,7 +29,7 @@ class Table(NamedTuple):
 
     kind: str
     text: str
-    labels: dict[str, tuple[str, ...]] = {}
+    labels: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     buckets: tuple[float, ...] = ()
 
 

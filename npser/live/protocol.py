@@ -1,8 +1,8 @@
 """The protocol npser.v1: what clients may say in a session, what they are told, and how errors look, over HTTP as well.
 
 A session: the server says session.created; the client says session.update, once, and then sends sound as binary messages; the
-server says speech.start, measurement, speech.end as there is something to tell, and progress once a second. At flush, all that was
-heard so far is answered. At session.close, that, and session.closed, which is always the last message.
+server says speech.start, measurement, speech.end as there is something to tell, and progress once a second. At flush, all that
+was heard so far is answered. At session.close, that, and session.closed, which is always the last message.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def _number(name: str, value: Any, least: float, most: float) -> float:
 def _rate(value: Any) -> int:
     least, most = features.RATES
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise Problem("config_invalid", f"rate is {_short(value)}; expected a whole number of Hz, {least} to {most}", close=CONFIG)
+        raise Problem(
+            "config_invalid", f"rate is {_short(value)}; expected a whole number of Hz, {least} to {most}", close=CONFIG
+        )
     return value
 
 
@@ -92,7 +94,7 @@ def read(text: str) -> Message:
     except (ValueError, RecursionError):
         raise Problem("message_invalid", "a message of text is no JSON; sound is sent as binary messages") from None
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-        raise Problem("message_invalid", "a message has no type; expected an object such as {\"type\": \"flush\"}")
+        raise Problem("message_invalid", 'a message has no type; expected an object such as {"type": "flush"}')
     kind = message["type"]
     if kind not in FIELDS:
         raise Problem("type_unknown", f"there is no type {_short(kind)}; expected one of {', '.join(FIELDS)}")
@@ -100,7 +102,11 @@ def read(text: str) -> Message:
     if unknown:
         known = ", ".join(FIELDS[kind]) or "none but type"
         close = CONFIG if kind == "session.update" else None
-        raise Problem("config_invalid" if close else "field_unknown", f"{kind} has no field {_short(unknown[0])}; it has {known}", close=close)
+        raise Problem(
+            "config_invalid" if close else "field_unknown",
+            f"{kind} has no field {_short(unknown[0])}; it has {known}",
+            close=close,
+        )
     return message
 
 

@@ -1,6 +1,6 @@
 """The server: one process or several behind a port, from its start to its stop.
 
-    POST /v1/predict   GET /v1/model   WebSocket /v1/stream   /healthz /readyz /metrics /openapi.json /asyncapi.json /
+POST /v1/predict   GET /v1/model   WebSocket /v1/stream   /healthz /readyz /metrics /openapi.json /asyncapi.json /
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class _Workers:
         self.alive, self.lifeline = self.spawn.Pipe(duplex=False)  # its other end is closed when this process dies
         self.stopping = False
 
-    def _start(self, k: int) -> tuple[Any, Connection, float]:
+    def _start(self, k: int) -> tuple[Any, Any, float]:
         here, there = self.spawn.Pipe(duplex=False)
         arguments = (self.settings, self.sockets, self.numbers, k, there, self.alive)
         process = self.spawn.Process(target=worker, args=arguments, name=f"worker {k}")
@@ -232,9 +232,7 @@ class _Workers:
             process.kill()
 
 
-def worker(
-    settings: Settings, sockets: list[socket.socket], numbers: Any, k: int, told: Connection, alive: Connection
-) -> None:
+def worker(settings: Settings, sockets: list[socket.socket], numbers: Any, k: int, told: Connection, alive: Connection) -> None:
     """One of several processes. told: is sent None once it is ready, or what is wrong."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
@@ -244,7 +242,13 @@ def worker(
         return
 
     def ready() -> None:
-        asyncio.get_running_loop().add_reader(alive.fileno(), os.kill, os.getpid(), signal.SIGTERM)
+        loop = asyncio.get_running_loop()
+
+        def orphaned() -> None:
+            loop.remove_reader(alive.fileno())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        loop.add_reader(alive.fileno(), orphaned)
         told.send(None)
         told.close()
 

@@ -26,7 +26,9 @@ BURST = 2.0  # seconds of messages that may come at once
 class Session:
     """Of one client. send: what writes a message to it; it raises nothing."""
 
-    def __init__(self, name: str, engine: Engine, settings: Settings, measures: Measures, send: Callable[[Message], None]) -> None:
+    def __init__(
+        self, name: str, engine: Engine, settings: Settings, measures: Measures, send: Callable[[Message], None]
+    ) -> None:
         self.name, self.engine, self.settings, self.measures, self.send = name, engine, settings, measures, send
         self.update: Update | None = None
         self.stream: Stream | None = None
@@ -43,13 +45,15 @@ class Session:
         self.over = False
 
     async def receive(self, message: str | bytes) -> bool:
-        """What the client says; whether it wants to go on. Problem: what is wrong with it, with a close code where it is the end."""
+        """What the client says; whether it wants to go on. Problem: what is wrong, with a close code where it is the end."""
         now = time.monotonic()
         rate = self.settings.message_rate
         self.allowance = min(self.allowance + (now - self.latest) * rate, rate * BURST) - 1
         self.latest = now
         if self.allowance < 0:
-            raise Problem("too_fast", f"there are more than {rate:g} messages in a second; send more sound in each", close=TOO_FAST)
+            raise Problem(
+                "too_fast", f"there are more than {rate:g} messages in a second; send more sound in each", close=TOO_FAST
+            )
         async with self.lock:
             if self.over:
                 return True

@@ -32,11 +32,15 @@ class Live(Handler, websocket.WebSocketHandler):
     async def get(self, *_: Any, **__: Any) -> None:
         shared = self.shared
         if self.request.headers.get("Upgrade", "").lower() != "websocket":
-            raise Problem("upgrade_missing", f"{self.request.path} is a WebSocket; connect with the subprotocol {PROTOCOL}", 400)
+            raise Problem(
+                "upgrade_missing", f"{self.request.path} is a WebSocket; connect with the subprotocol {PROTOCOL}", 400
+            )
         if PROTOCOL not in self._offered():
             raise Problem("subprotocol_missing", f"offer the subprotocol {PROTOCOL}", 400)
         if not shared.about["stream"]:
-            text = "the model hears pauses as well; a stream needs one that was trained with speech = true; POST /v1/predict works"
+            text = (
+                "the model hears pauses as well; a stream needs one that was trained with speech = true; POST /v1/predict works"
+            )
             raise Problem("model_cannot_stream", text, 409)
         if shared.is_full():
             text = f"there are {shared.settings.sessions} sessions already; come back later"
@@ -81,7 +85,9 @@ class Live(Handler, websocket.WebSocketHandler):
             if code == 1009 and self.opened:
                 code = TOO_LARGE
                 most = self.shared.settings.message_bytes
-                self._say_why(Problem("message_too_large", f"a message has more than {most} bytes; send less at once", close=code))
+                self._say_why(
+                    Problem("message_too_large", f"a message has more than {most} bytes; send less at once", close=code)
+                )
             close(code, reason)
 
         found.close = told
@@ -92,7 +98,7 @@ class Live(Handler, websocket.WebSocketHandler):
         self.opened = True
         self.set_nodelay(True)
         stream = self._stream()
-        if stream is not None:
+        if stream is not None and stream.socket is not None:
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL)
         shared.measures.add("sessions_opened_total")
         shared.lives.add(self)

@@ -1,4 +1,4 @@
-"""What a server's process has, and whether it is well: the model, the network's thread, the decoders, the counts, who is there."""
+"""What a server's process has, and whether it is well: model, the network's thread, decoders, counts, who is there."""
 
 from __future__ import annotations
 
@@ -92,7 +92,15 @@ class State:
     def limits(self) -> dict[str, Any]:
         """What clients should know of."""
         s = self.settings
-        names = ("body_bytes", "sound_seconds", "session_seconds", "idle_seconds", "message_bytes", "message_rate", "ahead_seconds")
+        names = (
+            "body_bytes",
+            "sound_seconds",
+            "session_seconds",
+            "idle_seconds",
+            "message_bytes",
+            "message_rate",
+            "ahead_seconds",
+        )
         return {name: getattr(s, name) for name in names}
 
     def card(self) -> dict[str, Any]:
