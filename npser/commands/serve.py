@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         from npser.live.serve import serve
     except ImportError as error:
-        if (error.name or "").split(".")[0] != "tornado":
+        if "tornado" not in str(error):
             raise
         raise ValueError("npser serve needs the package tornado; get it with: pip install 'npser[serve]'") from None
 

@@ -49,21 +49,23 @@ class Handler(web.RequestHandler):
     takes_body = False
     shared: State
 
+    def __init__(self, *arguments: Any, **others: Any) -> None:
+        self.request_id = uuid.uuid4().hex  # before the headers
+        super().__init__(*arguments, **others)
+
     def initialize(self, state: State, route: str) -> None:
         self.shared, self.route = state, route
-        self.request_id = uuid.uuid4().hex
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
+        self.set_header("X-Request-Id", self.request_id)
         for name, value in HEADERS.items():
             self.set_header(name, value)
 
     def prepare(self) -> None:
         """Whether the server is meant, and may be asked by who asks."""
-        self.set_header("X-Request-Id", self.request_id)
         s, headers = self.shared.settings, self.request.headers
         if self.shared.stopping and self.route not in ("healthz", "readyz", "metrics"):
-            self.set_header("Connection", "close")
             raise self.refused("stopping", Problem("stopping", "the server stops; come back later", 503))
         host = headers.get("Host", "")
         if not is_own_name(urlsplit(f"//{host}").hostname or "", s):
@@ -74,7 +76,6 @@ class Handler(web.RequestHandler):
             text = f"pages of {origin[:100]!r} may not use this server; its --allow-origin would allow it"
             raise self.refused("origin", Problem("origin_forbidden", text, 403))
         if self.shared.token is not None and not self.is_open and not self.knows_token(self.shared.token):
-            self.set_header("WWW-Authenticate", "Bearer")
             text = "the token is missing or wrong; send the header Authorization: Bearer TOKEN"
             raise self.refused("token", Problem("token_wrong", text, 401))
         if not self.takes_body and (headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers):
@@ -114,6 +115,10 @@ class Handler(web.RequestHandler):
             self.set_status(error.status)
             if error.status == 503:
                 self.set_header("Retry-After", "1")
+            if error.status == 401:
+                self.set_header("WWW-Authenticate", "Bearer")
+            if error.code == "stopping":
+                self.set_header("Connection", "close")
             self.say(error.body(self.request_id))
             return
         texts = {404: f"there is nothing at {self.request.path[:100]}", 405: f"{self.request.method} is not to be used here"}
