@@ -248,7 +248,11 @@ def test_a_session_says_what_a_stream_says(server: Server, path: Path, rate: int
 
 
 def test_measurements_lie_between_start_and_end_of_speech(server: Server) -> None:
-    messages = run(heard(server, np.array_split(np.concatenate([talk([2.0]), sound(35 * RATE, 3)]), 9), rate=RATE, format="f32le", every=1.0))
+    messages = run(
+        heard(
+            server, np.array_split(np.concatenate([talk([2.0]), sound(35 * RATE, 3)]), 9), rate=RATE, format="f32le", every=1.0
+        )
+    )
     speaking = False
     for message in messages:
         assert message["type"] != "measurement" or speaking

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import io
 import json
+import re
 import sys
 import tempfile
 import time
@@ -235,7 +236,8 @@ class Predict(Handler):
             raise Problem("form_unexpected", "the body is a form; send the file itself: curl --data-binary @a.wav", 415)
         self.timeline, self.least = self._asked()
         self.form = accepted(headers.get("Accept", ""))
-        if int(headers.get("Content-Length", "0") if headers.get("Content-Length", "0").isdecimal() else 0) > s.body_bytes:
+        length = headers.get("Content-Length", "")
+        if re.fullmatch("[0-9]+", length) and (len(length) > 15 or int(length) > s.body_bytes):
             raise self._too_large()
         if self.shared.uploads >= s.uploads:
             text = f"{s.uploads} recordings are answered or wait for it; come back later"

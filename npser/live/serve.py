@@ -123,7 +123,7 @@ async def _serve(state: State, sockets: list[socket.socket], context: ssl.SSLCon
         ssl_options=context,
         idle_connection_timeout=s.header_seconds,
         max_header_size=s.header_bytes,
-        max_body_size=s.body_bytes + 1,
+        max_body_size=2 * s.body_bytes + (1 << 20),  # the handler says 413 before
         body_timeout=s.body_seconds + 5,  # the handler says 408 before
         decompress_request=False,
         chunk_size=1 << 16,
