@@ -105,9 +105,13 @@ class Server:
             content = answer.read()
             return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, content)
 
-    def raw(self, content: bytes) -> socket.socket:
-        """A connection over which something was said."""
-        found = socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE)
+    def raw(self, content: bytes, holds: int | None = None) -> socket.socket:
+        """A connection over which something was said. holds: bytes that the system keeps of what is not read."""
+        found = socket.socket()
+        found.settimeout(DEADLINE)
+        if holds is not None:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, holds)  # before it is told to the other end
+        found.connect(("127.0.0.1", self.port))
         found.sendall(content)
         return found
 

@@ -22,7 +22,7 @@ from tornado.httpclient import HTTPClientError
 
 from npser.lite import Model
 from npser.live.limits import FIELDS, Settings, flag_of
-from npser.live.measures import Measures
+from npser.live.measures import ROW, Measures
 from npser.live.state import State
 from npser.live.stream import listen
 from npser.networks import li2019
@@ -205,7 +205,7 @@ def test_the_counts_add_up(server: Server, audio: Path) -> None:
 
 
 def test_measures_of_several_workers_are_added_and_a_worker_that_comes_again_keeps_its_counts() -> None:
-    numbers = Measures().numbers * 3
+    numbers = [0.0] * (3 * ROW)
     for k in range(3):
         Measures(numbers, k).add("sessions_opened_total", k + 1)
         Measures(numbers, k).set("sessions", 1)
@@ -421,7 +421,7 @@ def test_several_processes_share_a_port_and_one_that_dies_is_followed(
     with Server(environment, tmp_path, path, "--workers", "2", *QUICK) as server:
         expected = server.ask("/v1/predict", audio.read_bytes()).json
         assert all(server.ask("/v1/predict", audio.read_bytes()).json == expected for _ in range(6))
-        assert server.metrics()['requests_total{route="predict",code="200"}'] == 7
+        server.until(lambda found: found['requests_total{route="predict",code="200"}'] == 7)
         victim = children(server.process.pid)[0]
         time.sleep(5.2)  # one that is younger is not followed: it would die again
         os.kill(victim, signal.SIGKILL)

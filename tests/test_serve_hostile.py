@@ -489,9 +489,7 @@ UPGRADE = (
 def test_a_client_that_never_reads_is_left(server: Server) -> None:
     """It has its pings answered until the system holds no more."""
     before = server.metrics()
-    with server.raw(UPGRADE) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(DEADLINE)
+    with server.raw(UPGRADE, holds=4096) as connection:
         flood = masked(9, b"x" * 125) * 500
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             while True:
