@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -21,12 +22,13 @@ from serving import CHECKS, HEARING, Server, heard, noise, run, session, talk
 from tornado.httpclient import HTTPClientError
 
 from npser.lite import Model
-from npser.live.limits import FIELDS, Settings, flag_of
+from npser.live.limits import FIELDS, Settings, flag_of, settings_of
 from npser.live.measures import ROW, Measures
 from npser.live.state import State
 from npser.live.stream import listen
 from npser.networks import li2019
 
+EXAMPLES = ROOT / "examples"
 QUICK = ("--ahead-seconds", "1000", "--message-rate", "100000")  # a test does not wait for its sound
 
 
@@ -449,5 +451,37 @@ def test_below_a_path_of_a_proxy_with_a_file_of_settings(
             run(heard(server, []))
 
 
-def test_nothing_of_this_machine_is_in_the_examples() -> None:
-    assert not re.search(r"/tmp/|/root/", (ROOT / "examples" / "serving.md").read_text())
+# Examples
+
+
+def test_a_telephone_line_is_a_session(server: Server, path: Path, environment: dict[str, str]) -> None:
+    """The example's mu-law, which is told as the stream tells the samples that it stands for."""
+    line = (
+        (np.clip(np.resize(talk([1.0], pause=0.5)[::2], 16_000), -1, 1) * 127).astype(np.int8).tobytes()
+    )  # any bytes are sound
+    command = [sys.executable, str(EXAMPLES / "telephone.py"), f"ws://127.0.0.1:{server.port}/v1/stream"]
+    done = subprocess.run(command, input=line, capture_output=True, env=environment, check=True)
+    x = np.frombuffer(runpy.run_path(str(EXAMPLES / "telephone.py"))["linear"](line), "<i2")
+    told = [event for event in listen(Model(path), [(x / 32768).astype(np.float32)], 8000) if event.kind != "speech"]
+    messages = [json.loads(text) for text in done.stdout.splitlines()]
+    assert [m["probabilities"] for m in of("measurement", messages)] == [event.probabilities for event in told]
+    assert messages[-1]["type"] == "session.closed"
+
+
+def test_the_examples_mu_law_is_that_of_g711() -> None:
+    linear = runpy.run_path(str(EXAMPLES / "telephone.py"))["linear"]
+    found = np.frombuffer(linear(bytes([0x00, 0x80, 0x7F, 0xFF, 0x0F, 0x8F, 0xF0])), "<i2").tolist()
+    assert found == [-32124, 32124, 0, 0, -16764, 16764, 120]
+
+
+def test_the_examples_for_files_work(server: Server, audio: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    text = (EXAMPLES / "serving.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "client.py").write_text(code.replace("127.0.0.1:8080", f"127.0.0.1:{server.port}"))
+    command = [sys.executable, str(tmp_path / "client.py"), str(audio)]
+    first, *windows = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout.splitlines()
+    assert first.split()[0] == server.ask("/v1/predict", audio.read_bytes()).json["emotion"]
+    assert len(windows) > 3
+    settings = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "serve.toml").write_text(settings[0])
+    assert settings_of({}, tmp_path / "serve.toml").allow_host == ("voice.example",)
