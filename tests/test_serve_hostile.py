@@ -313,6 +313,23 @@ def test_one_more_session_than_allowed_is_refused_before_the_upgrade(server: Ser
     run(work())
 
 
+def test_a_session_more_is_refused_where_those_that_are_there_keep_the_server_busy(
+    environment: dict[str, str], tmp_path: Path, path: Path
+) -> None:
+    with Server(environment, tmp_path, path, "--busy-share", "0", "--ahead-seconds", "99") as server:
+
+        async def work() -> None:
+            async with session(server, HEARD) as client:
+                await client.send(talk([1.0, 1.0]))
+                await client.next("measurement")
+                with pytest.raises(HTTPClientError, match="503"):
+                    async with session(server):
+                        pass
+
+        run(work())
+        assert server.metrics()['refusals_total{reason="busy"}'] == 1
+
+
 def test_handshakes_that_fail_take_no_place(server: Server) -> None:
     good = "GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     good += (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from npser.live.stream import Due, Event, Stream, answers
 Array = np.ndarray
 Outputs = list[dict[str, Array | None]]
 
+MEMORY = 5.0  # seconds
 AT_ONCE = 16  # windows of files, at least, that are computed before sessions have their turn again
 
 
@@ -44,6 +46,7 @@ class Engine:
         self.blocks: list[Block] = []
         self.windows: deque[Windows] = deque()
         self.waiting, self.stopped = Condition(), False
+        self.share, self.told = 0.0, time.monotonic()  # see busy; and when that was
         self.thread = Thread(target=self._work, name="inference", daemon=True)
         self.thread.start()
 
@@ -58,6 +61,14 @@ class Engine:
     def run(self, inputs: Sequence[Array]) -> Outputs:
         """The same; waits for it."""
         return self.later(inputs).result() if inputs else []
+
+    def busy(self) -> float:
+        """Share of the last seconds in which sessions were heard: at 1, what they say comes faster than it can be."""
+        return self.share * math.exp(-(time.monotonic() - self.told) / MEMORY)
+
+    def _count(self, seconds: float) -> None:
+        """More of such work."""
+        self.share, self.told = min(1.0, self.busy() + seconds / MEMORY), time.monotonic()
 
     def stop(self) -> None:
         """No more; what waits is cancelled."""
@@ -91,7 +102,9 @@ class Engine:
                 while self.windows and sum(len(job.inputs) for job in windows) < AT_ONCE:
                     windows.append(self.windows.popleft())
                 self.measures.set("queue_depth", len(self.windows))
+            begun = time.monotonic()
             self._hear([job for job in blocks if job.answer.set_running_or_notify_cancel()])
+            self._count(time.monotonic() - begun)
             self._run([job for job in windows if job.answer.set_running_or_notify_cancel()])
 
     def _hear(self, blocks: list[Block]) -> None:

@@ -67,6 +67,9 @@ class Settings:
     decoder_seconds: float = _setting(60.0, "of computing for a recording, and of waiting for a block of it", 0.1)
 
     sessions: int = _setting(64, "live sessions; one more is told to come back", 0)
+    busy_share: float = _setting(
+        0.9, "of the time that sessions keep the network busy; then one more is told to come back", 0, 1
+    )
     session_seconds: float = _setting(3 * 3600.0, "that a session may last", 0.1)
     idle_seconds: float = _setting(30.0, "without a message of the client that end a session", 0.1)
     message_bytes: int = _setting(MIB, "of a message of a session", 1024)

@@ -17,7 +17,7 @@ CODES = (
     "other",
 )
 REFUSALS = (
-    *("full", "uploads", "connections", "stopping", "host", "origin", "token", "config", "too_many_errors"),
+    *("full", "busy", "uploads", "connections", "stopping", "host", "origin", "token", "config", "too_many_errors"),
     *("too_fast", "too_large", "idle", "too_long", "unread", "other"),
 )
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -45,6 +45,9 @@ TABLES = {
     "dropped_seconds_total": Table("counter", "Sound of live sessions that was lost, or was no sound"),
     "decoders_died_total": Table("counter", "Decoding processes that died or were stopped"),
     "queue_depth": Table("gauge", "Blocks and windows that wait for the network"),
+    "busy_share": Table(
+        "gauge", "Share of the last seconds in which sessions kept the network busy, of all processes added up"
+    ),
     "resident_memory_bytes": Table("gauge", "Resident memory, without the decoding processes"),
     "inference_seconds": Table("histogram", "Time of the network for the windows that it takes together", {}, SECONDS),
     "inference_windows": Table("histogram", "Windows that it takes together", {}, WINDOWS),

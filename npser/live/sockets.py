@@ -45,6 +45,9 @@ class Live(Handler, websocket.WebSocketHandler):
         if shared.is_full():
             text = f"there are {shared.settings.sessions} sessions already; come back later"
             raise self.refused("full", Problem("full", text, 503))
+        if shared.engine.busy() > shared.settings.busy_share:
+            text = "the sessions that are there keep the server busy; come back later"
+            raise self.refused("busy", Problem("busy", text, 503))
         shared.enter(1)
         try:
             await super().get()

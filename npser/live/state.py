@@ -64,6 +64,7 @@ class State:
                 song = b"".join(value.tobytes() for value in found.values() if value is not None)
                 self.song = self.song or song
                 self.well = time.monotonic() if song == self.song else -FRESH
+            self.measures.set("busy_share", self.engine.busy())
             self.measures.set("resident_memory_bytes", resident_bytes())
             if self.stopping:
                 return
