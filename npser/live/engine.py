@@ -104,7 +104,8 @@ class Engine:
                 self.measures.set("queue_depth", len(self.windows))
             begun = time.monotonic()
             self._hear([job for job in blocks if job.answer.set_running_or_notify_cancel()])
-            self._count(time.monotonic() - begun)
+            if blocks:
+                self._count(time.monotonic() - begun)
             self._run([job for job in windows if job.answer.set_running_or_notify_cancel()])
 
     def _hear(self, blocks: list[Block]) -> None:
