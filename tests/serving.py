@@ -198,7 +198,18 @@ async def session(server: Server, update: Message | None = None, **headers: str)
             await client.say("session.update", **update)
         yield client
     finally:
-        connection.close()
+        await left(connection)
+
+
+async def left(connection: WebSocketClientConnection) -> None:
+    """Close, and wait until the socket is closed as well."""
+    stream: Any = getattr(connection.protocol, "stream", None)
+    connection.close()
+    for _ in range(300):
+        if stream is None or stream.closed():
+            return
+        await asyncio.sleep(0.01)
+    stream.close()
 
 
 def run(work: Awaitable[Any]) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 from helpers import RATE, Array, network, recording, sound
-from serving import DEADLINE, HEARING, Server, heard, run, session, talk
+from serving import DEADLINE, HEARING, Server, heard, left, run, session, talk
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from tornado.websocket import websocket_connect
 
@@ -566,7 +566,7 @@ def test_only_who_knows_the_token_is_served(environment: dict[str, str], tmp_pat
             url = f"ws://127.0.0.1:{server.port}/v1/stream"
             connection = await websocket_connect(url, subprotocols=["npser.v1", f"npser.token.{TOKEN}"])
             assert connection.selected_subprotocol == "npser.v1"
-            connection.close()
+            await left(connection)
 
         run(work())
         assert TOKEN not in Path(f"/proc/{server.process.pid}/cmdline").read_text()
