@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from npser.prediction import UNREADABLE, Array, Audio, Prediction, Window, Windo
 from npser.speech import Sound, refusal
 
 MANY = 200  # recordings from which on the compiled engine pays for its start
+Run = Callable[[Sequence[Array]], list[dict[str, Array | None]]]  # see Model.run
 TOGETHER = 8  # windows of a long recording that are computed together, where they last for a minute at most
 
 
@@ -101,12 +102,15 @@ class Model:
         """Of one window (n,) at 16 kHz."""
         return self.outputs(Span.of(x))[0]
 
-    def outputs(self, span: Span) -> list[WindowOutput]:
-        """Of each window of a span at 16 kHz. Windows of one length go through the network together."""
+    def outputs(self, span: Span, run: Run | None = None) -> list[WindowOutput]:
+        """Of each window of a span at 16 kHz. Windows of one length go through the network together.
+
+        run: what stands for self.run, such as one that shares it with others.
+        """
         found = outputs_of(span)
         heard = [k for k, output in enumerate(found) if output.reason is None]
         inputs = self._inputs(span.some(heard))
-        for k, answer in zip(heard, self.run(inputs), strict=True):
+        for k, answer in zip(heard, (run or self.run)(inputs), strict=True):
             found[k] = found[k]._replace(**answer)
         return found
 
@@ -199,6 +203,10 @@ class Model:
             raise ValueError(f"audio has shape {audio.shape}; expected (n,) finite samples of one channel")
         else:
             rate, blocks = features.whole_rate(sample_rate), iter([audio.astype(np.float32)])
+        return self.sound_of(rate, blocks, most)
+
+    def sound_of(self, rate: int, blocks: Iterable[Array], most: int = TOGETHER) -> Sound:
+        """The same of blocks (n,) float32, as features.read_blocks has them."""
         most = max(1, min(most, int(60 / self.config.max_seconds)))
         return Sound(blocks, rate, self.config.max_seconds, most, self.network.kind(self.config).speech)
 

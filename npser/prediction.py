@@ -88,19 +88,21 @@ def unreadable(error: Exception) -> Prediction:
     return Prediction(None, {}, None, None, 0.0, error=str(error) or type(error).__name__)
 
 
-Answer = TypeVar("Answer", Prediction, Window)
+Answer = TypeVar("Answer")  # Prediction, Window, or another dataclass with emotion, probabilities and reason
 Row = dict[str, Any]
 Show = Callable[[Sequence[Row]], None]
 
 
 def withhold(prediction: Prediction, least: float) -> Prediction:
     """No answer where the likeliest emotion has a probability below least."""
+    return dataclasses.replace(sure(prediction, least), timeline=[sure(window, least) for window in prediction.timeline])
 
-    def sure(one: Answer) -> Answer:
-        p = max(one.probabilities.values(), default=1.0)
-        return one if p >= least else dataclasses.replace(one, emotion=None, reason=f"confidence {p:.3f} is below {least:g}")
 
-    return dataclasses.replace(sure(prediction), timeline=[sure(window) for window in prediction.timeline])
+def sure(one: Answer, least: float) -> Answer:
+    """The same of a single answer."""
+    found: Any = one
+    p = max(found.probabilities.values(), default=1.0)
+    return one if p >= least else dataclasses.replace(found, emotion=None, reason=f"confidence {p:.3f} is below {least:g}")
 
 
 def rows(path: str, prediction: Prediction, timeline: bool) -> Iterator[Row]:
@@ -111,9 +113,13 @@ def rows(path: str, prediction: Prediction, timeline: bool) -> Iterator[Row]:
         return
     names = ("emotion", "probabilities", "gender", "gender_probabilities", "seconds", "reason")
     yield {"path": path, **{name: getattr(prediction, name) for name in names}}
-    for window in prediction.timeline if timeline else []:
-        row = {"path": path, **dataclasses.asdict(window), "gender": likeliest(window.gender_probabilities)}
-        yield {**row, "gender_probabilities": window.gender_probabilities or None}
+    yield from (window_row(path, window) for window in (prediction.timeline if timeline else []))
+
+
+def window_row(path: str, window: Window) -> Row:
+    """The row of a window."""
+    row = {"path": path, **dataclasses.asdict(window), "gender": likeliest(window.gender_probabilities)}
+    return {**row, "gender_probabilities": window.gender_probabilities or None}
 
 
 def jsonl_writer(file: TextIO) -> Show:

@@ -71,6 +71,7 @@ def test_the_top_of_the_package_can_be_taken_in() -> None:
             "predict",
             "explain",
             "live",
+            "serve",
             "export",
             "info",
             "gradcheck",
@@ -97,7 +98,7 @@ def test_a_function_fits_on_a_screen_and_has_few_parameters(name: str) -> None:
 def test_the_oldest_versions_that_are_proved_are_the_oldest_that_are_allowed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     floors: dict[str, set[str]] = {}
-    for part in ("", "plot", "cluster", "onnx", "test"):
+    for part in ("", "plot", "cluster", "onnx", "serve", "test"):
         for wanted in project["optional-dependencies"][part] if part else project["dependencies"]:
             name, version = re.sub(r"\[.*\]", "", wanted).split(">=")
             floors.setdefault(name, set()).add(version)

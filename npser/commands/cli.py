@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_adapt(evaluate, ("recording", "folder", "speaker"), "in DATA, labels unseen")
     _predict(add("predict", "Name the emotion of recordings"))
     _live(add("live", "Name the emotion of sound that goes on, second by second"))
+    _serve(add("serve", "Name the emotion of speech over HTTP and WebSocket, until it is stopped"))
     text = "Show a recording, the attention of the network and its answers, as a page for a browser"
     explain = add("explain", text)
     explain.add_argument("audio", type=lambda text: str(_path(text)), metavar="AUDIO", help="audio file")
@@ -184,6 +185,24 @@ def _live(live: argparse.ArgumentParser) -> None:
     live.add_argument("--samples", choices=("s16le", "f32le"), default="s16le", help="of standard input (default: s16le)")
     text = "stream: adapt the model to what has been heard so far (default: none)"
     live.add_argument("--adapt", choices=("none", "stream"), default="none", metavar="TO", help=text)
+
+
+def _serve(serve: argparse.ArgumentParser) -> None:
+    from npser.live.limits import FIELDS, flag_of
+
+    serve.epilog = "Try it: curl --data-binary @a.wav http://127.0.0.1:8080/v1/predict"
+    serve.add_argument("--config", type=_path, metavar="FILE", help="TOML file of settings, such as sessions = 64; flags win")
+    for name, one in FIELDS.items():
+        kind, about = type(one.default), one.metadata
+        shown = about["shown"] or (f"{one.default:g}" if kind is float else one.default)
+        text = f"{about['help']} (default: {shown})".replace("%", "%%")
+        if kind is bool:
+            serve.add_argument(flag_of(name), action="store_true", default=None, help=about["help"])
+        elif kind is tuple:
+            serve.add_argument(flag_of(name), action="append", metavar="NAME", help=text)
+        else:
+            unit = {int: "N", float: "S", str: "TEXT"}[kind]
+            serve.add_argument(flag_of(name), type=kind, metavar=unit, help=text)
 
 
 def _path(text: str) -> Path:

@@ -1,0 +1,203 @@
+"""A live session: what its client says goes into a stream, and what the stream tells is said to the client."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from npser.live import protocol
+from npser.live.engine import Engine
+from npser.live.limits import Problem, Settings
+from npser.live.measures import Measures
+from npser.live.protocol import CONFIG, TIMED_OUT, TOO_FAST, Message, Update
+from npser.live.stream import Event, Stream
+
+Array = np.ndarray
+
+AT_ONCE = 0.05  # seconds of sound, at least, that are heard together: a browser sends 3 ms at a time
+MOST_ERRORS = 20  # that are not fatal
+BURST = 2.0  # seconds of messages that may come at once
+
+
+class Session:
+    """Of one client. send: what writes a message to it; it raises nothing."""
+
+    def __init__(
+        self, name: str, engine: Engine, settings: Settings, measures: Measures, send: Callable[[Message], None]
+    ) -> None:
+        self.name, self.engine, self.settings, self.measures, self.send = name, engine, settings, measures, send
+        self.update: Update | None = None
+        self.stream: Stream | None = None
+        self.offset = 0.0  # seconds of the session when the stream began
+        self.waiting: list[Array] = []  # sound that the stream has not heard
+        self.received = self.computed = self.dropped = 0  # samples
+        self.measurements = self.errors = 0
+        self.speaking, self.spoken = False, 0.0  # whether an utterance goes on, and when the last one ended
+        self.began = self.latest = time.monotonic()  # of the session, and when the client last said something
+        self.progressed = self.began
+        self.sound_began = math.inf
+        self.allowance = settings.message_rate * BURST  # messages
+        self.lock = asyncio.Lock()  # of the stream
+        self.over = False
+
+    async def receive(self, message: str | bytes) -> bool:
+        """What the client says; whether it wants to go on. Problem: what is wrong, with a close code where it is the end."""
+        now = time.monotonic()
+        rate = self.settings.message_rate
+        self.allowance = min(self.allowance + (now - self.latest) * rate, rate * BURST) - 1
+        self.latest = now
+        if self.allowance < 0:
+            raise Problem(
+                "too_fast", f"there are more than {rate:g} messages in a second; send more sound in each", close=TOO_FAST
+            )
+        async with self.lock:
+            if self.over:
+                return True
+            if isinstance(message, bytes):
+                await self._sound(message, now)
+                return True
+            said = protocol.read(message)
+            if said["type"] == "session.update":
+                self._configure(said)
+            elif said["type"] == "flush":
+                await self._flush()
+            elif said["type"] == "gap":
+                await self._gap(protocol.gap_of(said), now)
+            return said["type"] != "session.close"
+
+    def forgive(self, problem: Problem) -> Problem:
+        """An error that is not fatal; one that is, after too many of them."""
+        self.errors += 1
+        if problem.close is None and self.errors > MOST_ERRORS:
+            return Problem("too_many_errors", f"after {MOST_ERRORS} errors: {problem}", close=CONFIG)
+        return problem
+
+    async def answer(self) -> None:
+        """All that was heard."""
+        async with self.lock:
+            if self.stream is not None and not self.over:
+                await self._flush()
+
+    def close(self, reason: str) -> None:
+        """Say session.closed, once."""
+        if self.over:
+            return
+        self.over = True
+        totals = {"received": self.seconds(self.received), "computed": self.seconds(self.computed)}
+        totals |= {"dropped": self.seconds(self.dropped), "measurements": self.measurements}
+        self.send({"type": "session.closed", "reason": reason, **totals})
+
+    def tick(self) -> None:
+        """Now and then. Problem: what ends the session."""
+        now, s = time.monotonic(), self.settings
+        if now - self.latest > s.idle_seconds:
+            raise Problem("idle", f"nothing was said for {s.idle_seconds:g} s; begin a new session", close=TIMED_OUT)
+        if now - self.began > s.session_seconds:
+            raise Problem("too_long", f"the session has lasted {s.session_seconds:g} s; begin a new one", close=TIMED_OUT)
+        if self.update is not None and now - self.progressed >= 1:
+            self.progressed = now
+            done = {"received": self.seconds(self.received), "computed": self.seconds(self.computed)}
+            self.send({"type": "progress", **done, "dropped": self.seconds(self.dropped)})
+
+    def seconds(self, samples: int) -> float:
+        """Of so many samples."""
+        return round(samples / self.update.rate, 3) if self.update is not None else 0.0
+
+    def _configure(self, said: Message) -> None:
+        if self.stream is not None:
+            raise Problem("config_invalid", "session.update comes once, before the sound; begin a new session", close=CONFIG)
+        self.update = protocol.update_of(said, self.engine.model.config.max_seconds)
+        self.stream = self._new()
+
+    def _new(self) -> Stream:
+        assert self.update is not None
+        return Stream(self.engine.model, self.update.rate, self.update.every, self.update.adapt)
+
+    def _configured(self) -> Update:
+        if self.update is None:
+            raise Problem("config_missing", "sound came before session.update, which says its rate", close=CONFIG)
+        return self.update
+
+    async def _sound(self, data: bytes, now: float) -> None:
+        update = self._configured()
+        try:
+            x = protocol.samples(data, update.format)
+        except Problem:
+            self._drop(len(data) // np.dtype(protocol.SAMPLES[update.format][0]).itemsize)
+            raise
+        self.waiting.append(x)
+        self._count(len(x), now)
+        if sum(map(len, self.waiting)) >= AT_ONCE * update.rate:
+            await self._hear(now)
+
+    async def _gap(self, seconds: float, now: float) -> None:
+        """Sound that the client could not send: silence, so that the times stay right."""
+        count = round(seconds * self._configured().rate)
+        self._drop(count)
+        self.waiting.append(np.zeros(count, np.float32))
+        self._count(count, now)
+        await self._hear(now)
+
+    def _drop(self, samples: int) -> None:
+        self.dropped += samples
+        self.measures.add("dropped_seconds_total", self.seconds(samples))
+
+    def _count(self, samples: int, now: float) -> None:
+        """More sound; Problem where it cannot be from a voice that speaks now."""
+        self.sound_began = min(self.sound_began, now)
+        self.received += samples
+        most = self.settings.ahead_seconds
+        if self.seconds(self.received) - (now - self.sound_began) > most:
+            text = f"the sound is more than {most:g} s ahead of the clock; send a file to /v1/predict, or sound as it comes"
+            raise Problem("too_fast", text, close=TOO_FAST)
+
+    async def _hear(self, now: float) -> None:
+        """Give the stream what waits. now: when the last of it came."""
+        if self.stream is None or not self.waiting:
+            return
+        x, self.waiting = np.concatenate(self.waiting), []
+        events = await asyncio.wrap_future(self.engine.hear(self.stream, x))
+        self.computed += len(x)
+        self.measures.add("audio_seconds_total", self.seconds(len(x)), source="stream")
+        self._tell(events, now)
+
+    async def _flush(self) -> None:
+        """All that was heard is answered as if the sound ended here, and a new stream begins."""
+        self._configured()
+        now = time.monotonic()
+        await self._hear(now)
+        assert self.stream is not None
+        ended, self.stream = self.stream, self._new()
+        self._tell(await asyncio.wrap_future(self.engine.hear(ended, None)), now)
+        self.stream.heard = ended.heard  # of the voice, where the stream adapts to it
+        self.offset = self.received / self.stream.rate
+        if self.speaking:
+            self._stop(self.offset)
+
+    def _tell(self, events: list[Event], now: float) -> None:
+        assert self.update is not None
+        for event in events:
+            if event.kind == "speech":
+                self._start(event.start + self.offset)
+                continue
+            if not self.speaking:  # an utterance that was told in parts goes on
+                self._start(self.spoken)
+            self.measurements += 1
+            self.send(protocol.measurement(event, self.offset, self.update.min_confidence))
+            if event.kind == "utterance":
+                self._stop(event.end + self.offset)
+        if events:
+            self.measures.observe("lag_seconds", time.monotonic() - now)
+
+    def _start(self, moment: float) -> None:
+        if not self.speaking:
+            self.send({"type": "speech.start", "start": round(moment, 3)})
+        self.speaking = True
+
+    def _stop(self, moment: float) -> None:
+        self.speaking, self.spoken = False, moment
+        self.send({"type": "speech.end", "end": round(moment, 3)})

@@ -1,0 +1,604 @@
+"""Clients that mean harm, or know no better: each limit of the server holds, and a good client does not notice them."""
+
+import asyncio
+import contextlib
+import gzip
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from helpers import RATE, Array, network, recording, sound
+from serving import DEADLINE, HEARING, Server, heard, left, run, session, talk
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError
+from tornado.websocket import websocket_connect
+
+from npser.lite import Model
+from npser.live.decoding import Decoder
+from npser.live.limits import Problem, Settings
+
+TOKEN = "a-token-of-more-than-16-characters"
+STRICT = {
+    "header-seconds": 0.5,
+    "body-seconds": 1.5,
+    "body-bytes": 400_000,
+    "sound-seconds": 20,
+    "message-bytes": 200_000,
+    "message-rate": 400,
+    "sessions": 3,
+    "idle-seconds": 2,
+    "unread-seconds": 0.5,
+    "ahead-seconds": 2,
+    "connections": 60,
+    "decoders": 1,
+    "decoder-seconds": 3,
+}
+HEARD = {"rate": RATE, "format": "f32le"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def path(folder: Path) -> Path:
+    return network(folder, HEARING).path
+
+
+@pytest.fixture(scope="module")
+def server(environment: dict[str, str], folder: Path, path: Path) -> Iterator[Server]:
+    """With narrow limits."""
+    words = [word for name, value in STRICT.items() for word in (f"--{name}", str(value))]
+    with Server(environment, folder, path, *words) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def audio(folder: Path) -> bytes:
+    return recording(folder / "a.wav", sound(RATE, 1)).read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def _a_good_client_is_served_after_each_test(server: Server, audio: bytes) -> Iterator[None]:
+    yield
+    server.until(lambda found: found["sessions"] == 0 and found["uploads"] == 0)
+    assert server.ask("/v1/predict", audio).json["seconds"] == 1.0
+    assert server.ask("/readyz").status == 200
+
+
+def ended(connection: socket.socket) -> bytes:
+    """All that comes until the server closes."""
+    found = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(65536):
+            found += part
+    connection.close()
+    return found
+
+
+# HTTP
+
+
+def test_slow_headers_are_cut_off(server: Server) -> None:
+    begun = time.monotonic()
+    for content in (b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", b"POST /v1/predict HTTP/1.1\r\nX: "):
+        assert ended(server.raw(content)) == b""
+    assert time.monotonic() - begun < DEADLINE / 2
+
+
+def test_slow_bodies_are_told_and_cut_off(server: Server) -> None:
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nRIFF"
+    found = ended(server.raw(head))
+    assert found.startswith(b"HTTP/1.1 408 ")
+    assert b'"code": "body_late"' in found
+    chunked = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nRIFF\r\n"
+    assert b'"code": "body_late"' in ended(server.raw(chunked))
+
+
+def test_bodies_that_are_too_large_are_refused_by_length_and_by_content(server: Server) -> None:
+    most = int(STRICT["body-bytes"])
+    server.ask("/v1/predict", b"x" * (most + 1)).refuses(413, "body_too_large")
+    waits = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\nExpect: 100-continue\r\n\r\n"
+    found = ended(server.raw(waits))
+    assert found.startswith(b"HTTP/1.1 413 ")
+    with server.raw(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n") as endless:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(100):
+                endless.sendall(b"2710\r\n" + b"x" * 10_000 + b"\r\n")
+                time.sleep(0.001)
+        assert b'"code": "body_too_large"' in ended(endless)
+
+
+def test_lengths_that_lie(server: Server, audio: bytes) -> None:
+    head = "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n"
+    for length in (len(audio) - 1000, 0):  # what is left is no request
+        found = ended(server.raw(head.format(length).encode() + audio))
+        assert found.startswith(b"HTTP/1.1 200 " if length else b"HTTP/1.1 422 ")
+        assert found.count(b"HTTP/1.1 ") <= 2
+    for length in ("-1", "1e3", "0x10", "9" * 5000, "5, 6"):
+        assert ended(server.raw(head.format(length).encode() + b"RIFF")).split(b" ")[1] in (b"400", b"413")
+    both = head.format(4).encode().replace(b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n") + b"RIFF"
+    assert ended(server.raw(both)).startswith(b"HTTP/1.1 400 ")
+
+
+def test_requests_that_make_no_sense(server: Server) -> None:
+    rng = np.random.default_rng(0)
+    good = b"POST /v1/predict?timeline HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nAccept: text/csv\r\n\r\nRIFF"
+    for _ in range(150):
+        bad = bytearray(good)
+        for at in rng.integers(0, len(bad), rng.integers(1, 6)):
+            bad[at] = rng.integers(0, 256)
+        with server.raw(bytes(bad)) as connection:
+            connection.shutdown(socket.SHUT_WR)
+            status = re.match(rb"HTTP/1\.1 (\d+) ", ended(connection))
+            assert status is None or int(status[1]) < 500, bytes(bad)
+    huge = b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 100_000 + b"\r\n\r\n"
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        assert not ended(server.raw(huge)).startswith(b"HTTP/1.1 200")
+
+
+def test_compressed_bodies_are_not_opened(server: Server) -> None:
+    server.ask("/v1/predict", gzip.compress(bytes(9_000_000)), Content_Encoding="gzip").refuses(415, "encoding_unknown")
+    server.ask("/v1/predict", gzip.compress(bytes(9_000_000))).refuses(422, "audio_invalid")
+
+
+def test_a_small_file_of_much_silence_is_refused(server: Server, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", np.zeros(60 * RATE, np.int16), RATE)
+    content = (tmp_path / "a.flac").read_bytes()
+    assert len(content) < 30_000
+    server.ask("/v1/predict", content).refuses(413, "sound_too_long")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", ""])
+def test_other_hosts_are_refused(server: Server, host: str) -> None:
+    server.ask("/v1/model", Host=host).refuses(421, "host_unknown")
+
+
+def test_own_hosts_are_served(server: Server) -> None:
+    for host in ("localhost", "LOCALHOST:1", "[::1]", "192.0.2.7:8080", socket.gethostname()):
+        assert server.ask("/healthz", Host=host).status == 200
+
+
+def test_pages_from_elsewhere_are_refused(server: Server, audio: bytes) -> None:
+    for origin in ("http://evil.example", "null", f"http://localhost:{server.port}", "file://"):
+        server.ask("/v1/predict", audio, Origin=origin).refuses(403, "origin_forbidden")
+    assert server.ask("/v1/predict", audio, Origin=f"http://127.0.0.1:{server.port}").status == 200
+
+    async def work() -> None:
+        with pytest.raises(HTTPClientError, match="403"):
+            async with session(server, Origin="http://evil.example"):
+                pass
+
+    run(work())
+
+
+def test_more_connections_than_allowed_are_closed_at_once(server: Server) -> None:
+    held = [server.raw(b"") for _ in range(int(STRICT["connections"]) + 20)]
+    assert any(ended(connection) == b"" for connection in held[-5:])
+    for connection in held:
+        connection.close()
+    while True:  # until those are gone
+        with contextlib.suppress(OSError):
+            assert server.metrics()['refusals_total{reason="connections"}'] >= 1
+            return
+        time.sleep(0.05)
+
+
+def test_clients_that_leave_before_their_answer(server: Server, audio: bytes) -> None:
+    head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(audio)}\r\n\r\n".encode()
+    for cut in (0, 100, len(audio)):
+        server.raw(head + audio[:cut]).close()
+        connection = server.raw(head + audio[:cut])
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+
+def test_clients_that_never_read(server: Server) -> None:
+    with server.raw(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000):
+        assert server.ask("/healthz").status == 200
+
+
+# The decoding process
+
+
+def decoder_of(server: Server) -> int:
+    """The process that decodes for a server."""
+    while True:
+        tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
+        found = {int(child) for task in tasks for child in (task / "children").read_text().split()}
+        for child in found:
+            with contextlib.suppress(OSError):
+                if b"npser.live.decoding" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    return child
+
+
+def test_a_decoder_that_is_killed_at_work_is_an_answer_and_followed_by_another(server: Server, audio: bytes) -> None:
+    child = decoder_of(server)
+    os.kill(child, signal.SIGSTOP)
+
+    async def work() -> Any:
+        answer = asyncio.ensure_future(asyncio.to_thread(server.ask, "/v1/predict", audio))
+        await asyncio.sleep(0.2)
+        os.kill(child, signal.SIGKILL)
+        return await answer
+
+    run(work()).refuses(422, "decoder_died")
+    assert server.ask("/v1/predict", audio).status == 200
+    assert decoder_of(server) != child
+    assert server.metrics()["decoders_died_total"] >= 1
+
+
+def test_a_decoder_that_is_killed_at_rest_is_not_noticed(server: Server, audio: bytes) -> None:
+    os.kill(decoder_of(server), signal.SIGKILL)
+    time.sleep(0.2)
+    assert server.ask("/v1/predict", audio).status == 200
+
+
+def test_a_decoder_that_does_not_answer_is_replaced(server: Server, audio: bytes) -> None:
+    os.kill(decoder_of(server), signal.SIGSTOP)
+    server.ask("/v1/predict", audio).refuses(422, "decoder_died")
+
+
+def test_a_decoder_is_confined(tmp_path: Path) -> None:
+    decoder = Decoder(Settings(decoder_bytes=700 << 20))
+    try:
+        decoder.check()
+        limits = Path(f"/proc/{decoder.child.pid}/limits").read_text()
+        assert re.search(rf"Max address space +{700 << 20} ", limits)
+        assert re.search(r"Max file size +0 ", limits)
+        assert re.search(r"Max open files +16 ", limits)
+        with recording(tmp_path / "a.wav", sound(3 * 65536)).open("rb") as file:
+            for taken in (0, 1, 9):  # the next one is not disturbed by what was not taken
+                rate, blocks = decoder.blocks(file)
+                found = [block for block, _ in zip(blocks, range(taken), strict=False)]
+                decoder.release()
+                assert (rate, sum(map(len, found))) == (RATE, min(taken, 3) * 65536)
+        (tmp_path / "b").write_bytes(b"what is this")
+        with (tmp_path / "b").open("rb") as file, pytest.raises(Problem, match="the recording: is not an audio file"):
+            decoder.blocks(file)
+        assert decoder.died == 0
+    finally:
+        decoder.close()
+
+
+@pytest.mark.parametrize(
+    "content", [b"RIFF", b"fLaC" + bytes(50), b"OggS" * 9, b"\xff\xfb" * 99, b"ID3" + b"\x7f" * 99], ids=repr
+)
+def test_broken_files_are_refused(server: Server, content: bytes) -> None:
+    server.ask("/v1/predict", content).refuses(422, "audio_invalid")
+
+
+def test_damaged_files_are_answered_or_refused(server: Server, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for form in ("flac", "ogg", "wav", "mp3"):
+        soundfile.write(tmp_path / f"a.{form}", sound(RATE, 1), RATE)
+        content = bytearray((tmp_path / f"a.{form}").read_bytes())
+        for _ in range(8):
+            bad = bytearray(content)
+            for at in rng.integers(0, len(bad), 9):
+                bad[at] = rng.integers(0, 256)
+            assert server.ask("/v1/predict", bytes(bad)).status in (200, 413, 422)
+
+
+# Sessions
+
+
+def test_one_more_session_than_allowed_is_refused_before_the_upgrade(server: Server) -> None:
+    async def work() -> None:
+        async with contextlib.AsyncExitStack() as opened:
+            for _ in range(int(STRICT["sessions"])):
+                await opened.enter_async_context(session(server))
+            with pytest.raises(HTTPClientError) as refused:
+                await opened.enter_async_context(session(server))
+            answer = refused.value.response
+            assert answer is not None
+            assert (answer.code, answer.headers["Retry-After"]) == (503, "1")
+            assert json.loads(answer.body)["code"] == "full"
+        await asyncio.to_thread(server.until, lambda found: found["sessions"] == 0)
+        async with session(server):
+            pass
+
+    run(work())
+
+
+def test_a_session_more_is_refused_where_those_that_are_there_keep_the_server_busy(
+    environment: dict[str, str], tmp_path: Path, path: Path
+) -> None:
+    with Server(environment, tmp_path, path, "--busy-share", "0", "--ahead-seconds", "99") as server:
+
+        async def work() -> None:
+            async with session(server, HEARD) as client:
+                await client.send(talk([1.0, 1.0]))
+                await client.next("measurement")
+                with pytest.raises(HTTPClientError, match="503"):
+                    async with session(server):
+                        pass
+
+        run(work())
+        assert server.metrics()['refusals_total{reason="busy"}'] == 1
+
+
+def test_handshakes_that_fail_take_no_place(server: Server) -> None:
+    good = "GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    good += (
+        "Sec-WebSocket-Protocol: npser.v1\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    for without in (
+        "Connection: Upgrade\r\n",
+        "Sec-WebSocket-Version: 13\r\n",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+    ):
+        for _ in range(5):
+            found = ended(server.raw(good.replace(without, "").encode()))
+            assert found == b"" or found.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 426 "))
+    for _ in range(5):
+        server.raw(good.encode()).close()
+    server.until(lambda found: found["sessions"] == 0)
+
+
+@pytest.mark.parametrize(
+    ("update", "text"),
+    [
+        ({}, "lacks rate"),
+        ({"rate": 100}, "rate is 100; expected a whole number of Hz, 4000 to 192000"),
+        ({"rate": 16000.5}, "rate is 16000.5"),
+        ({"rate": True}, "rate is true"),
+        ({"rate": RATE, "format": "mp3"}, 'format is "mp3"; expected s16le or f32le'),
+        ({"rate": RATE, "format": []}, "format is []"),
+        ({"rate": RATE, "every": 0.1}, "every is 0.1; expected a number, 0.25 to 1"),
+        ({"rate": RATE, "min_confidence": -1}, "min_confidence is -1"),
+        ({"rate": RATE, "adapt": 1}, "adapt is 1"),
+        ({"rate": RATE, "sample_rate": RATE}, 'has no field "sample_rate"; it has rate, format, every'),
+    ],
+)
+def test_wrong_updates_end_a_session(server: Server, update: dict[str, Any], text: str) -> None:
+    async def work() -> None:
+        async with session(server, update) as client:
+            assert text in (await client.fails("config_invalid", 4000))["message"]
+
+    run(work())
+
+
+def test_sound_before_an_update_and_an_update_after_one(server: Server) -> None:
+    async def work() -> None:
+        async with session(server) as client:
+            await client.send(bytes(200))
+            await client.fails("config_missing", 4000)
+        async with session(server, HEARD) as client:
+            await client.say("session.update", **HEARD)
+            await client.fails("config_invalid", 4000)
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("no json", "message_invalid"),
+        ("[" * 3000, "message_invalid"),
+        ('{"type": NaN}', "message_invalid"),
+        ("9" * 4000, "message_invalid"),
+        ('{"type": "flush", "x": "' + "y" * 5000 + '"}', "message_invalid"),
+        ("[]", "message_invalid"),
+        ('{"type": 3}', "message_invalid"),
+        ('{"type": "session.start"}', "type_unknown"),
+        ('{"type": "flush", "now": true}', "field_unknown"),
+        ('{"type": "gap"}', "gap_invalid"),
+        ('{"type": "gap", "seconds": 1e9}', "gap_invalid"),
+        (b"\0\0\0", "audio_invalid"),
+        (np.full(100, np.nan, "<f4").tobytes(), "audio_invalid"),
+        (np.full(100, 1e30, "<f4").tobytes(), "audio_invalid"),
+    ],
+    ids=range(14),
+)
+def test_a_wrong_message_is_told_and_the_session_goes_on(server: Server, path: Path, message: str | bytes, code: str) -> None:
+    x = talk([0.6], pause=0.5)
+
+    async def work() -> None:
+        async with session(server, HEARD) as client:
+            await client.send(x[:8000])
+            await client.connection.write_message(message, binary=isinstance(message, bytes))
+            error = await client.next()
+            assert (error["code"], error["fatal"]) == (code, False)
+            await client.send(x[8000:])
+            await client.say("session.close")
+            messages, closed = await client.rest()
+            assert closed == 1000
+            found = [m["probabilities"] for m in messages if m.get("final")]
+            assert found == [Model(path).predict(x, RATE).probabilities]
+
+    run(work())
+
+
+def test_too_many_errors_end_a_session(server: Server) -> None:
+    async def work() -> None:
+        async with session(server, HEARD) as client:
+            for _ in range(21):
+                await client.connection.write_message("?")
+            await client.fails("too_many_errors", 4000)
+
+    run(work())
+
+
+def test_sound_that_cannot_have_been_heard_yet_ends_a_session(server: Server) -> None:
+    async def work() -> None:
+        async with session(server, HEARD) as client:
+            for block in np.array_split(talk([2.0]), 20):
+                await client.send(block)
+            await client.fails("too_fast", 4029)
+        async with session(server, HEARD) as client:
+            await client.say("gap", seconds=9)
+            await client.fails("too_fast", 4029)
+
+    run(work())
+
+
+def test_a_flood_of_small_messages_ends_a_session(server: Server) -> None:
+    async def work() -> None:
+        async with session(server, {"rate": RATE}) as client:
+            with contextlib.suppress(Exception):
+                for _ in range(5000):
+                    await client.send(bytes(2))
+            await client.fails("too_fast", 4029)
+
+    run(work())
+
+
+def test_messages_that_are_too_large_end_a_session(server: Server) -> None:
+    async def work(size: int) -> None:
+        async with session(server, HEARD) as client:
+            with contextlib.suppress(Exception):
+                await client.send(bytes(size))
+            await client.fails("message_too_large", 4009)
+
+    run(work(int(STRICT["message-bytes"]) + 4))
+    before = server.metrics()["resident_memory_bytes"]
+    with contextlib.suppress(AssertionError, ValueError):  # the answer may be lost with the connection, in which megabytes lie
+        run(work(10_000_000))
+    assert server.metrics()["resident_memory_bytes"] - before < 5e7
+
+
+def test_a_client_that_says_nothing_is_told_and_left(server: Server) -> None:
+    async def work() -> None:
+        async with session(server, HEARD) as client:
+            await client.send(talk([1.0])[: round(1.9 * RATE)])
+            messages, code = await client.rest()
+            assert [m["type"] for m in messages][-4:] == ["measurement", "speech.end", "error", "session.closed"]
+            assert (messages[-1]["reason"], code) == ("idle", 4008)
+
+    run(work())
+
+
+def test_a_session_does_not_last_for_ever(environment: dict[str, str], tmp_path: Path, path: Path) -> None:
+    with Server(environment, tmp_path, path, "--session-seconds", "1") as server:
+
+        async def work() -> None:
+            async with session(server, HEARD) as client:
+                await client.fails("too_long", 4008)
+
+        run(work())
+
+
+def masked(opcode: int, content: bytes) -> bytes:
+    """A frame of a client, with a mask of zeros."""
+    length = bytes([0x80 | len(content)]) if len(content) < 126 else b"\xfe" + struct.pack("!H", len(content))
+    return bytes([0x80 | opcode]) + length + bytes(4) + content
+
+
+UPGRADE = (
+    b"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Protocol: npser.v1\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+def test_a_client_that_never_reads_is_left(server: Server) -> None:
+    """It has its pings answered until the system holds no more."""
+    before = server.metrics()
+    with server.raw(UPGRADE, holds=4096) as connection:
+        flood = masked(9, b"x" * 125) * 500
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            while True:
+                connection.sendall(flood)
+                time.sleep(0.001)
+    after = server.until(lambda found: found["sessions"] == 0)
+    assert after['refusals_total{reason="unread"}'] == before.get('refusals_total{reason="unread"}', 0) + 1
+    assert after["resident_memory_bytes"] - before["resident_memory_bytes"] < 5e7
+
+
+def test_frames_that_make_no_sense_end_a_session(server: Server) -> None:
+    frames = [
+        b"\xc1\x80" + bytes(4),
+        b"\x8b\x80" + bytes(4),
+        b"\x09\x80" + bytes(4),
+        b"\x00\x80" + bytes(4),
+        b"\x81\x82" + bytes(4) + b"\xff\xff",
+    ]
+    frames += [b"\x82\xff" + b"\xff" * 8 + bytes(4), masked(1, b"{}")[:3], masked(8, b"\x00")]
+    for frame in frames:
+        with server.raw(UPGRADE + frame) as connection:
+            connection.shutdown(socket.SHUT_WR)
+            assert ended(connection).startswith(b"HTTP/1.1 101 ")
+    server.until(lambda found: found["sessions"] == 0)
+
+
+def test_sessions_that_open_are_sessions_that_close(server: Server) -> None:
+    found = server.until(lambda found: found["sessions"] == 0)
+    assert found["sessions_opened_total"] == found["sessions_closed_total"] > 20
+    codes = {name for name in found if name.startswith("requests_total") and 'code="5' in name}
+    assert not [name for name in codes if 'code="503"' not in name]
+
+
+# Tokens and TLS
+
+
+def test_only_who_knows_the_token_is_served(environment: dict[str, str], tmp_path: Path, path: Path, audio: bytes) -> None:
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    words = ["--token", str(tmp_path / "token"), "--allow-host", "voice.example", "--allow-origin", "https://voice.example"]
+    with Server(environment, tmp_path, path, *words) as server:
+        for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}, {"Authorization": f"Basic {TOKEN}"}):
+            found = server.ask("/v1/predict", audio, **given)
+            found.refuses(401, "token_wrong")
+            assert found.headers["www-authenticate"] == "Bearer"
+            server.ask("/metrics", **given).refuses(401, "token_wrong")
+        server.ask(f"/v1/model?token={TOKEN}").refuses(401, "token_wrong")
+        assert server.ask("/v1/predict", audio, Authorization=f"bearer {TOKEN}").status == 200
+        assert server.ask("/readyz", Host="voice.example").status == 200
+        assert server.ask("/v1/model", Origin="https://voice.example", Authorization=f"Bearer {TOKEN}").status == 200
+
+        async def work() -> None:
+            with pytest.raises(HTTPClientError, match="401"):
+                async with session(server):
+                    pass
+            async with session(server, Authorization=f"Bearer {TOKEN}"):
+                pass
+            url = f"ws://127.0.0.1:{server.port}/v1/stream"
+            connection = await websocket_connect(url, subprotocols=["npser.v1", f"npser.token.{TOKEN}"])
+            assert connection.selected_subprotocol == "npser.v1"
+            await left(connection)
+
+        run(work())
+        assert TOKEN not in Path(f"/proc/{server.process.pid}/cmdline").read_text()
+
+
+def test_tls(environment: dict[str, str], tmp_path: Path, path: Path, audio: bytes) -> None:
+    names = ["-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip("openssl makes no certificate here")
+    words = ["--certificate", str(tmp_path / "cert.pem"), "--key", str(tmp_path / "key.pem"), "--header-seconds", "1"]
+    with Server(environment, tmp_path, path, *words) as server:
+        assert server.address.startswith("https://")
+        assert ended(server.raw(b"GET / HTTP/1.1\r\n\r\n")) == b""
+        assert ended(server.raw(b"")) == b""  # who does not greet is left, too
+
+        async def work() -> None:
+            options = {"ca_certs": str(tmp_path / "cert.pem"), "body": audio, "method": "POST"}
+            answer = await AsyncHTTPClient().fetch(f"{server.address}v1/predict", **options)
+            assert answer.code == 200
+
+        run(work())
+    assert ssl
+
+
+def test_a_good_session_beside_bad_ones(server: Server, path: Path) -> None:
+    """Slow connections, broken files and lost clients do not change what it is told."""
+    x: Array = talk([0.6], pause=0.4)
+    held = [server.raw(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nR") for _ in range(20)]
+    with contextlib.ExitStack() as stack:
+        for connection in held:
+            stack.enter_context(connection)
+        messages = run(heard(server, np.array_split(x, 20), **HEARD))
+    assert [m["probabilities"] for m in messages if m.get("final")] == [Model(path).predict(x, RATE).probabilities]
