@@ -9,6 +9,7 @@ take their place, by as much as few seconds deserve: after x seconds by x / (x +
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,9 +87,11 @@ def drawn(
 
     heard (R, 1 + 2 d): see sums. How many recordings is drawn from HEARD, anew for each; so is which.
     """
-    found, names = np.empty((2, len(voices), len(mean)), np.float32), np.array(voices)
-    for voice in dict.fromkeys(voices):
-        own = np.flatnonzero(names == voice)
+    found = np.empty((2, len(voices), len(mean)), np.float32)
+    members: dict[str, list[int]] = defaultdict(list)
+    for r, voice in enumerate(voices):
+        members[voice].append(r)
+    for own in map(np.array, members.values()):
         whole = heard[own].sum(axis=0)
         for r, most in zip(own, rng.choice(HEARD, len(own)), strict=True):
             some = whole if most >= len(own) else heard[rng.choice(own, most, replace=False)].sum(axis=0)

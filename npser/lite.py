@@ -52,8 +52,8 @@ class Model:
         -------
         Prediction
             Of a recording longer than the network's window (7.5 s), the mean log-probability over half-overlapping windows
-            that are not silent. ``emotion`` is None, with a ``reason``, for silence, for faint steady noise, and for less than
-            0.3 s.
+            of its speech. ``emotion`` is None, with a ``reason``, where there is no speech, for faint steady noise, and for
+            less than 0.3 s. A network that hears pauses as well skips windows that are silent.
 
         Raises
         ------

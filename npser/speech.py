@@ -13,6 +13,7 @@ Pauses are cut out. How the sound comes in blocks makes no difference, to the la
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -30,7 +31,7 @@ CROSSINGS = 24  # zeros of the sinc on each side of its centre
 PASSED = 0.95  # of the lower of the two Nyquist frequencies: where the filter is at half its height
 SHAPE = 9.0  # beta of the Kaiser window
 TILE = 1000  # samples at 16 kHz that are computed together, at least
-LARGEST = 1 << 21  # numbers of a matrix that is kept; of rates that need more, the filter is computed each time
+LARGEST = 1 << 21  # numbers of a matrix; rates that need more have a table of filters
 
 # The detector
 FRAME = 400  # samples, 25 ms
@@ -65,7 +66,8 @@ class Resampler:
         times = max(1, -(-128 // up))
         small = up * times * (down * times + 2 * self.half + 1) <= LARGEST
         self.rows = max(1, TILE // (up * times))
-        self.matrix = self._matrix(up * times, down * times) if small and not self.same else None
+        self.matrix = _matrix(up, down, self.half, times) if small and not self.same else None
+        self.table = np.empty((0, 0), np.float32) if small or self.same else _table(up, down, self.half)
         self.held = np.zeros(self.half, np.float32)  # samples that are needed on, the first one centred half a filter back
         self.heard = self.made = self.dropped = 0  # samples heard, samples made, and samples of held that are gone
 
@@ -107,25 +109,36 @@ class Resampler:
                 at, phase = first // self.up - self.dropped, first % self.up
                 if len(self.held) < at[-1] + 2 * self.half + 1:
                     return np.concatenate(found)
-                taps = self._taps(phase / self.up).astype(np.float32)
-                found.append(np.einsum("nk,nk->n", self.held[at[:, None] + np.arange(2 * self.half + 1)], taps))
+                around = self.held[at[:, None] + np.arange(2 * self.half + 1)]
+                found.append(np.einsum("nk,nk->n", around, self.table[phase]))
             self.made += len(found[-1])
             gone = self.made * self.down // self.up - self.dropped
             self.held, self.dropped = self.held[gone:].copy(), self.dropped + gone
 
-    def _taps(self, fraction: Array) -> Array:
-        """The filter for moments so far behind a sample, (n,) of 0 to 1: weights (n, 2 half + 1) of the samples around it."""
-        t = np.arange(-self.half, self.half + 1) - fraction[:, None]
-        cutoff = PASSED * min(1.0, self.up / self.down)
-        window = np.i0(SHAPE * np.sqrt(np.maximum(0, 1 - (t / (self.half + 1)) ** 2))) / np.i0(SHAPE)
-        return cutoff * np.sinc(cutoff * t) * window
 
-    def _matrix(self, up: int, down: int) -> Array:
-        """The filter as a product: (down + 2 half + 1) samples -> up samples, the first one centred at sample half."""
-        matrix, first = np.zeros((down + 2 * self.half + 1, up), np.float32), np.arange(up) * self.down
-        taps = self._taps(first % self.up / self.up)
-        matrix[(first // self.up)[:, None] + np.arange(2 * self.half + 1), np.arange(up)[:, None]] = taps
-        return matrix
+def _taps(fraction: Array, up: int, down: int, half: int) -> Array:
+    """The filter for moments so far behind a sample, (n,) of 0 to 1: weights (n, 2 half + 1) of the samples around it."""
+    t = np.arange(-half, half + 1) - fraction[:, None]
+    cutoff = PASSED * min(1.0, up / down)
+    window = np.i0(SHAPE * np.sqrt(np.maximum(0, 1 - (t / (half + 1)) ** 2))) / np.i0(SHAPE)
+    return cutoff * np.sinc(cutoff * t) * window
+
+
+@functools.lru_cache(maxsize=8)
+def _matrix(up: int, down: int, half: int, times: int) -> Array:
+    """The filter as a product: (times down + 2 half + 1) samples -> times up samples, the first one centred at sample half."""
+    first = np.arange(up * times) * down
+    matrix = np.zeros((down * times + 2 * half + 1, up * times), np.float32)
+    columns = np.arange(up * times)[:, None]
+    matrix[(first // up)[:, None] + np.arange(2 * half + 1), columns] = _taps(first % up / up, up, down, half)
+    return matrix
+
+
+@functools.lru_cache(maxsize=2)
+def _table(up: int, down: int, half: int) -> Array:
+    """The filter for each of up moments between two samples, (up, 2 half + 1): some 10 MB, of rates with no common measure."""
+    parts = [_taps(np.arange(start, min(start + TILE, up)) / up, up, down, half) for start in range(0, up, TILE)]
+    return np.concatenate(parts, dtype=np.float32)
 
 
 class Detector:
@@ -210,7 +223,8 @@ class Speech:
 
     def feed(self, x: Array) -> list[Run]:
         """Samples at the source's rate (n,) -> runs of speech, as far as they are told."""
-        return self.detector.feed(self.resampler.feed(x))
+        parts = (x[start : start + BLOCK] for start in range(0, len(x), BLOCK))  # time and memory grow with the square of more
+        return [run for part in parts for run in self.detector.feed(self.resampler.feed(part))]
 
     def end(self) -> list[Run]:
         """The rest."""
@@ -230,11 +244,12 @@ def spans(blocks: Iterable[Array], rate: int, seconds: float, most: int) -> Iter
             heard += len(x)
             yield x
 
-    first = 0  # sample of the speech where the span begins
+    k = first = 0  # window that the span begins with, and the sample of the speech where that is
     for span in features.spans(samples(), SAMPLE_RATE, seconds, most):
         where = [places(runs, first + a, first + b) for a, b in zip(span.starts, span.ends, strict=True)]
         yield span._replace(runs=where)
-        first += most * round(seconds / 2 * SAMPLE_RATE)
+        k += most
+        first = round(k * seconds / 2 * SAMPLE_RATE)
         gone = max(0, sum(sample <= first for sample, _ in runs) - 1)
         del runs[:gone]
 
@@ -253,8 +268,7 @@ def _runs_of(blocks: Iterable[Array], rate: int) -> Iterator[Run]:
     """The runs of speech in a recording."""
     speech = Speech(rate)
     for block in blocks:
-        for start in range(0, len(block), BLOCK):
-            yield from speech.feed(block[start : start + BLOCK])
+        yield from speech.feed(block)
     yield from speech.end()
 
 

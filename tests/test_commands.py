@@ -155,7 +155,7 @@ def test_gradcheck_exits_with_1_when_a_gradient_is_off(environment: dict[str, st
 
 def test_every_command_explains_itself(npser: Command) -> None:
     commands = re.findall(r"^    (\w+)\b", npser("--help").stdout, re.MULTILINE)
-    assert len(commands) == 12
+    assert len(commands) == 14
     for words in (*([command] for command in commands), ["data", "list"], ["data", "check"], ["data", "convert"]):
         shown = npser(*words, "--help").stdout
         assert f"usage: npser {' '.join(words)}" in shown

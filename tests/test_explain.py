@@ -480,3 +480,18 @@ def test_a_browser_shows_it_plays_it_and_finds_nothing_wrong(tmp_path: Path, mon
     assert 0.01 < found["played"][0] < 0.9
     assert found["played"][1] == pytest.approx(found["played"][0], abs=1e-3)
     assert found["zoomed"] == pytest.approx([4, found["played"][1]], abs=0.01)
+
+
+def test_a_recording_without_speech_is_shown_as_it_is(tmp_path: Path):
+    path = network(tmp_path, dataclasses.replace(SMALL, level=True, speech=True)).path
+    for name, x in {"silence": np.zeros(20_000), "short": sound(1_600), "steady": np.full(9_000, 0.1)}.items():
+        found = look(recording(tmp_path / f"{name}.wav", x), path)
+        assert (found.prediction.emotion, found.weights) == (None, None)
+        assert found.bands.shape[0] == len(x) // 400 + 1
+    speech = np.concatenate([np.zeros(16_000), sound(24_000, 1), np.zeros(16_000)])
+    found = look(recording(tmp_path / "speech.wav", speech), path)
+    shown = np.flatnonzero(found.bands.max(axis=1) > features.FLOOR_DB)
+    assert 38 <= shown[0] <= 45  # what is not heard has no spectrum
+    assert 90 <= shown[-1] <= 122
+    assert found.weights is not None
+    assert np.isnan(found.weights[:30]).all()

@@ -136,6 +136,13 @@ def test_short_sounds_end_whole(n: int):
         assert runs[-1][1] >= n
 
 
+def test_a_long_block_at_an_odd_rate_takes_no_longer_than_short_ones():
+    """Each sample is moved a few times at most, and each filter computed once."""
+    x = sound(20 * 44_101, 1, 44_101)
+    y = np.concatenate([*(part for _, part in Speech(44_101).feed(x))])
+    assert len(y) > 10 * RATE
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10_000), st.integers(0, 90_000))
 def test_blocks_of_any_length_give_the_same_speech(seed: int, n: int):
@@ -146,7 +153,7 @@ def test_blocks_of_any_length_give_the_same_speech(seed: int, n: int):
 
 
 def test_digital_silence_is_not_remembered():
-    """However long it lasts, what is told of the sound after it is the same."""
+    """After whole seconds of it, what is told of a sound is the same."""
     x, zeros = np.concatenate([noise(1, -50), sound(20_000, 1), noise(1, -50), sound(9_000, 3), noise(1, -50)]), np.zeros(RATE)
     plain = heard(x)
     assert heard(np.concatenate([np.tile(zeros, 3), x]).astype(np.float32)) == [(a + 3 * RATE, b + 3 * RATE) for a, b in plain]
@@ -175,6 +182,14 @@ def test_windows_of_speech_know_where_they_lie():
             np.testing.assert_array_equal(x[at], window)
             count += 1
     assert count > 3
+
+
+def test_windows_of_an_odd_length_know_where_they_lie():
+    x = np.concatenate([part for k in range(6) for part in (noise(2, -70, k), sound(30_000, k))])
+    for span in spans(iter([x]), RATE, 0.30005, 3):
+        for window, runs in zip(span.windows(), span.places(), strict=True):
+            at = np.round(features.moments(runs, np.arange(1, len(window) + 1)) * RATE).astype(int) - 1
+            np.testing.assert_array_equal(np.append(x, np.zeros(FRAME))[at], window)
 
 
 def test_without_speech_there_is_one_empty_window():

@@ -27,7 +27,7 @@ def test_systems_are_named_one_by_one_by_their_network_or_all_together() -> None
     assert [*systems.chosen("all", 0)] == [name for name in there if name != "yenigalla2018-published"]
     assert [*systems.chosen("all,yenigalla2018-published", 0)] == there
     assert [*systems.chosen("yenigalla2018", 0)] == [name for name in there if name.startswith("yenigalla2018-")]
-    assert [*systems.chosen("li2019", 0)] == ["li2019-default", "li2019-paper"]
+    assert [*systems.chosen("li2019", 0)] == ["li2019-default", "li2019-paper", "li2019-same-input"]
     both = systems.chosen(" li2019-paper, mirsamadi2017-published,li2019-paper", seed=7, epochs=3)
     assert [*both] == ["mirsamadi2017-published", "li2019-paper"]
     assert both["li2019-paper"].config == replace(li2019.PRESETS["paper"], seed=7, epochs=3)
@@ -49,9 +49,17 @@ def test_presets_of_days_are_those_whose_network_has_a_reduced_one() -> None:
 def test_no_system_is_run_twice() -> None:
     full = Variant(li2019.PRESETS["default"], "default")
     found, told = systems.variants(full, systems=systems.chosen("li2019", 0))
-    assert ([*found], told) == (["full", "li2019-paper"], [])
+    assert ([*found], told) == (["full", "li2019-paper", "li2019-same-input"], [])
     found, told = systems.variants(full, True, systems.chosen("li2019,li2019_feedforward-default", 0))
-    assert [*found] == ["full", "no-attention", "no-recurrence", "no-gender", "shuffled-gender", "li2019-paper"]
+    assert [*found] == [
+        "full",
+        "no-attention",
+        "no-recurrence",
+        "no-gender",
+        "shuffled-gender",
+        "li2019-paper",
+        "li2019-same-input",
+    ]
     assert told == ["the settings of li2019_feedforward-default are those of the variant no-recurrence, so it is not run twice"]
     smaller = replace(full, config=replace(full.config, d_lstm=30))
     assert [*systems.variants(smaller, systems=systems.chosen("li2019-default", 0))[0]] == ["full", "li2019-default"]

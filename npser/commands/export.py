@@ -155,5 +155,7 @@ def text(found: dict[str, Any]) -> str:
         length = f"up to {seconds:g} s; shorter ones are padded inside, the rest of longer ones is cut"
     else:
         length = f"{features.window_samples(seconds) // HOP + 1} frames, which are {seconds:g} s, zero-padded"
-    more = f"{'':<10}of longer recordings, average the log-probabilities of half-overlapping windows"
-    return "\n".join([written, *lines("input"), *lines("output"), f"{'length':<10}{length}", more])
+    more = [f"{'':<10}of longer recordings, average the log-probabilities of half-overlapping windows"]
+    if "speech" in constants:
+        more.append(f"{'':<10}of speech alone: cut out the pauses before that, as npser/speech.py does")
+    return "\n".join([written, *lines("input"), *lines("output"), f"{'length':<10}{length}", *more])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -31,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if not features.RATES[0] <= args.rate <= features.RATES[1]:
         raise terminal.UsageError(f"--rate {args.rate}: expected {features.RATES[0]} to {features.RATES[1]} Hz")
+    if args.audio not in (None, STANDARD_INPUT) and (args.rate != features.SAMPLE_RATE or args.samples != "s16le"):
+        raise terminal.UsageError(f"{args.audio}: tells its own rate and samples; leave --rate and --samples out")
     rate, blocks = _sound(args)
     stream = Stream(model, rate, args.every, args.adapt == "stream")
     show = _json if args.json else _text_of(model)
@@ -70,8 +73,13 @@ def _microphone(rate: int) -> Iterator[Array]:
         ) from None
     try:
         with sounddevice.InputStream(rate, channels=1, dtype="float32") as stream:
+            lost = False
             while True:
-                yield stream.read(round(AT_ONCE * rate))[0][:, 0]
+                samples, overflowed = stream.read(round(AT_ONCE * rate))
+                if overflowed and not lost:
+                    warnings.warn("samples of the microphone were lost: this machine is too busy", stacklevel=2)
+                    lost = True
+                yield samples[:, 0]
     except sounddevice.PortAudioError as error:
         raise ValueError(f"the microphone cannot be heard ({error}); connect one, or name a file, or - for samples") from None
 

@@ -105,19 +105,21 @@ def look(audio: str | os.PathLike[str], path: Path) -> Look:
     outputs: list[WindowOutput] = []
     padding: list[float] = []
     for span in model.spans(audio):
+        outputs += model.outputs(span)
+        if len(span.x) == 0:  # no speech
+            continue
         S = network.spectrum(c, span.x)
         centres = features.moments(span.places()[0], np.arange(len(S)) * HOP)
         column = np.round(centres * SAMPLE_RATE / HOP).astype(int) // frames
         bands = _Mean(N, S.shape[1]) if bands is None else bands
         bands.add(column, S)
-        outputs += model.outputs(span)
         a = outputs[-1].attention
         if a is not None:
             fine = min(step, HOP)  # samples: a frame may hold several steps, a step several frames
             at = np.arange(min(len(S) * HOP, a.shape[1] * step) // fine) * fine
             weights.add(column[at // HOP], a.T[at // step] * a.shape[1])
             padding.append(float(a[:, -(-len(S) * HOP // step) :].sum() / len(a)))
-    assert bands is not None  # a recording has a window
+    bands = _Mean(N, c.d_spec // 3) if bands is None else bands
     return Look(
         name=os.path.basename(os.fsencode(audio)).decode(errors="replace"),  # a name need not be UTF-8
         model=model,

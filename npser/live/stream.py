@@ -31,7 +31,9 @@ SHORTEST = 0.25  # of these
 PAUSE = 0.3  # seconds that end an utterance, after the half second that speech goes on: see speech.AFTER
 LONGEST = 30.0  # seconds of speech in an utterance; of a longer one, each part of so many is told by itself
 KEPT = {  # of a stream, in its state
-    "stream": (*("rate", "every", "adapt", "x", "P", "first", "count", "runs", "due", "begun", "silent", "heard", "known"),),
+    "stream": (
+        *("rate", "every", "adapt", "x", "P", "first", "count", "runs", "due", "begun", "silent", "heard", "known", "ended"),
+    ),
     "resampler": ("held", "heard", "made", "dropped"),
     "detector": ("rest", "levels", "loud", "told"),
 }
@@ -39,7 +41,7 @@ KEPT = {  # of a stream, in its state
 
 @dataclass(frozen=True)
 class Event:
-    """What a stream has to tell, and where: from start to end, in seconds of the stream.
+    """What a stream has to tell, and where: from start to end, in seconds of the stream; the last frame, of 25 ms, is whole.
 
     kind: ``"speech"``, somebody begins to speak; ``"answer"``, over the last 7.5 s of speech; ``"utterance"``, over all that
     somebody has said who is silent now. The last two have an emotion, None where there is nothing to answer, and then a reason;
@@ -92,7 +94,7 @@ class Stream:
     rate : int
         Of the samples, in Hz.
     every : float
-        Seconds of speech from one answer to the next; rounded to frames of 25 ms.
+        Seconds of speech from one answer to the next, of which whole frames of 25 ms count.
     adapt : bool
         Draw the normaliser towards what has been heard of the stream: see npser.adaptation.
 
@@ -106,7 +108,7 @@ class Stream:
         refuse(model)
         if not SHORTEST <= every <= model.config.max_seconds:
             raise ValueError(f"every is {every}; expected {SHORTEST} to {model.config.max_seconds:g} seconds of speech")
-        self.model, self.every, self.adapt = model, round(every * SAMPLE_RATE / HOP) * HOP, adapt
+        self.model, self.every, self.adapt = model, int(every * SAMPLE_RATE / HOP + 1e-9) * HOP, adapt
         self.rate, self.size = features.whole_rate(rate), features.window_samples(model.config.max_seconds)
         self.speech = Speech(self.rate)
         self.x = np.empty(0, np.float32)  # speech, from its sample `first` on, a multiple of HOP
@@ -118,6 +120,7 @@ class Stream:
         self.silent = 0  # sample of the stream at 16 kHz since when there has been no speech
         self.heard = np.zeros(1 + 2 * model.config.d_spec)  # see adaptation.sums
         self.known = 0  # samples of speech that heard knows
+        self.ended = False
 
     def feed(self, block: Array) -> list[Event]:
         """Samples (n,) at the stream's rate, full scale 1 -> what there is to tell by now.
@@ -135,6 +138,10 @@ class Stream:
 
     def take(self, block: Array) -> list[Due]:
         """feed, as far as it goes without the network: `answers` does the rest, of several streams at a time."""
+        if self.ended:
+            raise ValueError("the stream has ended; begin another one")
+        if not isinstance(block, np.ndarray):
+            raise ValueError(f"a block is of type {type(block).__name__}; expected an array (n,) of float samples")
         if block.ndim != 1 or block.dtype.kind != "f" or (len(block) and not features.is_sound(block)):
             raise ValueError(f"a block has shape {block.shape}, type {block.dtype}; expected (n,) finite float samples")
         dues = self._hear(self.speech.feed(block))
@@ -143,6 +150,9 @@ class Stream:
 
     def rest(self) -> list[Due]:
         """end, without the network."""
+        if self.ended:
+            return []
+        self.ended = True
         return self._hear(self.speech.end()) + self._utterance()
 
     def state(self) -> dict[str, Array]:
@@ -155,6 +165,8 @@ class Stream:
     def going_on(cls, model: Model, state: Mapping[str, Array]) -> Stream:
         """The stream that had this state."""
         stream = cls(model, int(state["stream.rate"]), int(state["stream.every"]) / SAMPLE_RATE, bool(state["stream.adapt"]))
+        if len(state["stream.heard"]) != len(stream.heard):
+            raise ValueError(f"{model.path}: the state is of a stream with another model; name that one")
         for owner, names in KEPT.items():
             for name in names:
                 value = state[f"{owner}.{name}"]
@@ -247,9 +259,11 @@ class Stream:
 
 def refuse(model: Model) -> None:
     """ValueError for a model that does not hear speech alone: what it says of a window depends on where the window lies."""
-    kind = model.network.kind(model.config)
-    if not kind.speech:
-        raise ValueError(f"{model.path}: hears pauses as well; a stream needs a model that was trained with speech = true")
+    if not model.network.kind(model.config).speech:  # li2019's and li2019_feedforward's can be
+        raise ValueError(
+            f"{model.path}: hears pauses as well; a stream needs a model of li2019 or li2019_feedforward that was trained with "
+            "speech = true, as preset default has it"
+        )
 
 
 def answers(model: Model, dues: Sequence[Due]) -> list[Event]:
