@@ -118,7 +118,7 @@ def build(data: Dataset, unheard: Dataset, config: Config, out: Path, pool: Thre
     training = final.training | {
         "licence": LICENCE,
         "notices": [NOTICE],
-        "split": final.training["split"] | {"method": "four groups of speakers, each tested by a network of the others"},
+        "split": final.training["split"] | {"method": f"none: everybody trains, and {UNHEARD} tests"},
         "scores": {"epoch": config.epochs, "validation": None, "test": part, "calibration": calibrated, **found},
     }
     checkpoint.save(out / "model.safetensors", Checkpoint(final.tensors, final.config, final.labels, temperature, training))

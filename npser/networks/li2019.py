@@ -298,7 +298,8 @@ def describe_attention(c: Any) -> str:
 def describe_input(c: config.Config) -> str:
     """The bands, for npser info."""
     bands = c.d_spec // 3
-    return f"the lowest {bands} of {N_MELS} bands" if bands < N_MELS else ""
+    parts = ["speech alone, pauses cut out"] if getattr(c, "speech", False) else []
+    return ", ".join([*parts, *([f"the lowest {bands} of {N_MELS} bands"] if bands < N_MELS else [])])
 
 
 def flops(c: Config, rows: Array, frames: Array, training: bool) -> float:

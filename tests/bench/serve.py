@@ -8,6 +8,7 @@ gives this answer, to when the answer came. All traffic is on loopback, and ends
 
 import argparse
 import asyncio
+import io
 import json
 import os
 import signal
@@ -138,9 +139,9 @@ async def load(args: argparse.Namespace, port: int, pid: int) -> None:
     print(f"lag       {shown([lag for of_one in lags for lag in of_one])}")
     print(f"one more  refused in {1000 * refused:.1f} ms")
     print(f"server    {memory(pid):.0f} MB, {share:.2f} of a core")
-    wav = Path(args.scratch) / "three_seconds.wav"
-    soundfile.write(wav, speech(3, args.record), RATE)
-    begun, body = time.perf_counter(), wav.read_bytes()
+    wav = io.BytesIO()
+    soundfile.write(wav, speech(3, args.record), RATE, format="WAV")
+    begun, body = time.perf_counter(), wav.getvalue()
     until = begun + args.files_seconds
     times = [
         one for of_one in await asyncio.gather(*(post(port, body, until) for _ in range(args.connections))) for one in of_one
@@ -158,7 +159,6 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--files-seconds", type=float, default=20)
     parser.add_argument("--record", type=Path, help="16 kHz speech to send; default: harmonics")
-    parser.add_argument("--scratch", default=os.environ.get("TMPDIR", "."), help="folder for a recording")
     parser.add_argument("--workers", default="1")
     args = parser.parse_args()
     words = ["--port", "0", "--json", "--sessions", str(args.sessions), "--model", args.model, "--workers", args.workers]
