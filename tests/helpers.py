@@ -193,6 +193,20 @@ def sound(n: int, seed: int = 0, rate: int = RATE) -> Array:
     return (0.2 * np.sin(5 * t) ** 2 * harmonics + 0.003 * rng.standard_normal(n)).astype(np.float32)
 
 
+def noise(seconds: float, decibels: float = -70, seed: int = 0) -> Array:
+    """White noise so far under full scale, (n,) float32."""
+    x = np.random.default_rng(seed).standard_normal(round(seconds * RATE))
+    return (x * 10 ** (decibels / 20)).astype(np.float32)
+
+
+def talk(words: Sequence[float], pause: float = 1.2) -> Array:
+    """Words of so many seconds, with pauses around them."""
+    parts = [noise(pause)]
+    for k, seconds in enumerate(words):
+        parts += [sound(round(seconds * RATE), k % 7), noise(pause, seed=k)]
+    return np.concatenate(parts)
+
+
 def recording(path: Path, x: Array, rate: int = RATE) -> Path:
     soundfile.write(path, x, rate, subtype="FLOAT")
     return path

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jsonschema
-import numpy as np
-from helpers import RATE, SMALL, Array, sound, start
+from helpers import SMALL, Array, start
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
@@ -25,19 +24,6 @@ HEARING = dataclasses.replace(SMALL, level=True, speech=True)  # windows of a se
 DEADLINE = 60.0  # seconds, of anything
 Message = dict[str, Any]
 CHECKS = {name: jsonschema.Draft202012Validator(schema) for name, schema in (SCHEMAS | RECEIVED).items()}
-
-
-def noise(seconds: float, decibels: float = -70, seed: int = 0) -> Array:
-    x = np.random.default_rng(seed).standard_normal(round(seconds * RATE))
-    return (x * 10 ** (decibels / 20)).astype(np.float32)
-
-
-def talk(words: Sequence[float], pause: float = 1.2) -> Array:
-    """Words of so many seconds, with pauses around them."""
-    parts = [noise(pause)]
-    for k, seconds in enumerate(words):
-        parts += [sound(round(seconds * RATE), k % 7), noise(pause, seed=k)]
-    return np.concatenate(parts)
 
 
 class Answer(NamedTuple):

@@ -17,8 +17,8 @@ import jsonschema
 import numpy as np
 import pytest
 import soundfile
-from helpers import RATE, ROOT, SMALL, Command, children, network, one_sentence, recording, sound, without
-from serving import CHECKS, HEARING, Server, heard, noise, run, session, talk
+from helpers import RATE, ROOT, SMALL, Command, children, network, noise, one_sentence, recording, sound, talk, without
+from serving import CHECKS, HEARING, Server, heard, run, session
 from tornado.httpclient import HTTPClientError
 
 from npser.lite import Model

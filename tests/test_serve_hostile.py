@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from helpers import RATE, Array, network, recording, sound
-from serving import DEADLINE, HEARING, Server, heard, left, run, session, talk
+from helpers import RATE, Array, network, recording, sound, talk
+from serving import DEADLINE, HEARING, Server, heard, left, run, session
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from tornado.websocket import websocket_connect
 

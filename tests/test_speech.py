@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CORPORA, RATE, SMALL, SMALL_FORWARD, Array, network, recording, sound
+from helpers import CORPORA, RATE, SMALL, SMALL_FORWARD, Array, network, noise, recording, sound
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,11 +22,6 @@ from npser.store import store_of
 HEARING = dataclasses.replace(SMALL, level=True, speech=True)
 REAL = sorted(path for path in CORPORA.glob("*/**/*.*") if path.suffix in (".flac", ".wav"))
 real = pytest.mark.skipif(not REAL, reason=f"no corpora in {CORPORA}")
-
-
-def noise(seconds: float, decibels: float, seed: int = 0) -> Array:
-    x = np.random.default_rng(seed).standard_normal(round(seconds * RATE))
-    return (x * 10 ** (decibels / 20)).astype(np.float32)
 
 
 def pieces(x: Array, seed: int, count: int = 40) -> list[Array]:

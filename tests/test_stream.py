@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from helpers import CORPORA, RATE, SMALL, Array, Command, network, one_sentence, recording, sound
+from helpers import CORPORA, RATE, SMALL, Array, Command, network, noise, one_sentence, recording, sound, talk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,19 +26,6 @@ from npser.speech import CHUNK, FRAME
 
 HEARING = dataclasses.replace(SMALL, level=True, speech=True)  # windows of a second
 REAL = sorted(path for path in CORPORA.glob("*/**/*.*") if path.suffix in (".flac", ".wav"))
-
-
-def noise(seconds: float, decibels: float = -70, seed: int = 0) -> Array:
-    x = np.random.default_rng(seed).standard_normal(round(seconds * RATE))
-    return (x * 10 ** (decibels / 20)).astype(np.float32)
-
-
-def talk(words: Sequence[float], pause: float = 1.2) -> Array:
-    """Words of so many seconds, with pauses around them."""
-    parts = [noise(pause)]
-    for k, seconds in enumerate(words):
-        parts += [sound(round(seconds * RATE), k % 7), noise(pause, seed=k)]
-    return np.concatenate(parts)
 
 
 def pieces(x: Array, seed: int, count: int = 60) -> list[Array]:
