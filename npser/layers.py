@@ -27,7 +27,7 @@ from npser_kernels.maxpool import maxpool2d_backward, maxpool2d_forward, maxpool
 Array = np.ndarray
 Backward = Callable[..., tuple[Array, ...]]
 
-BLOCK = 2**17  # numbers of the windows of bands that conv2d holds at a time
+BLOCK = 2**19  # numbers of the windows of bands that conv2d holds at a time
 
 
 def conv1d(X: Array, bounds: Array, W: Array, b: Array) -> tuple[Array, Backward]:

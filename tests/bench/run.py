@@ -239,6 +239,9 @@ CONVOLUTIONS = {
     "Yenigalla et al. (2018), 24 filters": [
         ((256, 128), (1, n_time, n_band, 24), 2, True) for n_time, n_band in ((12, 16), (18, 24), (24, 32), (30, 40))
     ],
+    "Yenigalla et al. (2018), 100 filters": [
+        ((256, 128), (1, n_time, n_band, 100), 1, True) for n_time, n_band in ((12, 16), (18, 24), (24, 32), (30, 40))
+    ],
     "Chen et al. (2018), one convolution": [((300, 40), (3, 5, 3, 128), 1, False)],
     "Chen et al. (2018), the second of more": [((150, 10), (128, 5, 3, 256), 1, False)],
 }
