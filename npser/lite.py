@@ -280,11 +280,8 @@ class Model:
         """forward of B windows of one length. X (B, L, d_spec)"""
         if not hasattr(self.network, "plain"):
             raise ValueError(f"the network {self.config.network} answers by the compiled engine only: `npser predict` does")
-        alone = len(X) == 1  # BLAS rounds products of a single row otherwise: no window is to depend on those beside it
         with np.errstate(over="ignore", invalid="ignore"):  # `answer` tells
-            found = self.network.plain(self.checkpoint.tensors, self.config, np.repeat(X, 2, axis=0) if alone else X)
-        emotion, gender, a = found
-        return (emotion[:1], gender[:1], None if a is None else a[:1]) if alone else found
+            return self.network.plain(self.checkpoint.tensors, self.config, X)
 
 
 def _mean_p(log_p: list[Array]) -> list[float]:

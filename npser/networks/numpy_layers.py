@@ -114,7 +114,7 @@ def lstm(Z: Array, R: Array) -> Array:
     i, f, g, o = (gates[..., k * H : (k + 1) * H] for k in range(4))
     h, c = np.zeros(out.shape[1:], Z.dtype), np.zeros(out.shape[1:], Z.dtype)
     for t, z in enumerate(Z):
-        np.matmul(h, R, out=gates)  # in place: a fresh array takes as long as its numbers
+        np.matmul(h[:, :, None], R[:, None], out=gates[:, :, None])  # row by row: BLAS rounds a row by its place; and in place
         gates += z
         np.tanh(gates, out=gates)
         gates *= slope
