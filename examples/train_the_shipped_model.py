@@ -223,13 +223,14 @@ def card(data: Dataset, found: dict[str, Any], final: Checkpoint) -> str:
         return f"{name} ({LANGUAGES[name]})"
 
     parameters = sum(final.tensors[name].size for name in final.shapes)
+    beside = sum(value.size for value in final.state.values())
     lines = [
         "# The model that comes with npser",
         "",
         f"Names one of {', '.join(data.labels)} for a recording of speech, with probabilities, and a gender, from what lies "
         f"below 4 kHz. {parameters:,} parameters; preset `default`, {final.config.epochs} epochs, seed {final.config.seed}, as "
         "many utterances of each corpus; built by `examples/train_the_shipped_model.py`. It hears nothing but speech: pauses "
-        "are cut out.",
+        f"are cut out. Beside the network answers logistic regression on statistics of the bands, {beside:,} numbers.",
         "",
         "## Data and licences",
         "",
@@ -248,9 +249,8 @@ def card(data: Dataset, found: dict[str, Any], final: Checkpoint) -> str:
         "",
         "The first three: trained on two corpora, tested on the third: another language, other microphones, other actors. "
         "Expect this, or less, of your own recordings: the preset was developed on these three corpora (`examples/recipe.md`), "
-        "so their figures are optimistic. EMOVO: this model itself, which never heard it; the margins of the detector were "
-        "chosen with its scores in sight. One seed; what "
-        "another one would change is not in them. ECE is the expected calibration error; the columns behind it are the recall "
+        "so their figures are optimistic. EMOVO: this model itself, which never heard it; the margins of the detector and the "
+        "regression were chosen with its scores in sight. One seed; what another one would change is not in them. ECE is the expected calibration error; the columns behind it are the recall "
         "of each class.",
         "",
         head,

@@ -81,11 +81,17 @@ def voices_of(utterances: Sequence[Utterance], mode: str) -> list[str]:
 
 
 def drawn(
-    mean: Array, std: Array, heard: Array, voices: Sequence[str], hop: int, rng: np.random.Generator
+    mean: Array,
+    std: Array,
+    heard: Array,
+    voices: Sequence[str],
+    hop: int,
+    rng: np.random.Generator,
+    counts: Sequence[int] = HEARD,
 ) -> tuple[Array, Array]:
     """Statistics for training, (R, d) each: of every recording, those that are adapted to some recordings of its voice.
 
-    heard (R, 1 + 2 d): see sums. How many recordings is drawn from HEARD, anew for each; so is which.
+    heard (R, 1 + 2 d): see sums. How many recordings is drawn from counts, anew for each; so is which.
     """
     found = np.empty((2, len(voices), len(mean)), np.float32)
     members: dict[str, list[int]] = defaultdict(list)
@@ -93,7 +99,7 @@ def drawn(
         members[voice].append(r)
     for own in map(np.array, members.values()):
         whole = heard[own].sum(axis=0)
-        for r, most in zip(own, rng.choice(HEARD, len(own)), strict=True):
+        for r, most in zip(own, rng.choice(counts, len(own)), strict=True):
             some = whole if most >= len(own) else heard[rng.choice(own, most, replace=False)].sum(axis=0)
             found[:, r] = adapted(mean, std, some, hop)
     return found[0], found[1]

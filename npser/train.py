@@ -116,6 +116,8 @@ def fit(
     lines = _opened(run, state, identity, config, resume)  # of metrics.jsonl
     if state.epoch == 0 and hasattr(state.network.module, "pretrain"):
         state.network.theta[:] = state.network.module.pretrain(state.network, data, train, run)
+    if state.epoch == 0 and hasattr(state.network.module, "solve_first"):
+        _solve_first(data, train, state, run)
 
     for epoch in range(state.epoch + 1, config.epochs + 1):
         started = time.perf_counter()
@@ -224,12 +226,7 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
     """Every utterance of the training part once, in random order, or as many of each corpus; returns their mean loss."""
     network, adam, config, ranks = state.network, state.adam, state.network.config, run.ranks
     part = ranks.part(network.theta.size)
-    weight = class_weights(data.emotion_y[train], len(data.labels), config.class_weight)[data.emotion_y].astype(np.float32)
-    corpora = np.array([u.corpus for u in data.utterances])[train]
-    shuffled = drawn(train, corpora, config.balance, stream("shuffle", config.seed, epoch))
-    splicing = stream("splice", config.seed, epoch)
-    ends = augment.splice_partners(train, data.emotion_y, data.gender_y, config.splice, splicing)
-    own = _own_normalisers(data, train, state, epoch)
+    shuffled, shards_of = _met(data, train, state, epoch)
     losses, starts, upcoming = [], range(0, len(train), config.batch), list[Shard]()
 
     def begin(start: int, step: int) -> None:
@@ -238,12 +235,7 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
         batch = shuffled[start : start + config.batch]
         if len(batch) == 0:
             return
-        batch = batch[np.argsort(-data.store.frames(data.first_windows(batch)), kind="stable")]  # similar lengths together
-        share = np.float32(1 / len(batch))
-        y = Targets(data.emotion_y[batch], data.gender_y[batch], weight[batch] * share, np.full(len(batch), share))
-        place = np.searchsorted(train, batch)
-        voice = None if own is None else (own[0][place], own[1][place])
-        upcoming = network.shards(data.store, data.first_windows(batch), y, step, data.first_windows(ends[batch]), voice)
+        upcoming = shards_of(network, batch, step)
         upcoming = ranks.begun(upcoming, lambda shard: shard._replace(inputs=ranks.pool.submit(shard.inputs).result), AHEAD)
 
     begin(0, adam.updates)
@@ -258,13 +250,63 @@ def _epoch(data: Dataset, train: np.ndarray, state: State, epoch: int, run: Run)
     return sum(losses) / len(train)
 
 
-def _own_normalisers(data: Dataset, train: np.ndarray, state: State, epoch: int) -> tuple[np.ndarray, np.ndarray] | None:
+def _met(
+    data: Dataset, train: np.ndarray, state: State, epoch: int, counts: tuple[int, ...] = adaptation.HEARD
+) -> tuple[np.ndarray, Callable[[Network, np.ndarray, int], list[Shard]]]:
+    """What an epoch meets: utterances in random order, and a function of a network, some of them and the step: their shards.
+
+    counts: recordings of its speaker that each is adapted to, where it is, see adaptation.drawn.
+    """
+    config = state.network.config
+    weight = class_weights(data.emotion_y[train], len(data.labels), config.class_weight)[data.emotion_y].astype(np.float32)
+    corpora = np.array([u.corpus for u in data.utterances])[train]
+    shuffled = drawn(train, corpora, config.balance, stream("shuffle", config.seed, epoch))
+    splicing = stream("splice", config.seed, epoch)
+    ends = augment.splice_partners(train, data.emotion_y, data.gender_y, config.splice, splicing)
+    own = _own_normalisers(data, train, state, epoch, counts)
+
+    def shards_of(network: Network, batch: np.ndarray, step: int) -> list[Shard]:
+        batch = batch[np.argsort(-data.store.frames(data.first_windows(batch)), kind="stable")]  # similar lengths together
+        share = np.float32(1 / len(batch))
+        y = Targets(data.emotion_y[batch], data.gender_y[batch], weight[batch] * share, np.full(len(batch), share))
+        place = np.searchsorted(train, batch)
+        voice = None if own is None else (own[0][place], own[1][place])
+        return network.shards(data.store, data.first_windows(batch), y, step, data.first_windows(ends[batch]), voice)
+
+    return shuffled, shards_of
+
+
+def _solve_first(data: Dataset, train: np.ndarray, state: State, run: Run) -> None:
+    """Solve what the network has beside it that learns from its input alone, by the input of some epochs.
+
+    The first of them is not augmented. The others are, but for lines and rooms, and each voice has the statistics of all its
+    recordings: lines, rooms and strange statistics would hide what there is to learn. Every rank finds the same.
+    """
+    network, parts = state.network, list[tuple[np.ndarray, Targets]]()
+    c, everything = network.config, adaptation.HEARD[-1:]
+    plain = dataclasses.replace(c, stretch=0.0, warp=0.0, splice=0.0, channel=0.0)
+    for epoch in range(network.module.draws(c, len(train))):
+        learner = dataclasses.replace(network, config=dataclasses.replace(c, channel=0.0) if epoch else plain)
+        shuffled, shards_of = _met(data, train, state, epoch, everything)
+        shards = shards_of(learner, shuffled, epoch)
+        found = run.pool.map(lambda shard: network.module.evidence_of_input(c, *shard.inputs()), shards)
+        parts += zip(found, (shard.y for shard in shards), strict=True)
+        data.store.release()
+    if parts:
+        evidence = np.concatenate([evidence for evidence, _ in parts])
+        y, weight = (np.concatenate([getattr(of, name) for _, of in parts]) for name in ("emotion", "emotion_weight"))
+        network.state.update(network.module.solve_first(c, evidence, y, weight, len(data.labels)))
+
+
+def _own_normalisers(
+    data: Dataset, train: np.ndarray, state: State, epoch: int, counts: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Those of the utterances of the training part in this epoch, (n, d_spec), where they are adapted to their speakers."""
     if state.heard is None:
         return None
     network, rng = state.network, stream("voices", state.network.config.seed, epoch)
     voices = adaptation.voices_of([data.utterances[r] for r in train], "speaker")
-    return adaptation.drawn(network.mean, network.std, state.heard, voices, data.store.hop, rng)
+    return adaptation.drawn(network.mean, network.std, state.heard, voices, data.store.hop, rng, counts)
 
 
 def drawn(train: np.ndarray, corpora: np.ndarray, balance: str, rng: np.random.Generator) -> np.ndarray:

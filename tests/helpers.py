@@ -97,7 +97,7 @@ def loss_of(
 
 def logits_of(theta: Array, shapes: model.Shapes, c: Config, batch: Batch, rng: Dropout = None) -> tuple[Array, Array | None]:
     """Emotion (B, 4) and gender (B, 2)."""
-    return model.module_of(c).forward(model.views(theta, shapes), c, batch.X, batch.bounds, rng=rng)[0]
+    return model.module_of(c).forward(model.views(theta, shapes), c, batch.X, batch.bounds, rng=rng)[0][:2]
 
 
 def utterances_of(X: Array, bounds: Array) -> list[Array]:
@@ -130,6 +130,8 @@ SIZES = [
     pytest.param(dataclasses.replace(SMALL, level=True, pad=True, d_spec=297), id="small, padded, levelled, up to 4 kHz"),
     pytest.param(li2019.Config(d_cnn=3, d_lstm=5, d_attn=7, n_attn=3, n_cw=5, n_pw=2, pad=False, max_seconds=0.7), id="odd"),
     pytest.param(SMALL_FORWARD, id="no recurrence"),
+    pytest.param(dataclasses.replace(SMALL, level=True, statistics=True), id="small, with statistics"),
+    pytest.param(dataclasses.replace(SMALL_FORWARD, statistics=True), id="no recurrence, with statistics"),
     pytest.param(li2019.PRESETS["paper"], marks=paper_size, id="paper"),
     pytest.param(li2019.PRESETS["same-input"], marks=paper_size, id="the default with pauses"),
 ]
@@ -156,10 +158,14 @@ def network(folder: Path, config: Config = SMALL, genders: list[str] | None = GE
     theta += 0.05 * rng.standard_normal(theta.size).astype(np.float32)
     mean = np.concatenate([rng.uniform(-60, -40, bands), rng.normal(0, 0.1, 2 * bands)]).astype(np.float32)
     std = np.concatenate([rng.uniform(10, 20, bands), rng.uniform(1, 2, 2 * bands)]).astype(np.float32)
-    tensors = model.named(theta, shapes) | {"norm.mean": mean, "norm.std": std}
+    state = {
+        name: rng.normal(0, 0.3, value.shape).astype(np.float32)
+        for name, value in model.state_of(config, len(EMOTIONS), len(genders or [])).items()
+    }
+    tensors = model.named(theta, shapes) | state | {"norm.mean": mean, "norm.std": std}
     path = folder / "model.safetensors"
     checkpoint.save(path, Checkpoint(tensors, config, {"emotion": EMOTIONS, "gender": genders}, temperature, {}))
-    return Trained(path, lite.Model(path), Network(theta, shapes, config, mean, std))
+    return Trained(path, lite.Model(path), Network(theta, shapes, config, mean, std, state=state))
 
 
 def model_file(folder: Path, config: Config, solved: dict[str, Array] | None = None) -> Path:

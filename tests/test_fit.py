@@ -214,7 +214,7 @@ class Slow:
         losses, right, genders = [], [], []
         for r in self.split.validation:
             windows = list(range(self.data.store.recordings[r], self.data.store.recordings[r + 1]))
-            (emotion, gender), _ = li2019.forward(model.views(self.theta, self.shapes), self.c, *self.normalised(windows))
+            (emotion, gender, *_), _ = li2019.forward(model.views(self.theta, self.shapes), self.c, *self.normalised(windows))
             assert gender is not None
             y, gender_y = self.data.emotion_y[r], self.data.gender_y[r]
             losses.append(-self.c.alpha * slow_log_p(emotion)[y])

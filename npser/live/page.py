@@ -21,6 +21,7 @@ import numpy as np
 from npser import __version__, adaptation, checkpoint, features, model, speech
 from npser.checkpoint import Checkpoint
 from npser.live import stream
+from npser.networks import statistics
 
 Array = np.ndarray
 
@@ -34,6 +35,7 @@ CONSTANTS = {  # what the modules state of themselves, so that no number stands 
     features: "SAMPLE_RATE RATES N_FFT HOP N_MELS LEVEL_DB NO_LEVEL SPEECH_FLOOR_DB SILENT_DB LOUDEST MOST_CHANNELS",
     stream: "EVERY PAUSE LONGEST",
     adaptation: "SECONDS NEGLIGIBLE",
+    statistics: "SHARE",
 }
 
 

@@ -14,12 +14,13 @@ import numpy as np
 
 from npser import config, features
 from npser.features import HOP, N_MELS
-from npser.networks import numpy_layers, onnx_layers
+from npser.networks import numpy_layers, onnx_layers, statistics
 
 Array = np.ndarray
 Shapes = dict[str, tuple[int, ...]]
 Views = dict[str, dict[str, Array]]
 Logits = tuple[Array, Array | None]
+Out = tuple[Array, Array | None, Array, Array]  # logits of emotion and gender, and X and bounds
 Grads = dict[str, list[Array]]
 
 TITLE = "Self attention + multitask (Li et al., 2019)"
@@ -41,6 +42,7 @@ class Config(config.Config):
     n_attn: int = 8  # attention heads
     speech: bool = False  # hear nothing but speech: pauses are cut out, see npser.speech
     attention: bool = True  # False: mean over time instead of equations (5)-(9)
+    statistics: bool = False  # logistic regression on statistics of the bands beside it, see networks.statistics
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,6 +55,7 @@ def check(c: Any) -> None:
     c.expect("d_cnn d_attn n_cw n_pw n_attn", lambda value: value >= 1, "at least 1")
     c.expect("n_cw", lambda value: value % 2 == 1, "an odd window")
     c.expect("speech", lambda value: not value or (c.level and not c.pad), "false, or level = true and pad = false with it")
+    c.expect("statistics", lambda value: not (value and c.pad), "false, or pad = false with it")
     check_bands(c)
 
 
@@ -77,7 +80,7 @@ SAME_INPUT = {  # what examples/recipe.md keeps, and the other networks' same-in
     "warmup": 3.0,
     "select": "last",
 }
-DEFAULT = {**SAME_INPUT, "speech": True, "adapt": True, "channel": 0.5}
+DEFAULT = {**SAME_INPUT, "speech": True, "adapt": True, "channel": 0.5, "statistics": True}
 PRESETS = {  # the first is taken where none is named
     "default": Config(**DEFAULT),
     "paper": Config(),
@@ -152,17 +155,38 @@ def attention_and_head_shapes(c: Any, D: int, emotions: int, genders: int) -> Sh
     return found
 
 
+def state(c: Any, emotions: int, genders: int) -> dict[str, Array]:
+    """The regression on statistics before it is solved, where there is one."""
+    found = statistics.start(c.d_spec // 3, emotions) if c.statistics else {}
+    return {f"statistics.{name}": value for name, value in found.items()}
+
+
+def draws(c: Any, utterances: int) -> int:
+    """Epochs whose input the regression on statistics is solved by, where there is one."""
+    return max(1, min(statistics.DRAWS, statistics.MOST // utterances)) if c.statistics else 0
+
+
+def evidence_of_input(c: Any, X: Array, bounds: Array, frames: Array | None = None) -> Array:
+    """The statistics of the bands. X (N, d_spec) -> (B, d_spec)."""
+    return statistics.of_utterances(X[:, : c.d_spec // 3], bounds)
+
+
+def solve_first(c: Any, evidence: Array, y: Array, weight: Array, classes: int) -> dict[str, Array]:
+    """The regression on statistics, solved. evidence (n, d_spec), classes y and weights (n,)."""
+    return {f"statistics.{name}": value for name, value in statistics.solve(evidence, y, weight, classes).items()}
+
+
 def forward(
     p: Views, c: Config, X: Array, bounds: Array, frames: Array | None = None, rng: np.random.Generator | None = None
-) -> tuple[Logits, Callable[..., Grads]]:
-    """Features to logits. X (N, d_spec) -> (emotion (B, classes), gender (B, 2) or None), backward.
+) -> tuple[Out, Callable[..., Grads]]:
+    """Features to logits. X (N, d_spec) -> (emotion (B, classes), gender (B, 2) or None, X and its bounds), backward.
 
     ``backward(demotion, dgender)`` returns the gradients by layer. Dropout acts when rng is given. frames (B,): where X holds
     distinct_rows only, how many rows there would be of each utterance.
     """
     from npser.layers import attention, blstm, conv1d, dropout, extend, maxpool, mean_over_time  # late: they import Numba
 
-    frames = np.diff(bounds) if frames is None else frames
+    frames, utterances = np.diff(bounds) if frames is None else frames, bounds
     H, b_cnn1 = conv1d(X, bounds, **p["cnn1"])  # (1)-(3)
     H, b_cnn2 = conv1d(H, bounds, **p["cnn2"])
     H, bounds, b_pool = maxpool(H, bounds, c.n_pw)  # (4)
@@ -184,7 +208,7 @@ def forward(
         _, *g["cnn1"] = b_cnn1(dH, need_dX=False)
         return g
 
-    return logits, backward
+    return (*logits, X, utterances), backward
 
 
 def heads(p: Views, z: Array) -> tuple[Logits, Callable[[Array, Array | None], tuple[Array, list[Array], list[Array]]]]:
@@ -204,11 +228,11 @@ def heads(p: Views, z: Array) -> tuple[Logits, Callable[[Array, Array | None], t
     return (emotion, gender), backward
 
 
-def loss(c: config.Config, logits: Logits, y: Any) -> tuple[float, Logits]:
-    """Equation (10) and its gradients by the logits. y: see network.Targets."""
+def loss(c: config.Config, out: Any, y: Any) -> tuple[float, Logits]:
+    """Equation (10) and its gradients by the logits, of emotion and gender. y: see network.Targets."""
     from npser.layers import cross_entropy
 
-    emotion, gender = logits
+    emotion, gender, *_ = out
     L_emotion, demotion = cross_entropy(emotion, y.emotion, y.emotion_weight)
     if gender is None:
         return c.alpha * L_emotion, (c.alpha * demotion, None)
@@ -216,9 +240,12 @@ def loss(c: config.Config, logits: Logits, y: Any) -> tuple[float, Logits]:
     return c.alpha * L_emotion + c.beta * L_gender, (c.alpha * demotion, c.beta * dgender)  # (10)
 
 
-def decide(_: Views, c: config.Config, logits: Logits) -> Logits:
-    """The logits of each utterance: what forward returns."""
-    return logits
+def decide(p: Views, c: Any, out: Out) -> Logits:
+    """The logits of each utterance: the network's, or those of both where there is the regression on statistics."""
+    emotion, gender, X, bounds = out
+    if c.statistics:
+        emotion = statistics.added(emotion, evidence_of_input(c, X, bounds), **p["statistics"])
+    return emotion, gender
 
 
 def plain_input(c: config.Config, span: features.Span) -> list[Array]:
@@ -236,16 +263,20 @@ def plain(t: dict[str, Array], c: Config, X: Array) -> tuple[Array, Array, Array
     H = numpy_layers.conv1d(t, "cnn2", numpy_layers.conv1d(t, "cnn1", X))  # (1)-(3)
     H = numpy_layers.maxpool(H, c.n_pw)  # (4)
     H = numpy_layers.blstm(t, "lstm2", numpy_layers.blstm(t, "lstm1", H))  # 4.2.2
-    return plain_end(t, c, H)
+    return plain_end(t, c, H, X)
 
 
-def plain_end(t: dict[str, Array], c: Any, H: Array) -> tuple[Array, Array, Array | None]:
-    """From rows H (B, T, D) to the logits and the attention."""
+def plain_end(t: dict[str, Array], c: Any, H: Array, X: Array) -> tuple[Array, Array, Array | None]:
+    """From rows H (B, T, D), and the input X (B, L, d_spec), to the logits and the attention."""
     if c.attention:
         z, a = numpy_layers.attention(t, "attn", H)  # (5)-(9)
     else:
         z, a = H.sum(axis=1) / np.float32(max(H.shape[1], 1)), None
-    return *numpy_layers.heads(t, z), a  # 4.3
+    emotion, gender = numpy_layers.heads(t, z)  # 4.3
+    if c.statistics:
+        Z = statistics.of_windows(X[:, :, : c.d_spec // 3])
+        emotion = statistics.added(emotion, Z, t["statistics.W"], t["statistics.b"])
+    return emotion, gender, a
 
 
 def onnx_input(g: onnx_layers.Graph, c: config.Config) -> str:
@@ -259,14 +290,18 @@ def onnx(g: onnx_layers.Graph, t: dict[str, Array], c: Config, X: str, temperatu
     H = onnx_layers.conv1d(g, t, "cnn2", onnx_layers.conv1d(g, t, "cnn1", H))  # (1)-(3)
     H = onnx_layers.maxpool(g, H, c.d_cnn, c.n_pw)  # (4)
     H = onnx_layers.blstm(g, t, "lstm2", onnx_layers.blstm(g, t, "lstm1", H))  # 4.2.2
-    onnx_end(g, t, c, H, temperature)
+    onnx_end(g, t, c, H, X, temperature)
 
 
-def onnx_end(g: onnx_layers.Graph, t: dict[str, Array], c: Any, H: str, temperature: float) -> None:
-    """From rows H (T, 1, D) to the outputs."""
+def onnx_end(g: onnx_layers.Graph, t: dict[str, Array], c: Any, H: str, X: str, temperature: float) -> None:
+    """From rows H (T, 1, D), and the input X (L, d_spec), to the outputs."""
     H = g.op("Squeeze", H, [1])
     z, a = onnx_layers.attention(g, t, "attn", H) if c.attention else (onnx_layers.mean_over_time(g, H), None)  # (5)-(9)
-    onnx_layers.heads(g, t, z, temperature)  # 4.3
+    also = None
+    if c.statistics:
+        Z = onnx_layers.statistics(g, X, c.d_spec // 3)
+        also = g.op("Add", g.op("MatMul", Z, t["statistics.W"]), t["statistics.b"])
+    onnx_layers.heads(g, t, z, temperature, also)  # 4.3
     if a is not None:
         g.output(g.op("Unsqueeze", a, [0]), "attention")
 
@@ -288,11 +323,12 @@ def spectrum(c: config.Config, x: Array) -> Array:
 
 def describe(c: Config) -> str:
     """The sizes, for npser info."""
-    return f"{c.d_cnn} filters, 2 x {c.d_lstm} LSTM units, {describe_attention(c)}"
+    return f"{c.d_cnn} filters, 2 x {c.d_lstm} LSTM units, {describe_end(c)}"
 
 
-def describe_attention(c: Any) -> str:
-    return f"{c.n_attn} attention heads" if c.attention else "mean over time in place of attention"
+def describe_end(c: Any) -> str:
+    attention = f"{c.n_attn} attention heads" if c.attention else "mean over time in place of attention"
+    return attention + (", beside it logistic regression on statistics of the bands" if c.statistics else "")
 
 
 def describe_input(c: config.Config) -> str:

@@ -16,11 +16,13 @@ from npser.networks import li2019, numpy_layers, onnx_layers
 from npser.networks.li2019 import (  # noqa: F401 (they are this network's as well)
     Array,
     Grads,
-    Logits,
+    Out,
     Shapes,
     Views,
     decide,
     describe_input,
+    draws,
+    evidence_of_input,
     example,
     heads_of_attention,
     inputs,
@@ -30,7 +32,9 @@ from npser.networks.li2019 import (  # noqa: F401 (they are this network's as we
     plain_input,
     plain_of_bands,
     samples_per_step,
+    solve_first,
     spectrum,
+    state,
 )
 
 TITLE = "Li et al. (2019) without recurrence"
@@ -48,6 +52,7 @@ class Config(config.Config):
     n_attn: int = 8  # attention heads
     speech: bool = False  # hear nothing but speech: pauses are cut out, see npser.speech
     attention: bool = True  # False: mean over time
+    statistics: bool = False  # logistic regression on statistics of the bands beside it, see networks.statistics
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,11 +71,11 @@ def shapes(c: Config, emotions: int, genders: int) -> Shapes:
 
 def forward(
     p: Views, c: Config, X: Array, bounds: Array, frames: Array | None = None, rng: np.random.Generator | None = None
-) -> tuple[Logits, Callable[..., Grads]]:
+) -> tuple[Out, Callable[..., Grads]]:
     """Features to logits, as li2019.forward."""
     from npser.layers import attention, conv1d, dropout, extend, maxpool, mean_over_time  # late: they import Numba
 
-    frames = np.diff(bounds) if frames is None else frames
+    frames, utterances = np.diff(bounds) if frames is None else frames, bounds
     H, b_cnn1 = conv1d(X, bounds, **p["cnn1"])  # (1)-(3)
     H, b_cnn2 = conv1d(H, bounds, **p["cnn2"])
     H, bounds, b_pool = maxpool(H, bounds, c.n_pw)  # (4)
@@ -87,22 +92,22 @@ def forward(
         _, *g["cnn1"] = b_cnn1(dH, need_dX=False)
         return g
 
-    return logits, backward
+    return (*logits, X, utterances), backward
 
 
 def plain(t: dict[str, Array], c: Config, X: Array) -> tuple[Array, Array, Array | None]:
     """X (B, L, d_spec) -> emotion (B, classes), gender (B, 2) or (B, 0), a (B, n_attn, T) or None."""
     H = numpy_layers.conv1d(t, "cnn2", numpy_layers.conv1d(t, "cnn1", X))
-    return li2019.plain_end(t, c, numpy_layers.maxpool(H, c.n_pw))
+    return li2019.plain_end(t, c, numpy_layers.maxpool(H, c.n_pw), X)
 
 
 def onnx(g: onnx_layers.Graph, t: dict[str, Array], c: Config, X: str, temperature: float) -> None:
     """X (L, d_spec) -> the outputs."""
     H = g.op("Unsqueeze", g.op("Transpose", X, perm=[1, 0]), [0])
     H = onnx_layers.conv1d(g, t, "cnn2", onnx_layers.conv1d(g, t, "cnn1", H))
-    li2019.onnx_end(g, t, c, onnx_layers.maxpool(g, H, c.d_cnn, c.n_pw), temperature)
+    li2019.onnx_end(g, t, c, onnx_layers.maxpool(g, H, c.d_cnn, c.n_pw), X, temperature)
 
 
 def describe(c: Config) -> str:
     """The sizes, for npser info."""
-    return f"{c.d_cnn} filters, no recurrence, {li2019.describe_attention(c)}"
+    return f"{c.d_cnn} filters, no recurrence, {li2019.describe_end(c)}"

@@ -16,7 +16,7 @@ import numpy as np
 
 from npser import config, features, frame_features
 from npser.networks import li2019, numpy_layers, onnx_layers
-from npser.networks.li2019 import Array, Grads, Logits, Shapes, Views, decide, loss  # noqa: F401 (they are this network's too)
+from npser.networks.li2019 import Array, Grads, Logits, Shapes, Views, loss  # noqa: F401 (it is this network's too)
 
 TITLE = "Local attention (Mirsamadi et al., 2017)"
 PUBLISHED = {"wa": 0.635, "ua": 0.588, "task": "IEMOCAP, four classes, one session out, nothing said of validation"}
@@ -140,6 +140,11 @@ def forward(
         return g
 
     return (emotion, None), backward
+
+
+def decide(_: Views, c: Config, logits: Logits) -> Logits:
+    """The logits of each utterance: what forward returns."""
+    return logits
 
 
 def plain_input(c: Any, span: features.Span) -> list[Array]:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from npser import features
 from npser.config import Config
 from npser.features import FLOOR_DB, HOP, N_FFT, N_MELS
+from npser.networks.statistics import SHARE
 
 Array = np.ndarray
 Tensors = dict[str, Array]
@@ -189,11 +190,35 @@ def mean_over_time(g: Graph, H: str) -> str:
     return g.op("Div", g.op("ReduceSum", H, [0], keepdims=1), T)
 
 
-def heads(g: Graph, t: Tensors, z: str, temperature: float) -> None:
-    """Section 4.3: z (1, D) -> the outputs "emotion" and, where there is its head, "gender": probabilities."""
+def statistics(g: Graph, X: str, bands: int) -> str:
+    """networks.statistics.of_windows of X (L, d_spec), of its first bands -> (1, 3 bands)."""
+    from onnx import TensorProto
+
+    X = g.op("Slice", X, [0], [bands], [1])
+    L = g.op("Shape", X, end=1)
+    counts = [g.op("Cast", g.op("Max", n, 1), to=TensorProto.FLOAT) for n in (L, g.op("Sub", L, 1))]
+
+    def mean(values: str, count: str) -> str:
+        return g.op("Div", g.op("ReduceSum", values, [0], keepdims=1), count)
+
+    centre = mean(X, counts[0])
+    away = g.op("Sub", X, centre)
+    change = g.op("Sub", g.op("Slice", X, [1], [np.iinfo(np.int64).max], [0]), g.op("Slice", X, [0], [-1], [0]))
+    squares = [mean(g.op("Mul", part, part), count) for part, count in zip((away, change), counts, strict=True)]
+    return g.op("Concat", centre, *(g.op("Sqrt", part) for part in squares), axis=1)
+
+
+def heads(g: Graph, t: Tensors, z: str, temperature: float, also: str | None = None) -> None:
+    """Section 4.3: z (1, D) -> the outputs "emotion" and, where there is its head, "gender": probabilities.
+
+    also (1, classes): logits of the emotion by networks.statistics.
+    """
     for head, divisor in (("emotion", temperature), ("gender", 1.0)):
         if f"{head}.W" in t:
             logits = g.op("Add", g.op("MatMul", z, t[f"{head}.W"]), t[f"{head}.b"])
+            if also is not None and head == "emotion":
+                own, others = np.float32(1 - SHARE), np.float32(SHARE)
+                logits = g.op("Add", g.op("Mul", logits, own), g.op("Mul", also, others))
             if divisor != 1:
                 logits = g.op("Div", logits, np.float32(divisor))
             g.output(g.op("Softmax", logits, axis=1), head)

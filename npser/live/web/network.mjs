@@ -56,9 +56,9 @@ function tile(four, packed, at, K, out, r, rows, j, N, b) {
 }
 
 export class Network {
-  // config: the sizes; tensors: {name: {shape, values}} of the model file.
-  constructor(config, tensors) {
-    this.config = config;
+  // config: the sizes; tensors: {name: {shape, values}} of the model file; share: of the regression on statistics.
+  constructor(config, tensors, share) {
+    Object.assign(this, { config, share });
     this.t = Object.fromEntries(Object.entries(tensors).map(([name, { values }]) => [name, values]));
     const matrix = (name) => new Matrix(tensors[name].values, ...tensors[name].shape);
     this.cnn = ["cnn1", "cnn2"].map((layer) => taps(tensors[`${layer}.W`]));
@@ -72,7 +72,8 @@ export class Network {
         })),
       );
     this.attn = "attn.W_s1" in tensors ? [matrix("attn.W_s1"), matrix("attn.w_s2")] : null;
-    this.heads = ["emotion", "gender"].map((head) => (`${head}.W` in tensors ? matrix(`${head}.W`) : null));
+    const there = (head) => (`${head}.W` in tensors ? matrix(`${head}.W`) : null);
+    this.heads = ["emotion", "gender", "statistics"].map(there);
   }
 
   // X (L, d_spec), normalised -> logits of emotion and gender, and the attention (n_attn, T) or null.
@@ -87,9 +88,11 @@ export class Network {
       D = H.length / T;
     }
     const [z, attention] = this.attn ? attend(H, T, D, ...this.attn) : [mean(H, T, D), null]; // (5)-(9)
-    const [emotion, gender] = ["emotion", "gender"].map((head, n) =>
-      this.heads[n] ? this.heads[n].product(z, 1, z.length, this.t[`${head}.b`]) : new Float64Array(0),
+    const from = [z, z, this.heads[2] && statistics(X, d_spec, d_spec / 3)];
+    const [own, gender, also] = ["emotion", "gender", "statistics"].map((head, n) =>
+      this.heads[n] ? this.heads[n].product(from[n], 1, from[n].length, this.t[`${head}.b`]) : new Float64Array(0),
     );
+    const emotion = also.length ? own.map((value, k) => (1 - this.share) * value + this.share * also[k]) : own;
     return { emotion, gender, attention };
   }
 }
@@ -209,6 +212,26 @@ function mean(H, T, D) {
   const z = new Float64Array(D);
   for (let i = 0; i < H.length; i++) z[i % D] += H[i] / Math.max(T, 1);
   return z;
+}
+
+// Of the first C columns of X (L, width): mean, deviation, and root mean square of the change from row to row, (3 C).
+// npser/networks/statistics.py, `of_windows`.
+function statistics(X, width, C) {
+  const L = X.length / width;
+  const out = new Float64Array(3 * C);
+  for (let c = 0; c < C; c++) {
+    let [sum, away, change] = [0, 0, 0];
+    for (let i = c; i < X.length; i += width) sum += X[i];
+    const mean = sum / Math.max(L, 1);
+    for (let i = c; i < X.length; i += width) {
+      away += (X[i] - mean) ** 2;
+      if (i >= width) change += (X[i] - X[i - width]) ** 2;
+    }
+    out[c] = mean;
+    out[C + c] = Math.sqrt(away / Math.max(L, 1));
+    out[2 * C + c] = Math.sqrt(change / Math.max(L - 1, 1));
+  }
+  return out;
 }
 
 export function logSoftmax(x) {
