@@ -250,8 +250,8 @@ def card(data: Dataset, found: dict[str, Any], final: Checkpoint) -> str:
         "The first three: trained on two corpora, tested on the third: another language, other microphones, other actors. "
         "Expect this, or less, of your own recordings: the preset was developed on these three corpora (`examples/recipe.md`), "
         "so their figures are optimistic. EMOVO: this model itself, which never heard it; the margins of the detector and the "
-        "regression were chosen with its scores in sight. One seed; what another one would change is not in them. ECE is the expected calibration error; the columns behind it are the recall "
-        "of each class.",
+        "regression were chosen with its scores in sight. One seed; what another one would change is not in them. ECE is the "
+        "expected calibration error; the columns behind it are the recall of each class.",
         "",
         head,
         *(row(language(name), part["as it is"]) for name, part in found["across"].items()),
