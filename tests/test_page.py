@@ -29,6 +29,7 @@ LOWER = dataclasses.replace(HEARING, d_spec=297)  # the bands up to 4 kHz, as th
 KINDS = [
     pytest.param(HEARING, GENDERS, id="all bands"),
     pytest.param(LOWER, GENDERS, id="up to 4 kHz"),
+    pytest.param(dataclasses.replace(LOWER, statistics=True), GENDERS, id="regression beside"),
     pytest.param(dataclasses.replace(LOWER, attention=False, n_cw=5, n_pw=2, d_lstm=5), None, id="no attention, no gender"),
     pytest.param(dataclasses.replace(SMALL_FORWARD, level=True, speech=True), GENDERS, id="no recurrence"),
 ]

@@ -21,7 +21,6 @@ import numpy as np
 from npser import __version__, adaptation, checkpoint, features, model, speech
 from npser.checkpoint import Checkpoint
 from npser.live import stream
-from npser.networks import statistics
 
 Array = np.ndarray
 
@@ -35,7 +34,6 @@ CONSTANTS = {  # what the modules state of themselves, so that no number stands 
     features: "SAMPLE_RATE RATES N_FFT HOP N_MELS LEVEL_DB NO_LEVEL SPEECH_FLOOR_DB SILENT_DB LOUDEST MOST_CHANNELS",
     stream: "EVERY PAUSE LONGEST",
     adaptation: "SECONDS NEGLIGIBLE",
-    statistics: "SHARE",
 }
 
 
@@ -97,12 +95,13 @@ def described(trained: Checkpoint, sha256: str) -> tuple[dict[str, Any], bytes]:
         at += value.size
     stated = constants()
     stated["features"]["filters"] = {"first": first, "count": count}
+    sizes = {name: getattr(c, name) for name in ("d_spec", "d_cnn", "n_cw", "n_pw", "max_seconds")}
     test = (training.get("scores") or {}).get("test") or {}
     about = {
         "version": __version__,
         "sha256": sha256,
         "network": c.network,
-        "config": {name: getattr(c, name) for name in ("d_spec", "d_cnn", "n_cw", "n_pw", "max_seconds")},
+        "config": {**sizes, "share": model.module_of(c).statistics.SHARE},
         "emotions": trained.emotions,
         "genders": trained.genders,
         "temperature": trained.temperature,

@@ -56,9 +56,9 @@ function tile(four, packed, at, K, out, r, rows, j, N, b) {
 }
 
 export class Network {
-  // config: the sizes; tensors: {name: {shape, values}} of the model file; share: of the regression on statistics.
-  constructor(config, tensors, share) {
-    Object.assign(this, { config, share });
+  // config: the sizes, and the share of the regression on statistics; tensors: {name: {shape, values}} of the model file.
+  constructor(config, tensors) {
+    this.config = config;
     this.t = Object.fromEntries(Object.entries(tensors).map(([name, { values }]) => [name, values]));
     const matrix = (name) => new Matrix(tensors[name].values, ...tensors[name].shape);
     this.cnn = ["cnn1", "cnn2"].map((layer) => taps(tensors[`${layer}.W`]));
@@ -78,7 +78,7 @@ export class Network {
 
   // X (L, d_spec), normalised -> logits of emotion and gender, and the attention (n_attn, T) or null.
   run(X) {
-    const { n_cw, n_pw, d_cnn, d_spec } = this.config;
+    const { n_cw, n_pw, d_cnn, d_spec, share } = this.config;
     let H = conv(X, d_spec, this.cnn[0], this.t["cnn1.b"], n_cw); // (1)-(3)
     H = maxpool(conv(H, d_cnn, this.cnn[1], this.t["cnn2.b"], n_cw), d_cnn, n_pw); // (4)
     const T = H.length / d_cnn;
@@ -92,7 +92,7 @@ export class Network {
     const [own, gender, also] = ["emotion", "gender", "statistics"].map((head, n) =>
       this.heads[n] ? this.heads[n].product(from[n], 1, from[n].length, this.t[`${head}.b`]) : new Float64Array(0),
     );
-    const emotion = also.length ? own.map((value, k) => (1 - this.share) * value + this.share * also[k]) : own;
+    const emotion = also.length ? own.map((value, k) => (1 - share) * value + share * also[k]) : own;
     return { emotion, gender, attention };
   }
 }

@@ -19,7 +19,7 @@ export class Model {
     this.rate = this.constants.features.SAMPLE_RATE;
     this.size = Math.round(this.config.max_seconds * this.rate); // samples of a window
     this.bands = new Bands(this.constants.features, tensors.mel.values, this.config.d_spec / 3);
-    this.network = new Network(this.config, tensors, this.constants.statistics.SHARE);
+    this.network = new Network(this.config, tensors);
   }
 
   // What a due of a stream says, by the network.
