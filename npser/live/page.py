@@ -101,7 +101,7 @@ def described(trained: Checkpoint, sha256: str) -> tuple[dict[str, Any], bytes]:
         "version": __version__,
         "sha256": sha256,
         "network": c.network,
-        "config": {**sizes, "share": model.module_of(c).statistics.SHARE},
+        "config": {**sizes, "share": model.module_of(c).SHARE},
         "emotions": trained.emotions,
         "genders": trained.genders,
         "temperature": trained.temperature,

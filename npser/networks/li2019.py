@@ -26,6 +26,7 @@ Grads = dict[str, list[Array]]
 TITLE = "Self attention + multitask (Li et al., 2019)"
 PUBLISHED = {"wa": 0.816, "ua": 0.828, "task": "IEMOCAP, four classes with excited as happy, 5531 utterances, gender labels"}
 
+SHARE = statistics.SHARE  # of the regression on statistics in the answer
 CONTEXT = 4  # frames on each side of one that its deltas are made of
 
 
