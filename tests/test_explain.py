@@ -156,12 +156,12 @@ def test_silence_is_shown_as_what_it_is(tmp_path: Path):
 def test_every_network_and_every_length_has_a_page_and_a_picture(
     tmp_path: Path, attention: bool, genders: list[str] | None, n: int
 ):
-    c = dataclasses.replace(SMALL, attention=attention, level=attention, d_spec=297 if attention else 384)
+    c = dataclasses.replace(SMALL, attention=attention, level=attention, statistics=attention, d_spec=297 if attention else 384)
     found = look_at(tmp_path, sound(n), c, genders)
     assert found.bands.shape[1] == c.d_spec // 3
     text = page(found)
     answered = n >= 15_000
-    assert ("attention of each head" in text) == (attention and answered)
+    assert ("attention of each head" in text) == ("regression on statistics" in text) == (attention and answered)
     assert ("female" in text) == (genders is not None and answered)
     assert ("does not tell voices apart" in text) == (genders is None)
     assert ("All 4 windows" in text) == (n == 37_000)

@@ -229,6 +229,7 @@ def _notes(look: Look, several: bool) -> list[str]:
         notes.append(
             "Attention: how much each head of the network weighs each moment when it sums the recording up, as a multiple of "
             "the average. It shows where the network looked, not why it decided so."
+            + (" Beside it answers a regression on statistics of all moments alike." if getattr(c, "statistics", False) else "")
         )
     else:
         notes.append(
