@@ -206,8 +206,13 @@ def test_clients_that_leave_before_their_answer(server: Server, audio: bytes) ->
 
 
 def test_clients_that_never_read(server: Server) -> None:
+    """They are answered until the system holds no more; when they are gone, not at all."""
+    name = 'requests_total{route="metrics",code="200"}'
     with server.raw(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000):
         assert server.ask("/healthz").status == 200
+        before = server.metrics()[name]
+    time.sleep(1)
+    assert server.metrics()[name] - before < 100
 
 
 # The decoding process
@@ -456,6 +461,17 @@ def test_a_flood_of_small_messages_ends_a_session(server: Server) -> None:
     run(work())
 
 
+def test_a_flood_of_pings_ends_a_session(server: Server) -> None:
+    async def work() -> None:
+        async with session(server, {"rate": RATE}) as client:
+            with contextlib.suppress(Exception):
+                for _ in range(2000):
+                    client.connection.ping(b"x")
+            await client.fails("too_fast", 4029)
+
+    run(work())
+
+
 def test_messages_that_are_too_large_end_a_session(server: Server) -> None:
     async def work(size: int) -> None:
         async with session(server, HEARD) as client:
@@ -506,12 +522,12 @@ UPGRADE = (
 def test_a_client_that_never_reads_is_left(server: Server) -> None:
     """It has its pings answered until the system holds no more."""
     before = server.metrics()
-    with server.raw(UPGRADE, holds=4096) as connection:
-        flood = masked(9, b"x" * 125) * 500
+    with server.raw(UPGRADE + masked(1, b'{"type": "session.update", "rate": 16000}'), holds=4096) as connection:
+        pings = masked(9, b"x" * 125) * 30 + masked(2, bytes(2))  # with a sample, so that it is not idle
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             while True:
-                connection.sendall(flood)
-                time.sleep(0.001)
+                connection.sendall(pings)
+                time.sleep(0.1)
     after = server.until(lambda found: found["sessions"] == 0)
     assert after['refusals_total{reason="unread"}'] == before.get('refusals_total{reason="unread"}', 0) + 1
     assert after["resident_memory_bytes"] - before["resident_memory_bytes"] < 5e7

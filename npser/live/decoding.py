@@ -34,6 +34,7 @@ READY, RATE, BLOCK, END, ERROR = b"i", b"r", b"b", b"d", b"e"
 READ, NEXT, STOP = b"g", b"n", b"s"  # what it is told
 LARGEST = 4 * features.BLOCK  # bytes of a block
 STARTS = 60.0  # seconds within which a child must have started
+ATTEMPTS = 3  # to start one
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of sched.h
 
 
@@ -60,17 +61,23 @@ class Decoder:
             )
         self.ready = self.going_on = False
 
-    def check(self) -> None:
-        """Wait until there is a child that can be used. ValueError where none comes up."""
-        if self.child.poll() is not None and self.ready:  # killed while it had nothing to do
+    def is_ready(self, seconds: float = 0) -> bool:
+        """Whether a child waits for work, or does within so long. Where it was killed at rest, another one is started."""
+        if self.child.poll() is not None:
             self._replace()
         if not self.ready:
-            self.socket.settimeout(STARTS)
+            self.socket.settimeout(seconds)
             with contextlib.suppress(OSError):
                 self.ready = self._receive()[0] == READY
-            if not self.ready:
-                self._replace()
-                raise ValueError("a decoding process does not start; give it more with --decoder-bytes")
+        return self.ready
+
+    def check(self) -> None:
+        """Wait until there is a child that can be used. ValueError where none comes up."""
+        for _ in range(ATTEMPTS):
+            if self.is_ready(STARTS):
+                return
+            self._replace()
+        raise ValueError("a decoding process does not start; give it more with --decoder-bytes")
 
     def blocks(self, file: IO[bytes]) -> tuple[int, Iterator[Array]]:
         """What features.read_blocks says of an open file. Problem: the child refuses it, or has died of it."""

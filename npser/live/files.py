@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from queue import LifoQueue
-from threading import Event
+from threading import Event, Lock
 from typing import IO
 
 from npser.lite import Model
@@ -24,13 +23,15 @@ class Files:
 
     def __init__(self, model: Model, engine: Engine, settings: Settings, measures: Measures) -> None:
         self.model, self.engine, self.settings, self.measures = model, engine, settings, measures
-        self.decoders: LifoQueue[Decoder] = LifoQueue()  # the one that was used last is in the cache yet
         self.all = [Decoder(settings) for _ in range(settings.decoders)]
+        self.free: list[Decoder] = []  # the one that was used last is the last: it is in the cache yet
+        self.died = 0
+        self.lock = Lock()  # of the two
         self.threads = ThreadPoolExecutor(settings.decoders, "upload")
         try:
             for decoder in self.all:
                 decoder.check()
-                self.decoders.put(decoder)
+                self.free.append(decoder)
         except ValueError:
             self.close()
             raise
@@ -40,8 +41,9 @@ class Files:
         return self.threads.submit(self._predict, file, show, given_up, time.monotonic() + self.settings.answer_seconds)
 
     def _predict(self, file: IO[bytes], show: Show | None, given_up: Event, deadline: float) -> Prediction:
-        decoder = self.decoders.get()
-        died = decoder.died
+        with self.lock:  # there are as many as threads
+            decoder = next((one for one in reversed(self.free) if one.is_ready()), self.free[-1])
+            self.free.remove(decoder)
         try:
             return self._answer(decoder, file, show, given_up, deadline)
         except CancelledError:
@@ -52,8 +54,11 @@ class Files:
             raise Problem("unanswerable", str(error), 422) from None  # numbers that overflow
         finally:
             decoder.release()
-            self.measures.add("decoders_died_total", decoder.died - died)
-            self.decoders.put(decoder)
+            with self.lock:
+                self.free.append(decoder)
+                died = sum(one.died for one in self.all)
+                self.measures.add("decoders_died_total", died - self.died)
+                self.died = died
 
     def _answer(self, decoder: Decoder, file: IO[bytes], show: Show | None, given_up: Event, deadline: float) -> Prediction:
         most = self.settings.sound_seconds

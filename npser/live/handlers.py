@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tornado import iostream, web
+from tornado.http1connection import HTTP1Connection
 from tornado.ioloop import IOLoop
 
 from npser.live import documents
@@ -66,6 +67,11 @@ class Handler(web.RequestHandler):
     def prepare(self) -> None:
         """Whether the server is meant, and may be asked by who asks."""
         s, headers = self.shared.settings, self.request.headers
+        connection = self.request.connection
+        if isinstance(connection, HTTP1Connection) and connection.stream is not None and connection.stream.closed():
+            connection.detach()  # who asked a thousand things and left is not answered
+            self._finished = True
+            raise Problem("given_up", "the client is gone")
         if self.shared.stopping and self.route not in ("healthz", "readyz", "metrics"):
             raise self.refused("stopping", Problem("stopping", "the server stops; come back later", 503))
         host = headers.get("Host", "")

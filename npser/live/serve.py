@@ -40,6 +40,7 @@ ROUTES: dict[str, tuple[str, type[handlers.Handler]]] = {
     "/": ("page", handlers.Page),
 }
 SPARE = 200  # files that a process may have open beside its connections
+UNREAD = 1 << 16  # bytes of answers that the system holds for a client who does not read
 YOUNG = 5.0  # seconds: a worker that dies before is not started again
 SAY_OF_TORNADO = logging.CRITICAL  # malformed requests are counted by nobody, and told to who sends them
 
@@ -58,6 +59,8 @@ class Front(httpserver.HTTPServer):
             self.state.measures.add("refusals_total", reason="connections")
             stream.close()
             return
+        if stream.socket is not None:
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD)
         super().handle_stream(stream, address)
 
 

@@ -38,6 +38,7 @@ class Session:
         self.measurements = self.errors = 0
         self.speaking, self.spoken = False, 0.0  # whether an utterance goes on, and when the last one ended
         self.began = self.latest = time.monotonic()  # of the session, and when the client last said something
+        self.counted = self.began  # when the allowance was last drawn on
         self.progressed = self.began
         self.sound_began = math.inf
         self.allowance = settings.message_rate * BURST  # messages
@@ -46,14 +47,8 @@ class Session:
 
     async def receive(self, message: str | bytes) -> bool:
         """What the client says; whether it wants to go on. Problem: what is wrong, with a close code where it is the end."""
-        now = time.monotonic()
-        rate = self.settings.message_rate
-        self.allowance = min(self.allowance + (now - self.latest) * rate, rate * BURST) - 1
-        self.latest = now
-        if self.allowance < 0:
-            raise Problem(
-                "too_fast", f"there are more than {rate:g} messages in a second; send more sound in each", close=TOO_FAST
-            )
+        now = self.latest = time.monotonic()
+        self.count(now)
         async with self.lock:
             if self.over:
                 return True
@@ -68,6 +63,16 @@ class Session:
             elif said["type"] == "gap":
                 await self._gap(protocol.gap_of(said), now)
             return said["type"] != "session.close"
+
+    def count(self, now: float) -> None:
+        """One more message, or ping. Problem: there are too many."""
+        rate = self.settings.message_rate
+        self.allowance = min(self.allowance + (now - self.counted) * rate, rate * BURST) - 1
+        self.counted = now
+        if self.allowance < 0:
+            raise Problem(
+                "too_fast", f"there are more than {rate:g} messages in a second; send more sound in each", close=TOO_FAST
+            )
 
     def forgive(self, problem: Problem) -> Problem:
         """An error that is not fatal; one that is, after too many of them."""

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import hmac
 import json
-import socket
 import time
 from typing import Any
 
 from tornado import iostream, websocket
+from tornado.ioloop import IOLoop
 
 from npser.live import protocol
 from npser.live.handlers import Handler
@@ -18,7 +18,7 @@ from npser.live.limits import Problem
 from npser.live.protocol import NORMAL, OUR_FAULT, PROTOCOL, TOKEN_PROTOCOL, TOO_LARGE, Message
 from npser.live.session import Session
 
-KERNEL = 1 << 16  # bytes of answers that the system holds for a client who does not read
+LINGER = 1.0  # seconds in which a client who is too fast can read why it is left
 
 
 class Live(Handler, websocket.WebSocketHandler):
@@ -28,6 +28,7 @@ class Live(Handler, websocket.WebSocketHandler):
     opened = False
     ticks: asyncio.Task[None] | None = None
     unread: float | None = None  # since when something waits to be read
+    told: asyncio.Task[None] | None = None  # of too many pings
 
     async def get(self, *_: Any, **__: Any) -> None:
         shared = self.shared
@@ -100,9 +101,6 @@ class Live(Handler, websocket.WebSocketHandler):
         shared = self.shared
         self.opened = True
         self.set_nodelay(True)
-        stream = self._stream()
-        if stream is not None and stream.socket is not None:
-            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL)
         shared.measures.add("sessions_opened_total")
         shared.lives.add(self)
         self.live = Session(self.request_id, shared.engine, shared.settings, shared.measures, self._send)
@@ -120,6 +118,13 @@ class Live(Handler, websocket.WebSocketHandler):
         except ValueError as error:  # numbers that overflow
             await self._tell(Problem("unanswerable", str(error), close=OUR_FAULT))
 
+    def on_ping(self, data: bytes) -> None:
+        """Tornado has answered."""
+        try:
+            self.live.count(time.monotonic())
+        except Problem as problem:
+            self.told = self.told or asyncio.ensure_future(self._tell(problem))
+
     async def _tell(self, problem: Problem, answer: bool = False) -> None:
         """What is wrong; where that is the end, with the end. answer: what was heard before."""
         if problem.close is None:
@@ -130,6 +135,10 @@ class Live(Handler, websocket.WebSocketHandler):
                 await self.live.answer()
         self._say_why(problem)
         self.close(problem.close, problem.code)
+        stream, connection = self._stream(), self.ws_connection
+        if problem.code == "too_fast" and stream is not None and connection is not None:
+            connection.client_terminated = True  # no more is read, so that its flood is not borne until it hears that it ends
+            IOLoop.current().call_later(LINGER, stream.close)
 
     def _say_why(self, problem: Problem) -> None:
         """The last two messages of a session that ends with an error."""
