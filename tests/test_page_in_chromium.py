@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from helpers import RATE, Array, Trained, network
+from helpers import RATE, ROOT, Array, Trained, network
+from serving import Server
 from test_page import assert_same_events
 from test_stream import HEARING, talk
 
@@ -343,3 +344,82 @@ def test_it_can_be_used_by_all(opened: Opened, tmp_path: Path, scheme: str, widt
             tab.set_input_files("#files", tmp_path / "a.wav")
             answered(tab)
             expect(tab.locator("#rows tr").first).to_be_visible()
+
+
+# With the server
+
+
+@pytest.fixture
+def client(chromium: Callable[..., Any]) -> Iterator[Any]:
+    """A tab, for pages of the server."""
+    with contextlib.closing(chromium().new_context(bypass_csp=True)) as context:
+        yield context.new_page()
+
+
+def begin(tab: Any, server: Server) -> None:
+    """Open the server's page, and a session of examples/session.js in it."""
+    tab.goto(server.address)
+    expect(tab.locator("#start")).to_be_visible()
+    source = (ROOT / "examples" / "session.js").read_text(encoding="utf-8").replace("export ", "")
+    made = "heard = []; session = new Session(url, 16000, (message) => heard.push(message)); take = (base64) => {"
+    made += "session.send(new Float32Array(Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)).buffer)); }"
+    tab.evaluate(f"(url) => {{ {source}; globalThis.Session = Session; {made} }}", f"ws{server.address[4:]}v1/stream")
+
+
+def send(tab: Any, x: Array) -> None:
+    for block in np.array_split(x, max(1, len(x) // 1600)):
+        tab.evaluate("(base64) => take(base64)", base64.b64encode(block.astype("<f4").tobytes()).decode())
+
+
+def heard(tab: Any, *kinds: str) -> list[dict[str, Any]]:
+    return [message for message in tab.evaluate("heard") if message["type"] in kinds]
+
+
+def test_a_session_of_the_servers_page_outlives_its_connection(
+    client: Any, environment: dict[str, str], hearing: Trained, tmp_path: Path
+):
+    x, cut, back = talk([1.5, 2.0, 1.0]), round(4.9 * RATE), round(5.7 * RATE)
+    words = ["--ahead-seconds", "99"]
+    server = Server(environment, tmp_path / "1", hearing.path, *words)
+    begin(client, server)
+    send(client, x[:cut])
+    until(lambda: any(m["computed"] > 4.8 for m in heard(client, "progress")))
+    server.process.kill()
+    server.process.communicate()
+    send(client, x[cut:back])
+    with Server(environment, tmp_path / "2", hearing.path, *words, "--port", str(server.port)):
+        send(client, x[back:])
+        assert client.evaluate("session.end()") == 1000
+    assert heard(client, "lost") == []
+    expected = list(listen(hearing.lite, [x], RATE))
+    starts, ends = ([m[name] for m in heard(client, f"speech.{name}")] for name in ("start", "end"))
+    assert starts == pytest.approx([event.start for event in expected if event.kind == "speech"], abs=0.1)
+    told = heard(client, "measurement")
+    finals = [m for m in told if m["final"]]
+    assert ends == pytest.approx([m["end"] for m in finals], abs=0.001)
+    for one, event in zip(finals, [event for event in expected if event.kind == "utterance"], strict=True):
+        assert (one["start"], one["end"]) == pytest.approx((event.start, event.end), abs=0.1)
+        assert one["probabilities"] == pytest.approx(event.probabilities, abs=0.05)
+    between = [m["end"] for m in told if not m["final"]]
+    assert between == sorted(set(between))
+    assert len(between) == pytest.approx(sum(event.kind == "answer" for event in expected), abs=1)
+
+
+def test_what_a_lost_connection_has_lost_is_told(client: Any, environment: dict[str, str], hearing: Trained, tmp_path: Path):
+    x, cut = talk([2.0] * 5), round(5 * RATE)
+    server = Server(environment, tmp_path / "1", hearing.path, "--ahead-seconds", "99")
+    begin(client, server)
+    send(client, x[:cut])
+    until(lambda: any(m["computed"] > 4.9 for m in heard(client, "progress")))
+    server.process.kill()
+    server.process.communicate()
+    send(client, x[cut:])
+    with Server(environment, tmp_path / "2", hearing.path, "--port", str(server.port)):  # as strict as it comes
+        assert client.evaluate("session.end()") == 1000
+    (lost,) = heard(client, "lost")
+    assert lost["end"] == pytest.approx(len(x) / RATE - 4.5, abs=0.001)
+    before = [m["end"] for m in heard(client, "measurement") if m["end"] <= 5]
+    assert lost["start"] == pytest.approx(max(before), abs=0.001)
+    starts, ends = ([m[name] for m in heard(client, f"speech.{name}")] for name in ("start", "end"))
+    assert len(starts) == len(ends)
+    assert sum(m["final"] for m in heard(client, "measurement") if m["end"] > lost["end"]) == 2
