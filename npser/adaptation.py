@@ -24,6 +24,7 @@ Array = np.ndarray
 
 SECONDS = 10.0  # heard: a voice's own statistics and those of the training part then count alike
 NEGLIGIBLE = 1e-3  # dB, or of what else a column is: one that varies less is constant
+NOISE = 0.25  # of the training part's deviation: a column that varies less, over SECONDS at least, holds none of the speech
 HEARD = (0, 1, 3, 10, 1000)  # recordings of a voice that training adapts to, each as often as the others
 MODES = ("none", "recording", "folder", "speaker")  # to what a model is adapted
 
@@ -55,15 +56,18 @@ def sums_of(store: Any, recordings: Array, pool: Any, c: Config) -> Array:
 def adapted(mean: Array, std: Array, heard: Array, hop: int) -> tuple[Array, Array]:
     """Statistics mean, std (d,) drawn towards those of what was heard; of nothing, as they are.
 
-    heard (1 + 2 d,): see sums. hop: samples at 16 kHz from one frame to the next. Deviations are drawn on a logarithmic scale.
+    heard (1 + 2 d,): see sums. hop: samples at 16 kHz from one frame to the next. Deviations are drawn on a logarithmic scale;
+    those of columns that hold none of the speech, such as bands that a telephone lacks, stay: their noise is not amplified.
     """
     frames, total, squares = heard[0], *np.split(heard[1:], 2)
     if frames == 0:
         return mean, std
-    share = frames / (frames + SECONDS * SAMPLE_RATE / hop)
+    enough = SECONDS * SAMPLE_RATE / hop
+    share = frames / (frames + enough)
     own = total / frames
     deviation = np.sqrt(np.maximum(squares / frames - own**2, 0))
-    deviation = np.where(deviation < NEGLIGIBLE, std, deviation)
+    least = np.maximum(NEGLIGIBLE, NOISE * std) if frames >= enough else NEGLIGIBLE
+    deviation = np.where(deviation < least, std, deviation)
     return (
         ((1 - share) * mean + share * own).astype(np.float32),
         np.exp((1 - share) * np.log(std) + share * np.log(deviation)).astype(np.float32),

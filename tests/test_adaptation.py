@@ -30,7 +30,7 @@ def of_voice(frames: float, mean: Array, std: Array) -> Array:
 
 def test_statistics_are_drawn_by_the_seconds_that_were_heard():
     mean, std = np.array([1.0, -2.0], np.float32), np.array([4.0, 1.0], np.float32)
-    own_mean, own_std = np.array([3.0, 2.0]), np.array([1.0, 9.0])
+    own_mean, own_std = np.array([3.0, 2.0]), np.array([2.0, 9.0])
     for frames, share in ((0, 0), (FRAMES, 0.5), (3 * FRAMES, 0.75), (1e9, 1)):
         found_mean, found_std = adapted(mean, std, of_voice(frames, own_mean, own_std), hop=400)
         np.testing.assert_allclose(found_mean, (1 - share) * mean + share * own_mean, rtol=1e-5)
@@ -42,6 +42,14 @@ def test_of_a_column_that_does_not_vary_the_deviation_stays():
     std = np.array([4.0, 1.0], np.float32)
     _, found = adapted(np.zeros(2, np.float32), std, of_voice(1e9, np.array([3.0, 2.0]), np.array([0.0, 2.0])), hop=400)
     np.testing.assert_allclose(found, [4, 2], rtol=1e-5)
+
+
+def test_of_a_column_that_holds_noise_alone_the_deviation_stays_once_enough_was_heard():
+    std, own = np.array([4.0, 4.0], np.float32), np.array([0.9, 1.1])  # under a quarter, and over it
+    for frames, expected in ((FRAMES - 1, [1.9, 2.1]), (FRAMES, [4, 2.1])):
+        mean, found = adapted(np.zeros(2, np.float32), std, of_voice(frames, np.array([8.0, 8.0]), own), hop=400)
+        np.testing.assert_allclose(found, expected, rtol=0.01)
+        np.testing.assert_allclose(mean, [4, 4], rtol=0.01)
 
 
 @pytest.mark.parametrize("c", [SMALL, dataclasses.replace(SMALL, pad=True)], ids=["natural length", "padded"])

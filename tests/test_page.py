@@ -121,7 +121,7 @@ def test_the_detector_finds_the_speech_that_python_finds(engine: Engine):
 @pytest.mark.parametrize(("config", "genders"), KINDS)
 def test_bands_and_network_give_what_lite_gives(tmp_path: Path, config: Any, genders: list[str] | None):
     model = network(tmp_path, config, genders).lite
-    engine, waves = Engine(tmp_path, model), [sound(n, n % 5) for n in (4800, 5199, 12_345, 16_000)]
+    engine, waves = Engine(tmp_path, model), [sound(n, n % 5) for n in (4800, 5199, 9_003, 12_345, 16_000)]
     for x, found in zip(waves, engine.run(*({"do": "network", "x": engine.floats(x)} for x in waves)), strict=True):
         X, S = model.network_input(x), model.network.spectrum(config, x)
         emotion, gender, attention = model.forward(X)

@@ -91,11 +91,14 @@ def test_the_solution_has_no_gradient_left_and_no_scale_matters():
     np.testing.assert_allclose(twice["W"], found["W"], rtol=0.05, atol=1e-4)
 
 
-def test_the_answer_is_the_weighted_mean_of_the_logits():
+def test_the_answer_is_the_weighted_mean_of_the_logits_as_far_as_the_lowest_bands_move():
     rng = np.random.default_rng(5)
-    emotion, Z, W, b = rng.normal(0, 1, (4, 3)), rng.normal(0, 1, (4, 6)), rng.normal(0, 1, (6, 3)), rng.normal(0, 1, 3)
+    emotion, Z, W, b = rng.normal(0, 1, (5, 3)), rng.normal(0, 1, (5, 18)), rng.normal(0, 1, (18, 3)), rng.normal(0, 1, 3)
+    moves = [0.0, 0.3, 0.35, 0.4, 2.0]
+    Z[:, 6:10] = np.array(moves)[:, None] + [0.1, -0.1, 0.05, -0.05]  # deviations of the first four of six bands
     found = statistics.added(emotion, Z, W, b)
-    np.testing.assert_allclose(found, 0.25 * emotion + 0.75 * (Z @ W + b), rtol=1e-6)
+    share = np.array([0, 0, 0.3, 0.6, 0.6])[:, None]
+    np.testing.assert_allclose(found, (1 - share) * emotion + share * (Z @ W + b), atol=1e-6)
 
 
 def trained(c: Any, folder: Path, threads: int = 1, epochs: int | None = None) -> tuple[Dataset, Split, checkpoint.Checkpoint]:

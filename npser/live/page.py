@@ -33,7 +33,7 @@ CONSTANTS = {  # what the modules state of themselves, so that no number stands 
     "BEFORE AFTER FEW SHORTEST NOTHING FAINT_DB STEADY_DB NONE",
     features: "SAMPLE_RATE RATES N_FFT HOP N_MELS LEVEL_DB NO_LEVEL SPEECH_FLOOR_DB SILENT_DB LOUDEST MOST_CHANNELS",
     stream: "EVERY PAUSE LONGEST",
-    adaptation: "SECONDS NEGLIGIBLE",
+    adaptation: "SECONDS NEGLIGIBLE NOISE",
 }
 
 
@@ -101,7 +101,7 @@ def described(trained: Checkpoint, sha256: str) -> tuple[dict[str, Any], bytes]:
         "version": __version__,
         "sha256": sha256,
         "network": c.network,
-        "config": {**sizes, "share": model.module_of(c).SHARE},
+        "config": sizes | model.module_of(c).SIZES,
         "emotions": trained.emotions,
         "genders": trained.genders,
         "temperature": trained.temperature,

@@ -26,7 +26,7 @@ Grads = dict[str, list[Array]]
 TITLE = "Self attention + multitask (Li et al., 2019)"
 PUBLISHED = {"wa": 0.816, "ua": 0.828, "task": "IEMOCAP, four classes with excited as happy, 5531 utterances, gender labels"}
 
-SHARE = statistics.SHARE  # of the regression on statistics in the answer
+SIZES = {"share": statistics.SHARE, "lowest": statistics.LOWEST, "present": statistics.PRESENT}  # that a page is told
 CONTEXT = 4  # frames on each side of one that its deltas are made of
 
 
@@ -301,7 +301,8 @@ def onnx_end(g: onnx_layers.Graph, t: dict[str, Array], c: Any, H: str, X: str, 
     also = None
     if c.statistics:
         Z = onnx_layers.statistics(g, X, c.d_spec // 3)
-        also = g.op("Add", g.op("MatMul", Z, t["statistics.W"]), t["statistics.b"])
+        others = g.op("Add", g.op("MatMul", Z, t["statistics.W"]), t["statistics.b"])
+        also = onnx_layers.share_of_statistics(g, Z, c.d_spec // 3), others
     onnx_layers.heads(g, t, z, temperature, also)  # 4.3
     if a is not None:
         g.output(g.op("Unsqueeze", a, [0]), "attention")

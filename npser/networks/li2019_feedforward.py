@@ -14,7 +14,7 @@ import numpy as np
 from npser import config
 from npser.networks import li2019, numpy_layers, onnx_layers
 from npser.networks.li2019 import (  # noqa: F401 (they are this network's as well)
-    SHARE,
+    SIZES,
     Array,
     Grads,
     Out,

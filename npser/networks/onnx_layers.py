@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from npser import features
 from npser.config import Config
 from npser.features import FLOOR_DB, HOP, N_FFT, N_MELS
-from npser.networks.statistics import SHARE
+from npser.networks.statistics import LOWEST, PRESENT, SHARE
 
 Array = np.ndarray
 Tensors = dict[str, Array]
@@ -208,17 +208,25 @@ def statistics(g: Graph, X: str, bands: int) -> str:
     return g.op("Concat", centre, *(g.op("Sqrt", part) for part in squares), axis=1)
 
 
-def heads(g: Graph, t: Tensors, z: str, temperature: float, also: str | None = None) -> None:
+def share_of_statistics(g: Graph, Z: str, bands: int) -> str:
+    """networks.statistics.share_of the statistics Z (1, 3 bands), (1, 1)."""
+    none, whole = map(np.float32, PRESENT)
+    moves = g.op("ReduceMean", g.op("Slice", Z, [bands], [bands + min(LOWEST, bands)], [1]), axes=[1], keepdims=1)
+    part = g.op("Clip", g.op("Div", g.op("Sub", moves, none), whole - none), np.float32(0), np.float32(1))
+    return g.op("Mul", part, np.float32(SHARE))
+
+
+def heads(g: Graph, t: Tensors, z: str, temperature: float, also: tuple[str, str] | None = None) -> None:
     """Section 4.3: z (1, D) -> the outputs "emotion" and, where there is its head, "gender": probabilities.
 
-    also (1, classes): logits of the emotion by networks.statistics.
+    also: networks.statistics' share of the answer, (1, 1), and its logits of the emotion, (1, classes).
     """
     for head, divisor in (("emotion", temperature), ("gender", 1.0)):
         if f"{head}.W" in t:
             logits = g.op("Add", g.op("MatMul", z, t[f"{head}.W"]), t[f"{head}.b"])
             if also is not None and head == "emotion":
-                own, others = np.float32(1 - SHARE), np.float32(SHARE)
-                logits = g.op("Add", g.op("Mul", logits, own), g.op("Mul", also, others))
+                share, others = also
+                logits = g.op("Add", logits, g.op("Mul", share, g.op("Sub", others, logits)))
             if divisor != 1:
                 logits = g.op("Div", logits, np.float32(divisor))
             g.output(g.op("Softmax", logits, axis=1), head)

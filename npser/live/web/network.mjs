@@ -56,7 +56,7 @@ function tile(four, packed, at, K, out, r, rows, j, N, b) {
 }
 
 export class Network {
-  // config: the sizes, and the share of the regression on statistics; tensors: {name: {shape, values}} of the model file.
+  // config: the sizes, those of npser/networks/statistics.py among them; tensors: {name: {shape, values}} of the model file.
   constructor(config, tensors) {
     this.config = config;
     this.t = Object.fromEntries(Object.entries(tensors).map(([name, { values }]) => [name, values]));
@@ -78,7 +78,7 @@ export class Network {
 
   // X (L, d_spec), normalised -> logits of emotion and gender, and the attention (n_attn, T) or null.
   run(X) {
-    const { n_cw, n_pw, d_cnn, d_spec, share } = this.config;
+    const { n_cw, n_pw, d_cnn, d_spec } = this.config;
     let H = conv(X, d_spec, this.cnn[0], this.t["cnn1.b"], n_cw); // (1)-(3)
     H = maxpool(conv(H, d_cnn, this.cnn[1], this.t["cnn2.b"], n_cw), d_cnn, n_pw); // (4)
     const T = H.length / d_cnn;
@@ -92,7 +92,8 @@ export class Network {
     const [own, gender, also] = ["emotion", "gender", "statistics"].map((head, n) =>
       this.heads[n] ? this.heads[n].product(from[n], 1, from[n].length, this.t[`${head}.b`]) : new Float64Array(0),
     );
-    const emotion = also.length ? own.map((value, k) => (1 - share) * value + share * also[k]) : own;
+    const share = also.length ? shareOf(from[2], this.config) : 0;
+    const emotion = share ? own.map((value, k) => (1 - share) * value + share * also[k]) : own;
     return { emotion, gender, attention };
   }
 }
@@ -232,6 +233,14 @@ function statistics(X, width, C) {
     out[2 * C + c] = Math.sqrt(change / Math.max(L - 1, 1));
   }
   return out;
+}
+
+// What the regression has of the answer, by the statistics Z (3 C).
+function shareOf(Z, { share, lowest, present: [none, whole] }) {
+  const C = Z.length / 3;
+  const moves = Z.subarray(C, C + Math.min(lowest, C));
+  const part = (moves.reduce((a, b) => a + b) / moves.length - none) / (whole - none);
+  return share * Math.min(Math.max(part, 0), 1);
 }
 
 export function logSoftmax(x) {

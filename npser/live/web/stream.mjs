@@ -217,7 +217,7 @@ export class Stream {
   adapted(X, start, end) {
     const { heard, hop } = this;
     const { mean, std, rate } = this.model;
-    const { SECONDS, NEGLIGIBLE } = this.model.constants.adaptation;
+    const { SECONDS, NEGLIGIBLE, NOISE } = this.model.constants.adaptation;
     const d = mean.length;
     const frames = Math.min(X.length / d, Math.ceil((end - start) / hop)); // the last one may lie beyond the sound
     for (let t = Math.floor((Math.max(start, this.known) - start) / hop); t < frames; t++, heard.frames++) {
@@ -228,12 +228,14 @@ export class Stream {
     }
     this.known = Math.max(this.known, end);
     if (heard.frames === 0) return [mean, std];
-    const share = heard.frames / (heard.frames + (SECONDS * rate) / hop);
+    const enough = (SECONDS * rate) / hop;
+    const share = heard.frames / (heard.frames + enough);
     const own = heard.sums.map((sum) => sum / heard.frames);
     const deviation = own.map((m, i) => Math.sqrt(Math.max(heard.squares[i] / heard.frames - m * m, 0)));
+    const least = (s) => (heard.frames >= enough ? Math.max(NEGLIGIBLE, NOISE * s) : NEGLIGIBLE);
     return [
       mean.map((m, i) => (1 - share) * m + share * own[i]),
-      std.map((s, i) => Math.exp((1 - share) * Math.log(s) + share * Math.log(deviation[i] < NEGLIGIBLE ? s : deviation[i]))),
+      std.map((s, i) => Math.exp((1 - share) * Math.log(s) + share * Math.log(deviation[i] < least(s) ? s : deviation[i]))),
     ];
   }
 }
