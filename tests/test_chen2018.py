@@ -67,6 +67,14 @@ def test_the_number_of_parameters(preset: str, parameters: int):
     assert model.size_of(model.shapes_of(chen2018.PRESETS[preset], 4, 0)) == parameters
 
 
+def test_published_is_what_the_paper_and_its_code_say():
+    c = chen2018.PRESETS["published"]
+    assert (chen2018.WINDOW, chen2018.POOL, chen2018.SLOPE) == ((5, 3), (2, 4), 0.01)
+    assert (c.input, c.piece_seconds, c.max_seconds) == ("mel", 3.0, 30.0)
+    assert (c.learning_rate, c.dropout, c.batch, c.epochs) == (1e-4, 0.0, 40, 40)
+    assert chen2018.PUBLISHED["ua"] == 0.6474
+
+
 @pytest.mark.parametrize("changes", [{}, {"slopes": False, "attention": False}], ids=["3-D", "2-D, mean"])
 @pytest.mark.parametrize("preset", ["published", "same-input"])
 def test_prediction_in_plain_numpy_is_that_of_the_engine(tmp_path: Path, preset: str, changes: dict[str, Any]):

@@ -200,6 +200,14 @@ def test_iemocap_has_the_phones_of_its_own_alignment_where_there_is_one(tmp_path
     assert {u.path.stem[-4:]: u.phonemes for u in read(tmp_path / "all.csv")[0]} == found
 
 
+def test_iemocap_reads_an_alignment_that_is_not_utf_8(tmp_path: Path):
+    folder = small_iemocap(tmp_path)
+    place = folder / "Session1" / "sentences" / "ForcedAlignment" / "Ses01F_impro05a"
+    place.mkdir(parents=True)
+    (place / "Ses01F_impro05a_M000.phseg").write_bytes(b"\t 0 35 -172358 SIL\n\t 36 41 -77341 \xc4\n")
+    assert {u.path.stem[-4:]: u.phonemes for u in read(folder)[0]}["M000"] == "SIL \u00c4"
+
+
 def test_no_agreement_is_never_a_class(tmp_path: Path):
     corpus = load(small_iemocap(tmp_path), labels=["all"])
     assert corpus.labels == ["excited", "neutral"]

@@ -207,6 +207,17 @@ def test_adadelta_keeps_its_state_where_adam_keeps_its_own():
     assert optimiser.updates == 1
 
 
+def test_adadelta_goes_by_the_schedule_and_the_decay_of_the_rate():
+    """What it remembers does not depend on the rate, so each change is the rate times that of a rate of one."""
+    steps, whole, part = np.random.default_rng(0).normal(0, 0.5, (3, 4)), np.zeros(4), np.zeros(4)
+    of_one, slower = Adadelta(4, 1.0, 0.0, 1.0, np.float64), Adadelta(4, 0.4, 0.5, 1.0, np.float64)
+    for updates, gradient in enumerate(steps):
+        before = whole.copy(), part.copy()
+        of_one.step(whole, gradient)
+        slower.step(part, gradient, factor=0.25)
+        np.testing.assert_allclose(part - before[1], (whole - before[0]) * 0.25 * 0.4 / (1 + 0.5 * updates))
+
+
 # NaN
 
 

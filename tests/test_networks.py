@@ -3,15 +3,19 @@
 import csv
 import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import UNCOMPILED, Command, assert_same_run, one_sentence, report_of
+from helpers import UNCOMPILED, Array, Command, assert_same_run, one_sentence, report_of, sound
 
 from npser import model
 from npser.config import Config, to_toml
+from npser.network import Network, Targets
+from npser.networks import li2019
+from npser.store import Store, store_of
 
 FEW: dict[str, Any] = {"epochs": 2, "batch": 8, "max_seconds": 0.5}
 EXPORTED = [*(("li2019_feedforward", name) for name in ("default", "paper", "same-input")), ("mirsamadi2017", "same-input")]
@@ -90,3 +94,66 @@ def test_what_it_says_of_itself(network: str) -> None:
     usual = next(iter(module.PRESETS.values()))
     assert all(model.varied(usual, changes) != usual for changes in module.ABLATION.values())
     assert all(c.network == network for c in module.SMALL.values())
+
+
+SYSTEMS = {f"{name}-{preset}": c for name, module in model.NETWORKS.items() for preset, c in module.PRESETS.items()}
+
+
+def sounds_of(c: Any) -> Store:
+    """Three sounds of half a second and more, as the network keeps them."""
+    return store_of([sound(n, seed) for seed, n in enumerate((9000, 12_000, 8000))], model.module_of(c).kind(c))
+
+
+def input_of(c: Any, store: Store, window: Array, **how: Any) -> tuple[Array, Array]:
+    """X and bounds of some windows, not normalised."""
+    zero, one = np.zeros(c.d_spec, np.float32), np.ones(c.d_spec, np.float32)
+    X, bounds, *_ = model.module_of(c).inputs(store, window, zero, one, c, **how)
+    return X, bounds
+
+
+@pytest.mark.parametrize("c", SYSTEMS.values(), ids=SYSTEMS)
+def test_the_input_of_several_windows_is_that_of_each(c: Any) -> None:
+    store = sounds_of(c)
+    X, bounds = input_of(c, store, np.array([2, 0, 1]))
+    for part, window in zip(np.split(X, bounds[1:-1]), (2, 0, 1), strict=True):
+        np.testing.assert_array_equal(part, input_of(c, store, np.array([window]))[0])
+
+
+@pytest.mark.parametrize("name", [name for name, c in SYSTEMS.items() if c.warp > 0])
+def test_what_may_be_augmented_is(name: str) -> None:
+    """By the randomness that is given, and with the ends that are."""
+    c: Any = SYSTEMS[name]
+    store, window = sounds_of(c), np.arange(3)
+    plain = dataclasses.replace(c, stretch=0.0, warp=0.0, splice=0.0, channel=0.0)
+
+    def drawn(seed: int, ends: Array, **settings: float) -> Array:
+        rng = np.random.default_rng(seed)
+        return input_of(dataclasses.replace(plain, **settings), store, window, ends=ends, rng=rng)[0]
+
+    given = input_of(c, store, window)[0]
+    np.testing.assert_array_equal(drawn(0, window), given)
+    warped = drawn(0, window, warp=0.2)
+    assert not np.array_equal(warped, given)
+    np.testing.assert_array_equal(warped, drawn(0, window, warp=0.2))
+    assert not np.array_equal(warped, drawn(1, window, warp=0.2))
+    assert not np.array_equal(drawn(0, window, splice=1.0), drawn(0, window[::-1], splice=1.0))
+
+
+@pytest.mark.parametrize("c", [module.PRESETS["same-input"] for module in model.NETWORKS.values()], ids=[*model.NETWORKS])
+def test_same_input_is_the_input_and_the_recipe_of_the_full_model(c: Any) -> None:
+    for name, value in li2019.SAME_INPUT.items():
+        assert name == "d_spec" or getattr(c, name) == value, name
+    assert "the lowest 99 of 128 bands" in model.module_of(c).describe_input(c)
+
+
+@pytest.mark.parametrize(
+    "c", [pytest.param(c, id=name) for module in model.NETWORKS.values() for name, c in module.SMALL.items()]
+)
+def test_training_is_in_single_precision(c: Any) -> None:
+    shapes, zero, one = model.shapes_of(c, 2, 2), np.zeros(1, np.int64), np.ones(1, np.float32)
+    norm = np.zeros(c.d_spec, np.float32), np.ones(c.d_spec, np.float32)
+    network = Network(model.init(shapes, 0), shapes, c, *norm, state=model.state_of(c, 2, 2))
+    with ThreadPoolExecutor(1) as pool:
+        _, grad = network.gradient(sounds_of(c), zero, Targets(zero, zero, one, one), 0, pool)
+    assert grad.dtype == np.float32
+    assert {value.dtype for value in network.state.values()} <= {np.dtype(np.float32)}

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import LENGTHS, Array, bounds_of, utterances_of
+from helpers import LENGTHS, Array, bounds_of, make_network, utterances_of
 from test_gradients import check
 
-from npser import layers
+from npser import layers, model
 from npser.layers import batch_norm, conv2d, embedding, last_states, leaky_relu, max_over_time, maxpool2d, quarters
+from npser.networks import numpy_layers
 
 BOUNDS = bounds_of(LENGTHS)
 EMPTY = bounds_of([2, 0, 3, 0, 1, 1, 4, 5, 0])  # some utterances have no frame
@@ -120,6 +121,26 @@ def test_conv2d_of_single_precision_is_single_and_close_to_double():
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(("stride", "valid"), [(1, False), (2, False), (1, True)])
+def test_conv2d_reads_no_row_that_is_not_there(stride: int, valid: bool, monkeypatch: pytest.MonkeyPatch):
+    """The last utterance has none, and would begin behind the last row."""
+    read: list[Array] = []
+
+    def watched(kernel: Callable[..., None]) -> Callable[..., None]:
+        def run(a: Array, b: Array, rows: Array, *arguments: Any) -> None:
+            read.append(rows)
+            kernel(a, b, rows, *arguments)
+
+        return run
+
+    for name in ("unfold_bands", "add_folded_bands"):
+        monkeypatch.setattr(layers, name, watched(getattr(layers, name)))
+    out, _, backward = conv2d(np.ones((EMPTY[-1], 12)), EMPTY, np.ones((2, 3, 4, 5)), np.zeros(5), stride, valid)
+    backward(out)
+    assert len(read) == 3
+    assert all(0 <= rows.min() <= rows.max() < EMPTY[-1] for rows in read)
+
+
 # The largest of windows
 
 
@@ -215,6 +236,65 @@ def test_embedding(symbols: list[int]):
     np.testing.assert_allclose(backward(dout)[0], expected)
 
 
+def test_layers_keep_single_precision():
+    bounds, ones = bounds_of([4, 0, 3]), np.ones(6, np.float32)
+    X = np.random.default_rng(0).standard_normal((7, 6)).astype(np.float32)
+    for run in (
+        lambda: leaky_relu(X, 0.1),
+        lambda: batch_norm(X, ones, ones),
+        lambda: batch_norm(X, ones, ones, (ones, ones)),
+        lambda: maxpool2d(X, bounds, 2, 2, 3),
+        lambda: quarters(X, bounds, 2),
+        lambda: max_over_time(X, bounds),
+        lambda: last_states(X, bounds),
+        lambda: embedding(np.arange(7), X),
+    ):
+        out, *_, backward = run()
+        assert {part.dtype for part in (out, *backward(out))} == {np.dtype(np.float32)}
+
+
+# In plain NumPy
+
+
+@pytest.mark.parametrize("frames", range(8))
+@pytest.mark.parametrize("bands", [2, 3, 4, 5])
+def test_quarters_in_plain_numpy_are_those_of_the_engine(frames: int, bands: int):
+    X = np.random.default_rng(0).standard_normal((frames, bands * 3))
+    found = numpy_layers.quarters(X.reshape(1, frames, bands, 3))
+    np.testing.assert_array_equal(found, quarters(X, bounds_of([frames]), 3)[0])
+
+
+@pytest.mark.parametrize("valid", [False, True])
+def test_a_convolution_in_plain_numpy_of_no_frames_has_none(valid: bool):
+    tensors = {"conv.W": np.ones((2, 3, 4, 5)), "conv.b": np.zeros(5)}
+    assert numpy_layers.conv2d(tensors, "conv", np.empty((3, 0, 6, 2)), valid=valid).shape[:2] == (3, 0)
+
+
+@pytest.mark.parametrize("network", ["satt2017", "chen2018", "yenigalla2018"])
+def test_few_frames_are_answered_alike_in_plain_numpy_and_by_the_engine(network: str):
+    module, rng = model.NETWORKS[network], np.random.default_rng(0)
+    for c in module.SMALL.values():
+        theta, shapes = make_network(c, 0)
+        state = model.state_of(c, 4, 0)
+        p, tensors = model.views(theta, shapes, state), model.named(theta, shapes) | state
+        for frames in (1, 2, 3, 7, 8, 9, 16, 33, 41, 42):
+            X = rng.standard_normal((frames, c.d_spec))
+            out, _ = module.forward(p, c, X, bounds_of([frames]))
+            np.testing.assert_allclose(module.plain(tensors, c, X[None])[0], module.decide(p, c, out)[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("network", ["satt2017", "chen2018", "yenigalla2018", "mirsamadi2017", "li2019", "li2019_feedforward"])
+def test_an_answer_in_plain_numpy_does_not_depend_on_what_is_computed_with_it(network: str):
+    module, rng = model.NETWORKS[network], np.random.default_rng(1)
+    for c in module.SMALL.values():
+        theta, shapes = make_network(c, 0)
+        tensors = {name: np.float32(value) for name, value in (model.named(theta, shapes) | model.state_of(c, 4, 0)).items()}
+        X = rng.standard_normal((7, 40, c.d_spec)).astype(np.float32)
+        together = module.plain(tensors, c, X)[0]
+        for k in range(7):
+            assert module.plain(tensors, c, X[k : k + 1])[0].tobytes() == together[k : k + 1].tobytes()
+
+
 # Memory
 
 
@@ -233,3 +313,18 @@ def test_conv2d_holds_windows_of_a_few_bands_only(monkeypatch: pytest.MonkeyPatc
     backward(out)
     assert max(sizes) <= 10_000
     assert len(sizes) == 2 * 11
+
+
+def test_conv2d_holds_maps_of_a_few_bands_only(monkeypatch: pytest.MonkeyPatch):
+    sizes: list[int] = []
+    kernel: Callable[..., None] = layers.collect_bands
+
+    def watched(out: Array, Y: Array, *arguments: Any) -> None:
+        sizes.append(Y.size)
+        kernel(out, Y, *arguments)
+
+    monkeypatch.setattr(layers, "collect_bands", watched)
+    monkeypatch.setattr(layers, "BLOCK", 20_000)
+    conv2d(np.zeros((60, 16)), bounds_of([60]), np.zeros((1, 4, 3, 100)), np.zeros(100))
+    assert max(sizes) <= 20_000
+    assert len(sizes) == 6

@@ -97,8 +97,26 @@ def test_the_answer_is_the_weighted_mean_of_the_logits_as_far_as_the_lowest_band
     moves = [0.0, 0.3, 0.35, 0.4, 2.0]
     Z[:, 6:10] = np.array(moves)[:, None] + [0.1, -0.1, 0.05, -0.05]  # deviations of the first four of six bands
     found = statistics.added(emotion, Z, W, b)
-    share = np.array([0, 0, 0.3, 0.6, 0.6])[:, None]
+    share = np.array([0, 0, 0.25, 0.5, 0.5])[:, None]
     np.testing.assert_allclose(found, (1 - share) * emotion + share * (Z @ W + b), atol=1e-6)
+
+
+def test_an_answer_does_not_depend_on_what_is_asked_with_it():
+    rng = np.random.default_rng(5)
+    emotion, Z, W, b = (rng.normal(0, 1, shape).astype(np.float32) for shape in ((50, 4), (50, 297), (297, 4), (4,)))
+    Z[:, 99:] += 1  # the lowest bands move
+    together = statistics.added(emotion, Z, W, b)
+    alone = [statistics.added(emotion[k : k + 1], Z[k : k + 1], W, b) for k in range(50)]
+    assert together.tobytes() == np.concatenate(alone).tobytes()
+
+
+def test_of_two_points_the_ridge_holds_the_slope():
+    """Of Z = -1 and 1 the loss is ln(1 + e^-2w) + 0.03 w^2, which is least where 0.03 w is the logistic function of -2w."""
+    found = statistics.solve(np.array([[-1.0], [1.0]]), np.array([0, 1]), np.ones(2), 2)
+    w = float(found["W"][0, 1])
+    np.testing.assert_allclose(found["W"], [[-w, w]], atol=1e-5)
+    np.testing.assert_allclose(found["b"], 0, atol=1e-5)
+    assert 0.03 * w == pytest.approx(1 / (1 + math.exp(2 * w)), abs=1e-4)
 
 
 def trained(c: Any, folder: Path, threads: int = 1, epochs: int | None = None) -> tuple[Dataset, Split, checkpoint.Checkpoint]:

@@ -21,6 +21,7 @@ from helpers import (
 
 from npser import checkpoint, model
 from npser.features import SAMPLE_RATE
+from npser.frame_features import mel_filters
 from npser.layers import dropout
 from npser.network import Targets
 from npser.networks import pieces, satt2017, spectrogram
@@ -72,7 +73,22 @@ def test_prediction_in_plain_numpy_is_that_of_the_engine(tmp_path: Path, preset:
     assert np.ptp([list(p.probabilities.values()) for p in lite], axis=0).max() > 0.005  # the sounds are told apart
 
 
+def test_published_is_what_is_known_and_remembered_of_the_paper():
+    c = satt2017.PRESETS["published"]
+    assert (c.input, c.d_spec, c.piece_seconds, c.max_seconds) == ("spectrum", 200, 3.0, 30.0)
+    assert satt2017.WINDOWS == ((12, 16), (8, 12), (5, 7))
+    assert (c.learning_rate, c.dropout, c.batch, c.epochs) == (1e-4, 0.2, 16, 50)
+    assert (satt2017.PUBLISHED["wa"], satt2017.PUBLISHED["ua"]) == (0.688, 0.594)
+    assert satt2017.describe_input(c) == "spectrum up to 4000 Hz, every 10 ms"
+
+
 # Pieces
+
+
+def test_pieces_keep_single_precision():
+    logits, y, weight = np.zeros((3, 4), np.float32), np.array([2, 1]), np.ones(2, np.float32)
+    _, (dlogits,) = pieces.loss(Config(), (logits, np.array([0, 0, 1])), Targets(y, y, weight, weight))
+    assert dlogits.dtype == np.float32
 
 
 @pytest.mark.parametrize(
@@ -142,6 +158,28 @@ def test_spectra_are_those_of_a_literal_transform():
     for k in (0, 7, 199):
         power = np.abs((frame * np.exp(-2j * np.pi * k * n / 800)).sum()) ** 2
         assert S[5, k] == pytest.approx(10 * np.log10(power * (2 / window.sum()) ** 2), abs=1e-3)
+
+
+@pytest.mark.parametrize("bands", [False, True], ids=["bins", "mel bands"])
+def test_the_frames_of_a_long_sound_are_those_of_a_literal_transform_up_to_its_reflected_ends(bands: bool):
+    """More frames than are computed together."""
+    x, at_once = np.random.default_rng(0).standard_normal(20_700).astype(np.float32), spectrogram.AT_ONCE
+    samples, n_fft = (400, 512) if bands else (640, 800)
+    window = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(samples) / samples)
+    y = (x - x.mean(dtype=float)) / x.std(dtype=float) if bands else x / (window.sum() / 2)
+    S = spectrogram.mel_spectra(x) if bands else spectrogram.spectra(x)
+    assert len(S) == 130 > 2 * at_once
+    for t in (0, 1, at_once - 1, at_once, 2 * at_once - 1, 2 * at_once, 129):
+        place = len(x) - 1 - np.abs(len(x) - 1 - np.abs(160 * t + np.arange(samples) - samples // 2))
+        power = np.abs(np.fft.rfft(y[place] * window, n_fft)) ** 2
+        expected = power @ mel_filters(512, 40) if bands else power[:200]
+        np.testing.assert_allclose(S[t], 10 * np.log10(expected), atol=1e-3)
+
+
+def test_a_model_file_says_how_its_spectra_are_made():
+    names = ("frame", "hop", "n_fft", "sample_rate", "floor_db")
+    assert [spectrogram.kind(1.0).settings[name] for name in (*names, "bins")] == [640, 160, 800, 16_000, -100, 200]
+    assert [spectrogram.mel_kind(1.0).settings[name] for name in (*names, "n_mels")] == [400, 160, 512, 16_000, -100, 40]
 
 
 @pytest.mark.parametrize(

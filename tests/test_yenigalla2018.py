@@ -106,6 +106,20 @@ def test_the_number_of_parameters(preset: str, parameters: int):
     assert model.size_of(model.shapes_of(yenigalla2018.PRESETS[preset], 4, 0)) == parameters
 
 
+def test_presets_are_what_the_notes_say_and_the_reduced_ones_take_every_second_frame_and_band():
+    c, reduced = yenigalla2018.PRESETS["published"], yenigalla2018.PRESETS["reduced"]
+    assert yenigalla2018.WINDOWS == ((16, 12), (24, 18), (32, 24), (40, 30))
+    assert yenigalla2018.HEIGHTS == (3, 9, 13, 17)
+    assert (c.optimiser, c.learning_rate, c.decay, c.dropout, c.batch, c.epochs) == ("adadelta", 1.0, 0.0, 0.5, 32, 50)
+    assert (c.max_seconds, c.stride, c.d_spec) == (6.4, 1, 128 + 39)
+    assert reduced == dataclasses.replace(c, d_maps=24, stride=2)
+    for channel in ("spectrogram", "phonemes"):
+        assert yenigalla2018.PRESETS[f"reduced-{channel}"] == dataclasses.replace(reduced, channels=channel)
+    same = yenigalla2018.PRESETS["same-input"]
+    assert (same.optimiser, same.learning_rate, same.d_maps, same.stride) == ("adam", 1e-3, 24, 2)
+    assert (yenigalla2018.PUBLISHED["wa"], yenigalla2018.PUBLISHED["ua"]) == (0.739, 0.685)
+
+
 @pytest.mark.parametrize("changes", [*CASES, pytest.param({"order": False}, id="shuffled")])
 @pytest.mark.parametrize("preset", ["published", "same-input"])
 def test_prediction_in_plain_numpy_is_that_of_the_engine(tmp_path: Path, preset: str, changes: dict[str, Any]):
@@ -164,7 +178,38 @@ def test_the_optimiser_is_the_papers_unless_settings_say_adam():
     assert type(yenigalla2018.optimiser(Config(optimiser="adam"), *sizes)) is Adam
 
 
+@pytest.mark.parametrize("kind", ["adadelta", "adam"])
+def test_the_optimiser_decays_weights_as_settings_say(kind: str):
+    theta = np.ones(3, np.float32)
+    optimiser = yenigalla2018.optimiser(Config(optimiser=kind, learning_rate=0.5), 3, np.array([0.1, 0.2, 0], np.float32))
+    optimiser.step(theta, np.zeros(3, np.float32))
+    np.testing.assert_allclose(theta, [0.95, 0.9, 1])
+
+
 # Units
+
+
+def test_units_follow_from_the_seed():
+    """Both those that a network starts with and those that are found."""
+    found = []
+    for seed in (0, 0, 1):
+        c = Config(**TINY, channels="phonemes", seed=seed)
+        data = data_of(c, [[sound(14_000, 1)], [sound(15_000, 2)]], ["sad", "angry"], [None] * 2)
+        shapes, state = model.shapes_of(c, 2, 0), model.state_of(c, 2, 0)
+        norm = np.full(c.d_spec, -40, np.float32), np.full(c.d_spec, 20, np.float32)
+        network = Network(model.init(shapes, seed), shapes, c, *norm, state=state)
+        start = state["units.centres"].copy()
+        yenigalla2018.pretrain(network, data, np.arange(2), None)
+        found.append((start, network.state["units.centres"]))
+    for first, again, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(first, again)
+        assert not np.array_equal(first, other)
+
+
+def test_of_many_frames_k_means_sees_some_from_everywhere(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(units, "MOST_FRAMES", 40)
+    centres = units.centres_of(np.arange(1000.0)[:, None], 4, np.random.default_rng(0))
+    assert (np.unique(centres[:, 0] // 250) == np.arange(4)).all()
 
 
 def test_units_are_those_of_slow_loops():

@@ -209,15 +209,16 @@ def _plain_piece(t: dict[str, Array], c: Config, X: Array) -> Array:
     H = picture(c, X.reshape(B * L, -1)).reshape(B, L, c.d_spec // 3, -1)
     H = numpy_layers.conv2d(t, "conv", H)
     H = numpy_layers.maxpool2d(np.where(H > 0, H, np.float32(SLOPE) * H), *POOL)
-    H = H.reshape(*H.shape[:2], -1) @ t["linear.W"] + t["linear.b"]
+    H = H.reshape(*H.shape[:2], H.shape[2] * H.shape[3]) @ t["linear.W"] + t["linear.b"]
     H = numpy_layers.blstm(t, "lstm", H)
     if H.shape[1] == 0:
         z = np.zeros((B, H.shape[2]), H.dtype)
     else:
         z = numpy_layers.local_attention(t, "attn", H)[0] if c.attention else H.mean(axis=1)
-    d = (z @ t["dense.W"] - t["running.mean"]) / np.sqrt(t["running.variance"] + np.float32(whole_batch.EPSILON))
+    z = (z[:, None] @ t["dense.W"])[:, 0]  # row by row, as numpy_layers.linear
+    d = (z - t["running.mean"]) / np.sqrt(t["running.variance"] + np.float32(whole_batch.EPSILON))
     d = t["batch.gamma"] * d + t["batch.b"]
-    return np.where(d > 0, d, np.float32(SLOPE) * d) @ t["emotion.W"] + t["emotion.b"]
+    return numpy_layers.linear(t, "emotion", np.where(d > 0, d, np.float32(SLOPE) * d))
 
 
 def heads_of_attention(c: Any) -> int:

@@ -140,8 +140,12 @@ def local_attention(t: Tensors, layer: str, H: Array) -> tuple[Array, Array]:
     return (a @ H)[:, 0], a
 
 
+def linear(t: Tensors, layer: str, z: Array) -> Array:
+    """z (B, D) -> (B, K). One row at a time: BLAS rounds a product with few columns by the number of rows."""
+    return (z[:, None] @ t[f"{layer}.W"])[:, 0] + t[f"{layer}.b"]
+
+
 def heads(t: Tensors, z: Array) -> tuple[Array, Array]:
     """Section 4.3. z (B, D) -> logits, emotion (B, classes) and gender (B, 2), or (B, 0) where there is no gender head."""
-    rows = z[:, None]  # one at a time: BLAS rounds a product with so few columns by the number of rows
-    emotion = (rows @ t["emotion.W"])[:, 0] + t["emotion.b"]
-    return emotion, (rows @ t["gender.W"])[:, 0] + t["gender.b"] if "gender.W" in t else np.empty((len(z), 0), np.float32)
+    gender = linear(t, "gender", z) if "gender.W" in t else np.empty((len(z), 0), np.float32)
+    return linear(t, "emotion", z), gender

@@ -180,15 +180,14 @@ def _plain_piece(t: dict[str, Array], c: Config, X: Array) -> Array:
     H = X[..., None]
     for layer, _, _ in maps(c):
         H = numpy_layers.maxpool2d(np.maximum(numpy_layers.conv2d(t, layer, H), 0), POOL, POOL)
-    H = H.reshape(*H.shape[:2], -1)
+    H = H.reshape(*H.shape[:2], H.shape[2] * H.shape[3])
     if c.recurrence:
         H = numpy_layers.blstm(t, "lstm", H)
         ends = [H[:, -1:, : c.d_lstm].sum(axis=1), H[:, :1, c.d_lstm :].sum(axis=1)]  # of no frames, 0
         z = np.concatenate(ends, axis=1)
     else:
         z = H.sum(axis=1) / np.float32(max(H.shape[1], 1))
-    z = np.maximum(z @ t["dense.W"] + t["dense.b"], 0)
-    return z @ t["emotion.W"] + t["emotion.b"]
+    return numpy_layers.linear(t, "emotion", np.maximum(numpy_layers.linear(t, "dense", z), 0))
 
 
 def heads_of_attention(c: Any) -> int:

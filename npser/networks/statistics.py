@@ -17,7 +17,7 @@ import numpy as np
 
 Array = np.ndarray
 
-SHARE = 0.6  # of the regression in the mean of the logits, at most
+SHARE = 0.5  # of the regression in the mean of the logits, at most
 LOWEST = 4  # bands, below 120 Hz, which a telephone lacks
 PRESENT = (
     0.3,

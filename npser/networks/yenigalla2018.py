@@ -334,10 +334,10 @@ def plain(t: dict[str, Array], c: Config, X: Array) -> tuple[Array, Array, None]
     if hears(c, "phonemes"):
         strings = [_plain_string(t, c, maps, frames) for frames in X[:, :, bands(c) :]]
         channels.append(("string", np.stack(strings)))
-    dense = [np.maximum(np.maximum(H, 0) @ t[f"{layer}.W"] + t[f"{layer}.b"], 0) for layer, H in channels]
+    dense = [np.maximum(numpy_layers.linear(t, layer, np.maximum(H, 0)), 0) for layer, H in channels]
     z = (np.concatenate(dense, axis=1) - t["running.mean"]) / np.sqrt(t["running.variance"] + np.float32(whole_batch.EPSILON))
-    z = np.maximum((t["batch.gamma"] * z + t["batch.b"]) @ t["dense.W"] + t["dense.b"], 0)
-    return z @ t["emotion.W"] + t["emotion.b"], np.empty((len(X), 0), np.float32), None
+    z = np.maximum(numpy_layers.linear(t, "dense", t["batch.gamma"] * z + t["batch.b"]), 0)
+    return numpy_layers.linear(t, "emotion", z), np.empty((len(X), 0), np.float32), None
 
 
 def _plain_string(t: dict[str, Array], c: Config, maps: Any, frames: Array) -> Array:
