@@ -18,7 +18,7 @@ from npser.live.stream import Event, Stream
 
 Array = np.ndarray
 
-AT_ONCE = 0.05  # seconds of sound, at least, that are heard together: a browser sends 3 ms at a time
+AT_ONCE = 0.05, 0.25  # seconds of sound, at least, that are heard together, by a server at rest and by one that has all to do
 MOST_ERRORS = 20  # that are not fatal
 BURST = 2.0  # seconds of messages that may come at once
 
@@ -136,7 +136,8 @@ class Session:
             raise
         self.waiting.append(x)
         self._count(len(x), now)
-        if sum(map(len, self.waiting)) >= AT_ONCE * update.rate:
+        least, most = AT_ONCE
+        if sum(map(len, self.waiting)) >= (least + (most - least) * self.engine.busy()) * update.rate:
             await self._hear(now)
 
     async def _gap(self, seconds: float, now: float) -> None:

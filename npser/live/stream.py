@@ -29,6 +29,7 @@ Array = np.ndarray
 EVERY = 1.0  # seconds of speech from one answer to the next
 SHORTEST = 0.25  # of these
 PAUSE = 0.3  # seconds that end an utterance, after the half second that speech goes on: see speech.AFTER
+FORGOTTEN = SAMPLE_RATE // HOP  # frames at a time
 LONGEST = 30.0  # seconds of speech in an utterance; of a longer one, each part of so many is told by itself
 KEPT = {  # of a stream, in its state
     "stream": (
@@ -193,7 +194,6 @@ class Stream:
                 ended = self.begun + round(LONGEST * SAMPLE_RATE)
                 part, x = np.split(x, [min(self.due, ended) - self.count])
                 self.x, self.count = np.concatenate([self.x, part]), self.count + len(part)
-                self._frames()
                 if self.count == self.due:
                     dues.append(self._window("answer", [(max(0, self.due - self.size), self.due)]))
                     self.due += self.every
@@ -216,7 +216,8 @@ class Stream:
         """Let go of what no window will hold any more."""
         needed = min(self.count - self.size, self.begun if self.begun >= 0 else self.count, self.count - N_FFT)
         frames = (max(0, needed) - self.first) // HOP
-        if frames > 0:
+        if frames >= FORGOTTEN:
+            self._frames()
             # copies, so that the rest is given back
             self.x, self.P, self.first = self.x[frames * HOP :].copy(), self.P[frames:].copy(), self.first + frames * HOP
             self.runs = self.runs[max(0, sum(sample <= self.first for sample, _ in self.runs) - 1) :]
@@ -237,6 +238,7 @@ class Stream:
 
     def _part(self, start: int, end: int) -> Part:
         """A window of the speech."""
+        self._frames()
         c, norm, floor = self.model.config, self.model.checkpoint.tensors, features.floor_of(self.model.config)
         x, runs = self.x[start - self.first : end - self.first], places(self.runs, start, end)
         reason = refusal(x)
