@@ -1,10 +1,10 @@
 """Attacks on a server of this machine, one after the other, and what a good client notices of each.
 
-    python tests/bench/attack.py [--model FILE] [--seconds 20] [--only NAME]
+    python tests/bench/attack.py [--model FILE] [--seconds 20] [--only NAME] [--rounds 1]
 
 A good client sends a live session and files of 3 s all the while; before each attack it is timed alone. Attackers are another
 process, which gives way to all others (nice 19), as theirs would be other machines. All traffic is on loopback, and ends by
-itself. Requests go on for --seconds; the fuzzers take as long as it takes.
+itself. Requests go on for --seconds; the fuzzers take as long as it takes. Of several rounds, memory is told after each.
 """
 
 import argparse
@@ -321,7 +321,9 @@ async def load(args: argparse.Namespace, port: int, token: str, pid: int) -> Non
     await asyncio.sleep(10)
     before = await metrics(port, token)
     print("attack                alone: lag p50 p99, file p50 p99 (ms)   attacked: the same       server MB  what came of it")
-    for name in [args.only] if args.only else ATTACKS:
+    for k, name in enumerate(([args.only] if args.only else list(ATTACKS)) * args.rounds):
+        if k and k % len(ATTACKS) == 0:
+            print(f"round {k // len(ATTACKS)}: {(await metrics(port, token))['npser_resident_memory_bytes'] / 2**20:.0f} MB")
         good.taken()
         await asyncio.sleep(args.seconds)
         lags, files, _ = good.taken()
@@ -358,6 +360,7 @@ def main() -> None:
     parser.add_argument("--model", default=npser.SHIPPED)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--only", choices=ATTACKS)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--attack", choices=ATTACKS, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
