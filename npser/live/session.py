@@ -20,7 +20,8 @@ Array = np.ndarray
 
 AT_ONCE = 0.05, 0.25  # seconds of sound, at least, that are heard together, by a server at rest and by one that has all to do
 MOST_ERRORS = 20  # that are not fatal
-BURST = 2.0  # seconds of messages that may come at once
+BURST = 1.0  # seconds of messages that may come at once
+PING = 10  # messages that a ping counts as: no client needs many
 
 
 class Session:
@@ -64,10 +65,10 @@ class Session:
                 await self._gap(protocol.gap_of(said), now)
             return said["type"] != "session.close"
 
-    def count(self, now: float) -> None:
-        """One more message, or ping. Problem: there are too many."""
+    def count(self, now: float, messages: int = 1) -> None:
+        """More messages. Problem: there are too many."""
         rate = self.settings.message_rate
-        self.allowance = min(self.allowance + (now - self.counted) * rate, rate * BURST) - 1
+        self.allowance = min(self.allowance + (now - self.counted) * rate, rate * BURST) - messages
         self.counted = now
         if self.allowance < 0:
             raise Problem(

@@ -16,7 +16,7 @@ from npser.live import protocol
 from npser.live.handlers import Handler
 from npser.live.limits import Problem
 from npser.live.protocol import NORMAL, OUR_FAULT, PROTOCOL, TOKEN_PROTOCOL, TOO_LARGE, Message
-from npser.live.session import Session
+from npser.live.session import PING, Session
 
 LINGER = 1.0  # seconds in which a client who is too fast can read why it is left
 
@@ -121,7 +121,7 @@ class Live(Handler, websocket.WebSocketHandler):
     def on_ping(self, data: bytes) -> None:
         """Tornado has answered."""
         try:
-            self.live.count(time.monotonic())
+            self.live.count(time.monotonic(), PING)
         except Problem as problem:
             self.told = self.told or asyncio.ensure_future(self._tell(problem))
 

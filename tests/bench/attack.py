@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import io
+import itertools
 import json
 import os
 import secrets
@@ -250,15 +251,15 @@ class Good:
         request = HTTPRequest(f"ws://127.0.0.1:{self.port}/v1/stream", headers={"Authorization": f"Bearer {self.token}"})
         connection = await websocket_connect(request, subprotocols=["npser.v1"])
         await connection.write_message(json.dumps({"type": "session.update", "rate": RATE}))
-        x, sent = speech(600, None), 0.0
+        x, sent = speech(80, None), 0.0
 
         async def send() -> None:
             nonlocal sent
             begun = time.perf_counter()
-            for k in range(0, len(x), BLOCK):
-                await asyncio.sleep(max(0.0, begun + k / RATE - time.perf_counter()))
-                sent = time.perf_counter()
-                await connection.write_message(x[k : k + BLOCK].tobytes(), binary=True)
+            for k in itertools.count():
+                await asyncio.sleep(max(0.0, begun + k * BLOCK / RATE - time.perf_counter()))
+                sent, at = time.perf_counter(), k * BLOCK % len(x)
+                await connection.write_message(x[at : at + BLOCK].tobytes(), binary=True)
 
         sending = asyncio.ensure_future(send())
         try:
@@ -350,6 +351,7 @@ async def load(args: argparse.Namespace, port: int, token: str, pid: int) -> Non
 async def attack(args: argparse.Namespace) -> None:
     """In the attackers' process."""
     os.nice(19)
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # of connections that the server cuts off
     tally: Tally = Counter()
     await ATTACKS[args.attack](Target(args.port, os.environ["NPSER_TOKEN"], args.seconds), tally)
     print(", ".join(f"{word} {count}" for word, count in sorted(tally.items())))
