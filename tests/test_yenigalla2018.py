@@ -17,6 +17,7 @@ from helpers import (
     make_batch,
     make_network,
     model_file,
+    paper_size,
     recording,
     select,
     sound,
@@ -154,6 +155,7 @@ def test_training_starts_with_gamma_of_one_and_finds_units_in_the_training_part_
         assert max(near) < 0.05  # each centre is the mean of its frames of the four that train
 
 
+@paper_size
 def test_published_takes_a_step_on_a_mini_batch():
     """At its full size: 100 maps, stride 1."""
     c = yenigalla2018.PRESETS["published"]

@@ -102,14 +102,14 @@ class Engine:
                 while self.windows and sum(len(job.inputs) for job in windows) < AT_ONCE:
                     windows.append(self.windows.popleft())
                 self.measures.set("queue_depth", len(self.windows))
-            begun = time.monotonic()
             self._hear([job for job in blocks if job.answer.set_running_or_notify_cancel()])
-            if blocks:
-                self._count(time.monotonic() - begun)
             self._run([job for job in windows if job.answer.set_running_or_notify_cancel()])
 
     def _hear(self, blocks: list[Block]) -> None:
         """Tell the streams apart again after the network has seen all of their windows."""
+        if not blocks:
+            return
+        begun = time.monotonic()
         told: list[tuple[Block, list[Due]]] = []
         for job in blocks:
             try:
@@ -117,6 +117,7 @@ class Engine:
             except Exception as error:
                 job.answer.set_exception(error)
         found = self._answers([due for _, dues in told for due in dues])
+        self._count(time.monotonic() - begun)  # before anybody hears of it
         if found is None:  # of one the numbers overflow: the others are not to suffer
             for job, dues in told:
                 try:
