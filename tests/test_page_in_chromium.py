@@ -388,6 +388,7 @@ def test_a_session_of_the_servers_page_outlives_its_connection(
     server.process.communicate()
     send(client, x[cut:back])
     with Server(environment, tmp_path / "2", hearing.path, *words, "--port", str(server.port)):
+        until(lambda: client.evaluate("session.open"))
         send(client, x[back:])
         assert client.evaluate("session.end()") == 1000
     assert heard(client, "lost") == []
