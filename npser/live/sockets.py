@@ -18,7 +18,7 @@ from npser.live.limits import Problem
 from npser.live.protocol import NORMAL, OUR_FAULT, PROTOCOL, TOKEN_PROTOCOL, TOO_LARGE, Message
 from npser.live.session import PING, Session
 
-LINGER = 1.0  # seconds in which a client who is too fast can read why it is left
+LINGER = 1.0  # seconds in which a client can read why it is left
 
 
 class Live(Handler, websocket.WebSocketHandler):
@@ -134,10 +134,10 @@ class Live(Handler, websocket.WebSocketHandler):
             with contextlib.suppress(ValueError, asyncio.CancelledError):
                 await self.live.answer()
         self._say_why(problem)
-        self.close(problem.close, problem.code)
         stream, connection = self._stream(), self.ws_connection
-        if problem.code == "too_fast" and stream is not None and connection is not None:
-            connection.client_terminated = True  # no more is read, so that its flood is not borne until it hears that it ends
+        self.close(problem.close, problem.code)
+        if stream is not None and connection is not None:
+            connection.client_terminated = True  # no more is read: a flood is not borne until the client hears that it is left
             IOLoop.current().call_later(LINGER, stream.close)
 
     def _say_why(self, problem: Problem) -> None:
