@@ -459,8 +459,8 @@ def log_mel_of_span(span: Span, pad_to: int | None = None, level: bool = False, 
 
 def log_mel_within(P: np.ndarray, x: np.ndarray, level: bool, floor: float) -> np.ndarray:
     """log_mel of a part x (n,) of a sound, n at least 2 N_FFT, from the powers of its frames in the sound, P (L, 128)."""
-    first, last = np.pad(x[:N_FFT], (HOP, 0), mode="reflect"), np.pad(x[-N_FFT:], (0, HOP), mode="reflect")
-    ends = np.concatenate([first[:N_FFT], last[N_FFT - HOP - len(x) % HOP :][:N_FFT]])
+    there = HOP + len(x) % HOP  # samples of the last frame
+    ends = np.concatenate([x[HOP:0:-1], x[: N_FFT - HOP], x[-there:], x[-2 : there - N_FFT - 2 : -1]])
     P = P.copy()
     P[[0, -1]] = mel_power(ends, 2, N_FFT)  # they see the ends reflected
     return _in_db(P, x, level, floor)

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,14 @@ class Model:
         self.config = self.checkpoint.config
         self.network = model.module_of(self.config)
         self.emotions, self.genders = self.checkpoint.emotions, self.checkpoint.genders
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle, which takes no modules."""
+        return {name: value for name, value in vars(self).items() if name != "network"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.network = model.module_of(self.config)
 
     def predict(self, audio: Audio, sample_rate: int | None = None) -> Prediction:
         """Classify a recording.

@@ -1,32 +1,44 @@
-"""One thread in which the network answers: it takes all that waits for it, of sessions first, and of files, together."""
+"""One thread that hands the network's process all that waits for it, of sessions first, and of files, together."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
+import os
+import socket
+import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
+from multiprocessing.connection import Connection
 from threading import Condition, Thread
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from npser.lite import Model
+from npser.live.inference import Heard, Outputs, Said
+from npser.live.limits import Problem
 from npser.live.measures import Measures
-from npser.live.stream import Due, Event, Stream, answers
+from npser.live.protocol import OUR_FAULT
+from npser.live.stream import Event
 
 Array = np.ndarray
-Outputs = list[dict[str, Array | None]]
 
 MEMORY = 5.0  # seconds
 AT_ONCE = 16  # windows of files, at least, that are computed before sessions have their turn again
+START = "from npser.live.inference import main; main()"  # by -m, its classes would be those of another module
+STARTS = 60.0  # seconds within which the process must have started
+HUNG = 30.0  # seconds in which it must have answered
 
 
 class Block(NamedTuple):
-    """Sound of a session, (n,), or None for the end of its stream."""
+    """Sound of a stream, (n,), or None for the end of what was said."""
 
-    stream: Stream
+    stream: int
     x: Array | None
     answer: Future[list[Event]]
 
@@ -39,23 +51,71 @@ class Windows(NamedTuple):
 
 
 class Engine:
-    """How it all comes together makes no difference to an answer."""
+    """A network's process, and another one when it is gone. ValueError where none starts."""
 
     def __init__(self, model: Model, measures: Measures) -> None:
         self.model, self.measures = model, measures
+        self.numbers = itertools.count()
+        self.begun: list[tuple[int, tuple[int, float, bool]]] = []  # streams of which the process does not know yet
+        self.left: list[int] = []  # or does not know yet that it can forget them
         self.blocks: list[Block] = []
         self.windows: deque[Windows] = deque()
         self.waiting, self.stopped = Condition(), False
         self.share, self.told = 0.0, time.monotonic()  # see busy; and when that was
-        self.thread = Thread(target=self._work, name="inference", daemon=True)
+        self._start()
+        self.thread = Thread(target=self._work, name="network", daemon=True)
+
+    def _start(self) -> None:
+        here, there = socket.socketpair()
+        with there:
+            self.child = subprocess.Popen(
+                [sys.executable, "-c", START, str(there.fileno())],
+                pass_fds=[there.fileno()],
+                start_new_session=True,  # Ctrl-C is for the server, which finishes what runs
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        self.connection = Connection(here.detach())
+
+    def check(self) -> None:
+        """Wait until the process can be used. ValueError where it does not come up."""
+        if not self._is_up():
+            self._end()
+            raise ValueError("the network's process does not start; give the server more memory")
         self.thread.start()
 
-    def hear(self, stream: Stream, x: Array | None) -> Future[list[Event]]:
-        """What Stream.feed says of a block, or Stream.end; a stream's next block must wait for that."""
+    def _is_up(self) -> bool:
+        try:
+            self.connection.send(self.model)
+            if self.connection.poll(STARTS):
+                self.connection.recv()
+                return True
+        except (EOFError, OSError):
+            pass
+        return False
+
+    def begin(self, rate: int, every: float, adapt: bool) -> int:
+        """A stream, by its number; see Stream for the arguments."""
+        with self.waiting:
+            number = next(self.numbers)
+            self.begun.append((number, (rate, every, adapt)))
+        return number
+
+    def leave(self, stream: int) -> None:
+        """Nobody listens to it any more."""
+        with self.waiting:
+            self.left.append(stream)
+
+    def hear(self, stream: int, x: Array | None) -> Future[list[Event]]:
+        """What Stream.feed says of a block, or Stream.end, after which the stream begins anew; the next one must wait for it.
+
+        Problem: the process has died, and the stream with it.
+        """
         return self._put(self.blocks, Block(stream, x, Future()))
 
     def later(self, inputs: Sequence[Array]) -> Future[Outputs]:
-        """What Model.run says of windows, each X (L, d_spec)."""
+        """What Model.run says of windows, each X (L, d_spec). Problem: the process has died of them, or beside them."""
         return self._put(self.windows, Windows(inputs, Future()))
 
     def run(self, inputs: Sequence[Array]) -> Outputs:
@@ -66,10 +126,6 @@ class Engine:
         """Share of the last seconds in which sessions were heard: at 1, what they say comes faster than it can be."""
         return self.share * math.exp(-(time.monotonic() - self.told) / MEMORY)
 
-    def _count(self, seconds: float) -> None:
-        """More of such work."""
-        self.share, self.told = min(1.0, self.busy() + seconds / MEMORY), time.monotonic()
-
     def stop(self) -> None:
         """No more; what waits is cancelled."""
         with self.waiting:
@@ -79,7 +135,15 @@ class Engine:
             self.blocks.clear()
             self.windows.clear()
             self.waiting.notify()
-        self.thread.join(5)
+        if self.thread.is_alive():
+            self.thread.join(5)
+        self._end()
+
+    def _end(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.close()
+        self.child.kill()
+        self.child.wait()
 
     def _put(self, queue: Any, job: Any) -> Any:
         with self.waiting:
@@ -98,63 +162,51 @@ class Engine:
                 if self.stopped:
                     return
                 blocks, windows = self.blocks[:], list[Windows]()
-                self.blocks.clear()
+                begun, left = self.begun[:], self.left[:]
+                for taken in (self.blocks, self.begun, self.left):
+                    taken.clear()
                 while self.windows and sum(len(job.inputs) for job in windows) < AT_ONCE:
                     windows.append(self.windows.popleft())
                 self.measures.set("queue_depth", len(self.windows))
-            self._hear([job for job in blocks if job.answer.set_running_or_notify_cancel()])
-            self._run([job for job in windows if job.answer.set_running_or_notify_cancel()])
+            blocks = [job for job in blocks if job.answer.set_running_or_notify_cancel()]
+            if blocks or begun or left:
+                started = time.monotonic()
+                said = self._ask(Heard(begun, [(job.stream, job.x) for job in blocks], left))
+                self._count(time.monotonic() - started)  # before anybody hears of it
+                self._tell(blocks, said)
+            windows = [job for job in windows if job.answer.set_running_or_notify_cancel()]
+            if windows:
+                self._tell(windows, self._ask([job.inputs for job in windows]))
 
-    def _hear(self, blocks: list[Block]) -> None:
-        """Tell the streams apart again after the network has seen all of their windows."""
-        if not blocks:
-            return
-        begun = time.monotonic()
-        told: list[tuple[Block, list[Due]]] = []
-        for job in blocks:
-            try:
-                told.append((job, job.stream.rest() if job.x is None else job.stream.take(job.x)))
-            except Exception as error:
-                job.answer.set_exception(error)
-        found = self._answers([due for _, dues in told for due in dues])
-        self._count(time.monotonic() - begun)  # before anybody hears of it
-        if found is None:  # of one the numbers overflow: the others are not to suffer
-            for job, dues in told:
-                try:
-                    job.answer.set_result(answers(self.model, dues))
-                except Exception as error:
-                    job.answer.set_exception(error)
-            return
-        events = iter(found)
-        for job, dues in told:
-            job.answer.set_result([next(events) for _ in dues])
+    def _count(self, seconds: float) -> None:
+        """More of what busy has the share of."""
+        self.share, self.told = min(1.0, self.busy() + seconds / MEMORY), time.monotonic()
 
-    def _answers(self, dues: list[Due]) -> list[Event] | None:
-        """None: they cannot be answered together."""
-        count = sum(part.X is not None for due in dues for part in due.parts)
-        begun = time.perf_counter()
+    def _ask(self, told: Heard | list[Sequence[Array]]) -> Said | None:
+        """What the process says; None where it has died, or does not answer: then there is another one."""
         try:
-            return answers(self.model, dues)
-        except Exception:
-            return None
-        finally:
-            self._measure(count, begun)
+            self.connection.send(told)
+            if self.connection.poll(HUNG):
+                return self.connection.recv()
+        except (EOFError, OSError):
+            pass
+        if not self.stopped:
+            self.measures.add("networks_died_total")
+            self._end()
+            self._start()
+            self._is_up()  # else the next one finds it dead
+        return None
 
-    def _run(self, jobs: list[Windows]) -> None:
-        if not jobs:
-            return
-        begun = time.perf_counter()
-        try:
-            found = iter(self.model.run([X for job in jobs for X in job.inputs]))
-        except Exception as error:
-            for job in jobs:
-                job.answer.set_exception(error)
-            return
-        self._measure(sum(len(job.inputs) for job in jobs), begun)
-        for job in jobs:
-            job.answer.set_result([next(found) for _ in job.inputs])
-
-    def _measure(self, windows: int, begun: float) -> None:
-        if windows:
-            self.measures.observe("inference_seconds", time.perf_counter() - begun)
-            self.measures.observe("inference_windows", windows)
+    def _tell(self, jobs: Sequence[Block | Windows], said: Said | None) -> None:
+        """Who waits."""
+        if said is not None and said.windows:
+            self.measures.observe("inference_seconds", said.seconds)
+            self.measures.observe("inference_windows", said.windows)
+        for job, found in zip(jobs, said.found if said is not None else [None] * len(jobs), strict=True):
+            if found is None:
+                text = "the process in which the network answers has died, and another one has begun; try again"
+                found = Problem("network_died", text, 503, close=OUR_FAULT)
+            if isinstance(found, Exception):
+                job.answer.set_exception(found)
+            else:
+                job.answer.set_result(found)  # pyright: ignore[reportArgumentType] (events of blocks, outputs of windows)

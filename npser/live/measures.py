@@ -44,11 +44,12 @@ TABLES = {
     "audio_seconds_total": Table("counter", "Sound that was heard", {"source": ("file", "stream")}),
     "dropped_seconds_total": Table("counter", "Sound of live sessions that was lost, or was no sound"),
     "decoders_died_total": Table("counter", "Decoding processes that died or were stopped"),
+    "networks_died_total": Table("counter", "Processes of the network that died or did not answer"),
     "queue_depth": Table("gauge", "Blocks and windows that wait for the network"),
     "busy_share": Table(
         "gauge", "Share of the last seconds in which sessions kept the network busy, of all processes added up"
     ),
-    "resident_memory_bytes": Table("gauge", "Resident memory, without the decoding processes"),
+    "resident_memory_bytes": Table("gauge", "Resident memory, of the network's process as well, not of the decoding ones"),
     "inference_seconds": Table("histogram", "Time of the network for the windows that it takes together", {}, SECONDS),
     "inference_windows": Table("histogram", "Windows that it takes together", {}, WINDOWS),
     "lag_seconds": Table("histogram", "From the last sound of an answer of a live session to the answer", {}, SECONDS),
@@ -132,9 +133,10 @@ class Measures:
         return [*lines, f"npser_{name}_sum {total:.17g}", f"npser_{name}_count {sum(counts):.17g}"]
 
 
-def resident_bytes() -> int:
-    """Of this process; where /proc is not there, at its greatest."""
+def resident_bytes(*children: int) -> int:
+    """Of this process and some others, by their numbers; where /proc is not there, of this one, at its greatest."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        pages = (int(Path(f"/proc/{number}/statm").read_text().split()[1]) for number in ("self", *children))
+        return sum(pages) * resource.getpagesize()
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

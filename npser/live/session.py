@@ -13,12 +13,13 @@ from npser.live import protocol
 from npser.live.engine import Engine
 from npser.live.limits import Problem, Settings
 from npser.live.measures import Measures
-from npser.live.protocol import CONFIG, TIMED_OUT, TOO_FAST, Message, Update
-from npser.live.stream import Event, Stream
+from npser.live.protocol import CONFIG, OUR_FAULT, TIMED_OUT, TOO_FAST, Message, Update
+from npser.live.stream import Event
 
 Array = np.ndarray
 
-AT_ONCE = 0.05, 0.25  # seconds of sound, at least, that are heard together, by a server at rest and by one that has all to do
+AT_ONCE = 0.05  # seconds of sound, at least, that are heard together
+HELD = 1.0  # seconds of sound that wait while others are heard, at most: then no more is read
 MOST_ERRORS = 20  # that are not fatal
 BURST = 1.0  # seconds of messages that may come at once
 PING = 10  # messages that a ping counts as: no client needs many
@@ -32,9 +33,12 @@ class Session:
     ) -> None:
         self.name, self.engine, self.settings, self.measures, self.send = name, engine, settings, measures, send
         self.update: Update | None = None
-        self.stream: Stream | None = None
+        self.stream: int | None = None  # of the engine
         self.offset = 0.0  # seconds of the session when the stream began
         self.waiting: list[Array] = []  # sound that the stream has not heard
+        self.came = 0.0  # when the last of it did
+        self.hearing: asyncio.Task[None] | None = None  # while the stream hears what has come
+        self.failed: Problem | None = None  # of that
         self.received = self.computed = self.dropped = 0  # samples
         self.measurements = self.errors = 0
         self.speaking, self.spoken = False, 0.0  # whether an utterance goes on, and when the last one ended
@@ -53,6 +57,7 @@ class Session:
         async with self.lock:
             if self.over:
                 return True
+            self._fail()
             if isinstance(message, bytes):
                 await self._sound(message, now)
                 return True
@@ -88,6 +93,13 @@ class Session:
             if self.stream is not None and not self.over:
                 await self._flush()
 
+    def leave(self) -> None:
+        """The client is gone, or has been told all."""
+        self.over = True
+        if self.stream is not None:
+            self.engine.leave(self.stream)
+        self.stream = None
+
     def close(self, reason: str) -> None:
         """Say session.closed, once."""
         if self.over:
@@ -100,6 +112,7 @@ class Session:
     def tick(self) -> None:
         """Now and then. Problem: what ends the session."""
         now, s = time.monotonic(), self.settings
+        self._fail()
         if now - self.latest > s.idle_seconds:
             raise Problem("idle", f"nothing was said for {s.idle_seconds:g} s; begin a new session", close=TIMED_OUT)
         if now - self.began > s.session_seconds:
@@ -117,11 +130,7 @@ class Session:
         if self.stream is not None:
             raise Problem("config_invalid", "session.update comes once, before the sound; begin a new session", close=CONFIG)
         self.update = protocol.update_of(said, self.engine.model.config.max_seconds)
-        self.stream = self._new()
-
-    def _new(self) -> Stream:
-        assert self.update is not None
-        return Stream(self.engine.model, self.update.rate, self.update.every, self.update.adapt)
+        self.stream = self.engine.begin(self.update.rate, self.update.every, self.update.adapt)
 
     def _configured(self) -> Update:
         if self.update is None:
@@ -135,19 +144,35 @@ class Session:
         except Problem:
             self._drop(len(data) // np.dtype(protocol.SAMPLES[update.format][0]).itemsize)
             raise
-        self.waiting.append(x)
-        self._count(len(x), now)
-        least, most = AT_ONCE
-        if sum(map(len, self.waiting)) >= (least + (most - least) * self.engine.busy()) * update.rate:
-            await self._hear(now)
+        self._keep(x, now)
+        held = self._held()
+        if held >= AT_ONCE and self.hearing is None:
+            self.hearing = asyncio.ensure_future(self._hear_what_comes())
+        elif held >= HELD:
+            await self._settled()
 
     async def _gap(self, seconds: float, now: float) -> None:
         """Sound that the client could not send: silence, so that the times stay right."""
         count = round(seconds * self._configured().rate)
         self._drop(count)
-        self.waiting.append(np.zeros(count, np.float32))
-        self._count(count, now)
-        await self._hear(now)
+        await self._settled()
+        self._keep(np.zeros(count, np.float32), now)
+        await self._hear()
+
+    def _keep(self, x: Array, now: float) -> None:
+        """Sound for the stream."""
+        self.waiting.append(x)
+        self.came = now
+        self._count(len(x), now)
+
+    def _held(self) -> float:
+        """Seconds of sound that wait for the stream."""
+        return self.seconds(sum(map(len, self.waiting)))
+
+    def _fail(self) -> None:
+        """Problem: the stream could not hear what has come."""
+        if self.failed is not None:
+            raise self.failed
 
     def _drop(self, samples: int) -> None:
         self.dropped += samples
@@ -162,31 +187,50 @@ class Session:
             text = f"the sound is more than {most:g} s ahead of the clock; send a file to /v1/predict, or sound as it comes"
             raise Problem("too_fast", text, close=TOO_FAST)
 
-    async def _hear(self, now: float) -> None:
-        """Give the stream what waits. now: when the last of it came."""
+    async def _hear_what_comes(self) -> None:
+        """Give the stream what waits, and then what has come in the meantime: the busier the network, the more at once."""
+        try:
+            while self._held() >= AT_ONCE and not self.over:
+                await self._hear()
+        except asyncio.CancelledError:  # the server stops, and has told so
+            pass
+        except ValueError as error:  # numbers that overflow
+            told = error if isinstance(error, Problem) else Problem("unanswerable", str(error), close=OUR_FAULT)
+            self.failed = told
+        finally:
+            self.hearing = None
+
+    async def _settled(self) -> None:
+        """Wait until that is done."""
+        if self.hearing is not None:
+            await self.hearing
+        self._fail()
+
+    async def _hear(self) -> None:
+        """Give the stream what waits."""
         if self.stream is None or not self.waiting:
             return
-        x, self.waiting = np.concatenate(self.waiting), []
+        x, now, self.waiting = np.concatenate(self.waiting), self.came, []
         events = await asyncio.wrap_future(self.engine.hear(self.stream, x))
         self.computed += len(x)
         self.measures.add("audio_seconds_total", self.seconds(len(x)), source="stream")
         self._tell(events, now)
 
     async def _flush(self) -> None:
-        """All that was heard is answered as if the sound ended here, and a new stream begins."""
-        self._configured()
-        now = time.monotonic()
-        await self._hear(now)
+        """All that was heard is answered as if the sound ended here, and the stream begins anew."""
+        update, now = self._configured(), time.monotonic()
+        await self._settled()
+        await self._hear()
         assert self.stream is not None
-        ended, self.stream = self.stream, self._new()
-        self._tell(await asyncio.wrap_future(self.engine.hear(ended, None)), now)
-        self.stream.heard = ended.heard  # of the voice, where the stream adapts to it
-        self.offset = self.received / self.stream.rate
+        self._tell(await asyncio.wrap_future(self.engine.hear(self.stream, None)), now)
+        self.offset = self.received / update.rate
         if self.speaking:
             self._stop(self.offset)
 
     def _tell(self, events: list[Event], now: float) -> None:
         assert self.update is not None
+        if self.over:
+            return
         for event in events:
             if event.kind == "speech":
                 self._start(event.start + self.offset)

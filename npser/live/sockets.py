@@ -58,7 +58,7 @@ class Live(Handler, websocket.WebSocketHandler):
             if self.ticks is not None:
                 self.ticks.cancel()
             if self.opened:
-                self.live.over = True
+                self.live.leave()
                 shared.measures.add("sessions_closed_total")
 
     def _offered(self) -> list[str]:

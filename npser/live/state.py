@@ -1,9 +1,8 @@
-"""What a server's process has, and whether it is well: model, the network's thread, decoders, counts, who is there."""
+"""What a server's process has, and whether it is well: model, the network's process, decoders, counts, who is there."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import hashlib
 import time
@@ -17,10 +16,11 @@ from npser.lite import Model
 from npser.live import protocol
 from npser.live.engine import Engine
 from npser.live.files import Files
-from npser.live.limits import Settings, token_of
+from npser.live.limits import Problem, Settings, token_of
 from npser.live.measures import Measures, resident_bytes
 
 CANARY = 5.0  # seconds from one to the next
+AGAIN = 0.5  # seconds to the next one where the network's process has died
 FRESH = 10.0  # seconds for which one says that the server is well
 BODIES = 16  # whole uploads that may be on their way, all in all
 
@@ -45,6 +45,7 @@ class State:
         self.engine = Engine(trained, measures)
         try:
             self.files = Files(trained, self.engine, settings, measures)
+            self.engine.check()  # it has started beside the decoders
         except ValueError:
             self.engine.stop()
             raise
@@ -59,13 +60,19 @@ class State:
     async def watch(self) -> None:
         """Let the network answer the same again and again: who waits for it in vain is not ready."""
         while True:
-            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+            try:
                 (found,) = await asyncio.wait_for(asyncio.wrap_future(self.engine.later([self.canary])), FRESH)
                 song = b"".join(value.tobytes() for value in found.values() if value is not None)
                 self.song = self.song or song
                 self.well = time.monotonic() if song == self.song else -FRESH
+            except (TimeoutError, asyncio.CancelledError):
+                pass
+            except Problem:  # its process has died, and another one has begun
+                self.well = -FRESH
+                await asyncio.sleep(AGAIN)
+                continue
             self.measures.set("busy_share", self.engine.busy())
-            self.measures.set("resident_memory_bytes", resident_bytes())
+            self.measures.set("resident_memory_bytes", resident_bytes(self.engine.child.pid))
             if self.stopping:
                 return
             await asyncio.sleep(CANARY)

@@ -109,21 +109,23 @@ def lstm(Z: Array, R: Array) -> Array:
     H = R.shape[1]
     slope = np.repeat(np.array([0.5, 0.5, 1, 0.5], np.float32), H)  # sigmoid(x) = 1/2 + 1/2 tanh(x / 2)
     offset = np.repeat(np.array([0.5, 0.5, 0, 0.5], np.float32), H)
-    Z, R = Z * slope, R * slope  # halves: exact
+    Z, R = Z * slope, (R * slope)[:, None]  # halves: exact
     out, gates = np.empty((*Z.shape[:3], H), Z.dtype), np.empty(Z.shape[1:], Z.dtype)
     i, f, g, o = (gates[..., k * H : (k + 1) * H] for k in range(4))
+    slope, offset = (np.broadcast_to(row, gates.shape).copy() for row in (slope, offset))
     h, c = np.zeros(out.shape[1:], Z.dtype), np.zeros(out.shape[1:], Z.dtype)
-    for t, z in enumerate(Z):
-        np.matmul(h[:, :, None], R[:, None], out=gates[:, :, None])  # row by row: BLAS rounds a row by its place; and in place
-        gates += z
-        np.tanh(gates, out=gates)
-        gates *= slope
-        gates += offset
-        c *= f
-        i *= g
-        c += i
-        h = np.tanh(c, out=out[t])
-        h *= o
+    rows = gates[:, :, None]  # one by one: BLAS rounds a row of a product by its place
+    for z, to in zip(Z, out, strict=True):  # where a result goes is said by place: with out= each of them takes longer
+        np.matmul(h[:, :, None], R, rows)
+        np.add(gates, z, gates)
+        np.tanh(gates, gates)
+        np.multiply(gates, slope, gates)
+        np.add(gates, offset, gates)
+        np.multiply(c, f, c)
+        np.multiply(i, g, i)
+        np.add(c, i, c)
+        h = np.tanh(c, to)
+        np.multiply(h, o, h)
     return out
 
 
