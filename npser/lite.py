@@ -18,7 +18,18 @@ import numpy as np
 from npser import SHIPPED, adaptation, checkpoint, features, model
 from npser.calibration import log_softmax
 from npser.features import SAMPLE_RATE, Span, moments
-from npser.prediction import UNREADABLE, Array, Audio, Prediction, Window, WindowOutput, likeliest, outputs_of, unreadable
+from npser.prediction import (
+    UNREADABLE,
+    Array,
+    Audio,
+    Prediction,
+    Window,
+    WindowOutput,
+    answered,
+    likeliest,
+    outputs_of,
+    unreadable,
+)
 from npser.speech import Sound, refusal
 
 MANY = 200  # recordings from which on the compiled engine pays for its start
@@ -116,12 +127,13 @@ class Model:
 
         run: what stands for self.run, such as one that shares it with others.
         """
+        found, inputs = self.prepared(span)
+        return answered(found, (run or self.run)(inputs))
+
+    def prepared(self, span: Span) -> tuple[list[WindowOutput], list[Array]]:
+        """The windows of a span at 16 kHz as yet without logits, and of those that can be answered what run takes."""
         found = outputs_of(span)
-        heard = [k for k, output in enumerate(found) if output.reason is None]
-        inputs = self._inputs(span.some(heard))
-        for k, answer in zip(heard, (run or self.run)(inputs), strict=True):
-            found[k] = found[k]._replace(**answer)
-        return found
+        return found, self._inputs(span.some([k for k, output in enumerate(found) if output.reason is None]))
 
     def run(self, inputs: Sequence[Array]) -> list[dict[str, Array | None]]:
         """What the network says of windows, each X (L, d_spec) normalised: their part of a WindowOutput."""

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple, TextIO, TypeVar
 
@@ -76,6 +76,12 @@ class WindowOutput(NamedTuple):
 def outputs_of(span: Span) -> list[WindowOutput]:
     """The windows of a span, as yet without logits; some have a reason not to be answered."""
     return [WindowOutput(len(x), runs, refusal(x)) for x, runs in zip(span.windows(), span.places(), strict=True)]
+
+
+def answered(windows: Sequence[WindowOutput], answers: Iterable[dict[str, Array | None]]) -> list[WindowOutput]:
+    """The same with what the network says of those that can be answered, one after the other."""
+    rest = iter(answers)
+    return [window if window.reason is not None else window._replace(**next(rest)) for window in windows]
 
 
 def likeliest(probabilities: dict[str, float]) -> str | None:

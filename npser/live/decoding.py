@@ -1,58 +1,75 @@
 """Uploads are decoded in another process: libsndfile is C, and reads what anybody may have made.
 
 The child has so much memory and time, may write no file, and where the system allows it, reaches no network. It is handed an
-open file and hands samples back, block by block as they are asked for. Where it dies, the upload is refused, and there is a new
-child.
+open file and hands back what the network hears of it, part by part as they are asked for. Where it dies, the upload is refused,
+and there is a new child. Of what it says nothing is taken on trust.
 
-    python -m npser.live.decoding SOCKET MEMORY SECONDS
+    python -m npser.live.decoding SOCKET MODEL MEMORY SECONDS SOUND
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import math
 import os
+import pickle
 import resource
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from npser import features
+from npser.lite import Model
 from npser.live.limits import Problem, Settings
+from npser.prediction import WindowOutput
 
 Array = np.ndarray
 
-HEAD = struct.Struct("<cI")  # kind and length of what the child says
-READY, RATE, BLOCK, END, ERROR = b"i", b"r", b"b", b"d", b"e"
-READ, NEXT, STOP = b"g", b"n", b"s"  # what it is told
-LARGEST = 4 * features.BLOCK  # bytes of a block
+HEAD = struct.Struct("<cII")  # kind of what the child says, and the lengths of its words and of its numbers
+READY, PART, GOING_ON, END, ERROR, TOO_LONG = b"i", b"p", b"g", b"d", b"e", b"l"
+READ, NEXT, STOP = b"r", b"n", b"s"  # what it is told
+LARGEST = 1 << 26  # bytes of a part
+SILENT_FOR = 64  # blocks without a part, after which it says that it goes on
 STARTS = 60.0  # seconds within which a child must have started
 ATTEMPTS = 3  # to start one
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of sched.h
 
 
-class Decoder:
-    """A child, and another one when it is gone. One thread at a time."""
+class Part(NamedTuple):
+    """Of a recording: seconds heard by its end, its windows, and of those that can be answered X (L, d), normalised."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.died = settings, 0
+    seconds: float
+    windows: list[WindowOutput]
+    inputs: list[Array]
+
+
+class Decoder:
+    """A child, and another one when it is gone. One thread at a time.
+
+    model: an open file with the pickled model, which the child reads when it starts; columns: of its input.
+    """
+
+    def __init__(self, settings: Settings, model: IO[bytes], columns: int) -> None:
+        self.settings, self.model, self.columns, self.died = settings, model, columns, 0
         self._start()
 
     def _start(self) -> None:
         self.socket, other = socket.socketpair()
-        s = self.settings
-        words = [str(other.fileno()), str(s.decoder_bytes), str(math.ceil(s.decoder_seconds))]
+        s, model = self.settings, self.model.fileno()
+        words = (other.fileno(), model, s.decoder_bytes, math.ceil(s.decoder_seconds), s.sound_seconds)
         with other:
             self.child = subprocess.Popen(
-                [sys.executable, "-m", "npser.live.decoding", *words],
-                pass_fds=[other.fileno()],
+                [sys.executable, "-m", "npser.live.decoding", *map(str, words)],
+                pass_fds=[other.fileno(), model],
                 start_new_session=True,  # Ctrl-C is for the server, which finishes what runs
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
                 stdin=subprocess.DEVNULL,
@@ -79,54 +96,63 @@ class Decoder:
             self._replace()
         raise ValueError("a decoding process does not start; give it more with --decoder-bytes")
 
-    def blocks(self, file: IO[bytes]) -> tuple[int, Iterator[Array]]:
-        """What features.read_blocks says of an open file. Problem: the child refuses it, or has died of it."""
+    def parts(self, file: IO[bytes]) -> Iterator[Part | None]:
+        """What the network hears of an open file; None now and then where nothing is heard for long.
+
+        Problem: the recording is refused, or the child has died of it.
+        """
         self.check()
         self.socket.settimeout(self.settings.decoder_seconds)
         try:
             socket.send_fds(self.socket, [READ], [file.fileno()])
-            kind, content = self._receive()
+            self.going_on = True
+            while True:
+                self.socket.sendall(NEXT)
+                kind, words, numbers = self._receive()
+                self.going_on = kind in (PART, GOING_ON)
+                if kind == ERROR:
+                    raise Problem("audio_invalid", words.decode("utf-8", "replace"), 422)
+                if kind == TOO_LONG:
+                    most = self.settings.sound_seconds
+                    raise Problem("sound_too_long", f"the recording is longer than {most:g} s; send it in parts", 413)
+                yield None if kind == GOING_ON else self._part(kind, words, numbers)
+                if kind == END:
+                    return
         except OSError:
             raise self._dead() from None
-        if kind == ERROR:
-            raise Problem("audio_invalid", content.decode("utf-8", "replace"), 422)
-        (rate,) = struct.unpack("<I", content) if kind == RATE and len(content) == 4 else (0,)
-        if not features.RATES[0] <= rate <= features.RATES[1]:
-            raise self._dead()
-        self.going_on = True
-        return rate, self._rest()
 
-    def _rest(self) -> Iterator[Array]:
-        """The blocks."""
-        while True:
-            try:
-                self.socket.sendall(NEXT)
-                kind, content = self._receive()
-            except OSError:
-                raise self._dead() from None
-            self.going_on = kind == BLOCK
-            if kind == ERROR:
-                raise Problem("audio_invalid", content.decode("utf-8", "replace"), 422)
-            if kind == END:
-                return
-            block = np.frombuffer(content, np.float32) if kind == BLOCK and len(content) % 4 == 0 else np.empty(0)
-            if not len(block) or not features.is_sound(block):
-                raise self._dead()
-            yield block
+    def _part(self, kind: bytes, words: bytes, numbers: bytes) -> Part:
+        """What a message says. OSError where it makes no sense."""
+        try:
+            if kind not in (PART, END):
+                raise ValueError
+            said, x = json.loads(words), np.frombuffer(numbers, np.float32)
+            windows = [
+                WindowOutput(int(samples), [(int(a), float(b)) for a, b in runs], None if reason is None else str(reason))
+                for samples, runs, reason in said["windows"]
+            ]
+            frames = [int(L) for L in said["frames"]]
+            heard = sum(window.reason is None for window in windows)
+            if len(frames) != heard or min(frames, default=1) < 1 or sum(frames) * self.columns != len(x):
+                raise ValueError
+            inputs = np.split(x.reshape(-1, self.columns), np.cumsum(frames)[:-1]) if frames else []
+            return Part(float(said["seconds"]), windows, inputs)
+        except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+            raise OSError("the child makes no sense") from None
 
     def release(self) -> None:
-        """After a recording, of which perhaps not all blocks were taken."""
+        """After a recording, of which perhaps not all parts were taken."""
         if self.going_on:
             with contextlib.suppress(OSError):
                 self.socket.sendall(STOP)
         self.going_on = False
 
-    def _receive(self) -> tuple[bytes, bytes]:
+    def _receive(self) -> tuple[bytes, bytes, bytes]:
         """A message of the child; OSError where there is none."""
-        kind, length = HEAD.unpack(self._exactly(HEAD.size))
-        if length > LARGEST:
+        kind, words, numbers = HEAD.unpack(self._exactly(HEAD.size))
+        if words + numbers > LARGEST:
             raise OSError("a message of the child is too long")
-        return kind, self._exactly(length)
+        return kind, self._exactly(words), self._exactly(numbers)
 
     def _exactly(self, size: int) -> bytes:
         found = bytearray(size)
@@ -157,14 +183,25 @@ class Decoder:
         self.child.wait()
 
 
+def handed_over(model: Model) -> IO[bytes]:
+    """A file for children, with the model."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by the caller)
+    file.write(pickle.dumps(model))
+    file.flush()
+    return file
+
+
 # In the child
 
 
 def main() -> None:
     """Decode what comes on a socket, until that is closed."""
-    descriptor, memory, seconds = map(int, sys.argv[1:])
+    descriptor, model, memory, seconds = map(int, sys.argv[1:5])
     warnings.simplefilter("ignore")
     with socket.socket(fileno=descriptor) as parent:
+        network = pickle.loads(os.pread(model, os.fstat(model).st_size, 0))  # the offset is shared with other children
+        os.close(model)
+        network.network_input(np.zeros(features.SAMPLE_RATE, np.float32))  # imports what it needs
         _confine(memory)
         _say(parent, READY)
         while True:
@@ -174,7 +211,7 @@ def main() -> None:
             used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
             resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used) + seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
             with open("the recording", "rb", opener=lambda *_, file=files[0]: file) as file:
-                _decode(parent, file)
+                _decode(parent, network, file, float(sys.argv[5]))
 
 
 def _confine(memory: int) -> None:
@@ -189,23 +226,55 @@ def _confine(memory: int) -> None:
                 resource.setrlimit(number, (value, value))
 
 
-def _decode(parent: socket.socket, file: IO[bytes]) -> None:
-    """One file, as far as its blocks are asked for."""
+class _Told(Exception):
+    """The parent wants no more of a recording, or has been told why there is no more."""
+
+
+def _decode(parent: socket.socket, model: Model, file: IO[bytes], most: float) -> None:
+    """One file of so many seconds at most, as far as its parts are asked for."""
     try:
+        _next(parent)
         rate, blocks = features.read_blocks(file)  # pyright: ignore[reportArgumentType] (it is a binary file)
-        _say(parent, RATE, struct.pack("<I", rate))
-        while parent.recv(1) == NEXT:
-            block = next(blocks, None)
-            if block is None:
-                _say(parent, END)
-                return
-            _say(parent, BLOCK, np.ascontiguousarray(block, np.float32).tobytes())
+        sound = model.sound_of(rate, _watched(parent, blocks, most * rate))
+        for span in sound:
+            windows, inputs = model.prepared(sound.at_16_khz(span))
+            _part(parent, PART, sound.seconds, windows, inputs)
+            _next(parent)
+        _part(parent, END, sound.seconds, [], [])
+    except _Told:
+        return
     except (ValueError, OSError, MemoryError) as error:
         _say(parent, ERROR, (str(error) or "the recording needs too much memory").encode()[:1000])
 
 
-def _say(parent: socket.socket, kind: bytes, content: bytes = b"") -> None:
-    parent.sendall(HEAD.pack(kind, len(content)) + content)
+def _next(parent: socket.socket) -> None:
+    """Wait until more is asked for."""
+    if parent.recv(1) != NEXT:
+        raise _Told
+
+
+def _watched(parent: socket.socket, blocks: Iterator[Array], most: float) -> Iterator[Array]:
+    """The blocks, of so many samples at most; the parent hears now and then that they come."""
+    samples = 0
+    for k, block in enumerate(blocks, 1):
+        samples += len(block)
+        if samples > most:
+            _say(parent, TOO_LONG)
+            raise _Told
+        yield block
+        if k % SILENT_FOR == 0:
+            _say(parent, GOING_ON)
+            _next(parent)
+
+
+def _part(parent: socket.socket, kind: bytes, seconds: float, windows: list[WindowOutput], inputs: list[Array]) -> None:
+    said: dict[str, Any] = {"seconds": seconds, "windows": [window[:3] for window in windows]}
+    said["frames"] = [len(X) for X in inputs]
+    _say(parent, kind, json.dumps(said).encode(), b"".join(X.astype(np.float32, copy=False).tobytes() for X in inputs))
+
+
+def _say(parent: socket.socket, kind: bytes, words: bytes = b"", numbers: bytes = b"") -> None:
+    parent.sendall(HEAD.pack(kind, len(words), len(numbers)) + words + numbers)
 
 
 if __name__ == "__main__":

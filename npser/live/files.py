@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from threading import Event, Lock
 from typing import IO
 
+import numpy as np
+
+from npser import features
 from npser.lite import Model
-from npser.live.decoding import Array, Decoder
+from npser.live.decoding import Decoder, Part, handed_over
 from npser.live.engine import Engine
+from npser.live.inference import Outputs
 from npser.live.limits import Problem, Settings
 from npser.live.measures import Measures
-from npser.prediction import Prediction, Window, WindowOutput
+from npser.prediction import Prediction, Window, WindowOutput, answered
 
 Show = Callable[[list[Window]], None]
 
 
 class Files:
-    """As many threads as decoding processes."""
+    """Decoding processes, and twice as many threads: some wait for a process, and some for the network."""
 
     def __init__(self, model: Model, engine: Engine, settings: Settings, measures: Measures) -> None:
         self.model, self.engine, self.settings, self.measures = model, engine, settings, measures
-        self.all = [Decoder(settings) for _ in range(settings.decoders)]
+        columns = model.network_input(np.zeros(features.window_samples(model.config.max_seconds), np.float32)).shape[1]
+        self.handed = handed_over(model)
+        self.all = [Decoder(settings, self.handed, columns) for _ in range(settings.decoders)]
         self.free: list[Decoder] = []  # the one that was used last is the last: it is in the cache yet
         self.died = 0
-        self.lock = Lock()  # of the two
-        self.threads = ThreadPoolExecutor(settings.decoders, "upload")
+        self.next: deque[Future[Decoder]] = deque()  # who waits for one, in turn
+        self.lock = Lock()  # of the three
+        self.threads = ThreadPoolExecutor(2 * settings.decoders, "upload")
         try:
             for decoder in self.all:
                 decoder.check()
@@ -41,28 +50,6 @@ class Files:
         return self.threads.submit(self._predict, file, show, given_up, time.monotonic() + self.settings.answer_seconds)
 
     def _predict(self, file: IO[bytes], show: Show | None, given_up: Event, deadline: float) -> Prediction:
-        with self.lock:  # there are as many as threads
-            decoder = next((one for one in reversed(self.free) if one.is_ready()), self.free[-1])
-            self.free.remove(decoder)
-        try:
-            return self._answer(decoder, file, show, given_up, deadline)
-        except CancelledError:
-            raise Problem("stopping", "the server stops; come back later", 503) from None
-        except ValueError as error:
-            if isinstance(error, Problem):
-                raise
-            raise Problem("unanswerable", str(error), 422) from None  # numbers that overflow
-        finally:
-            decoder.release()
-            with self.lock:
-                self.free.append(decoder)
-                died = sum(one.died for one in self.all)
-                self.measures.add("decoders_died_total", died - self.died)
-                self.died = died
-
-    def _answer(self, decoder: Decoder, file: IO[bytes], show: Show | None, given_up: Event, deadline: float) -> Prediction:
-        most = self.settings.sound_seconds
-
         def check() -> None:
             if given_up.is_set():
                 raise Problem("given_up", "the client is gone")
@@ -70,30 +57,74 @@ class Files:
                 text = f"the recording is not answered within {self.settings.answer_seconds:g} s; send a shorter one, or later"
                 raise Problem("answer_late", text, 504)
 
-        check()
-        rate, blocks = decoder.blocks(file)
+        try:
+            return self._answer(file, show, check)
+        except CancelledError:
+            raise Problem("stopping", "the server stops; come back later", 503) from None
+        except ValueError as error:
+            if isinstance(error, Problem):
+                raise
+            raise Problem("unanswerable", str(error), 422) from None  # numbers that overflow
 
-        def watched() -> Iterator[Array]:
-            samples = 0
-            for block in blocks:
-                check()
-                samples += len(block)
-                if samples > most * rate:
-                    raise Problem("sound_too_long", f"the recording is longer than {most:g} s; send it in parts", 413)
-                yield block
+    @contextlib.contextmanager
+    def _decoder(self) -> Iterator[Decoder]:
+        """A process that nobody else has."""
+        given = Future[Decoder]()
+        with self.lock:
+            if self.free:
+                decoder = next((one for one in reversed(self.free) if one.is_ready()), self.free[-1])
+                self.free.remove(decoder)
+                given.set_result(decoder)
+            else:
+                self.next.append(given)
+        decoder = given.result()
+        try:
+            yield decoder
+        finally:
+            decoder.release()
+            with self.lock:
+                died = sum(one.died for one in self.all)
+                self.measures.add("decoders_died_total", died - self.died)
+                self.died = died
+                if self.next:
+                    self.next.popleft().set_result(decoder)
+                else:
+                    self.free.append(decoder)
 
-        sound = self.model.sound_of(rate, watched())
+    def _answer(self, file: IO[bytes], show: Show | None, check: Callable[[], None]) -> Prediction:
+        """The network sees a part while the next one is decoded. check: raises where it is time to end."""
         outputs: list[WindowOutput] = []
-        for span in sound:
-            found = self.model.outputs(sound.at_16_khz(span), self.engine.run)
+        seen: list[tuple[Part, Future[Outputs]]] = []  # one at most
+
+        def settle() -> None:
+            part, answer = seen.pop()
+            found = answered(part.windows, answer.result())
             if show is not None:
-                show(self.model.answer(found, sound.seconds).timeline)
-            outputs += [output._replace(attention=None) for output in found]  # hours of them
-        self.measures.add("audio_seconds_total", sound.seconds, source="file")
-        return self.model.answer(outputs, sound.seconds)
+                show(self.model.answer(found, part.seconds).timeline)
+            outputs.extend(output._replace(attention=None) for output in found)  # hours of them
+
+        seconds = 0.0
+        with self._decoder() as decoder:
+            check()
+            for part in decoder.parts(file):
+                check()
+                if seen:
+                    settle()
+                if part is not None and part.windows:
+                    seen.append((part, self.engine.later(part.inputs)))
+                seconds = part.seconds if part is not None else seconds
+        if seen:
+            settle()
+        self.measures.add("audio_seconds_total", seconds, source="file")
+        return self.model.answer(outputs, seconds)
 
     def close(self) -> None:
         """No more: children end, and what they were at is refused."""
         self.threads.shutdown(wait=False, cancel_futures=True)
+        with self.lock:
+            for given in self.next:
+                given.cancel()
+            self.next.clear()
         for decoder in self.all:
             decoder.close()
+        self.handed.close()
