@@ -11,9 +11,13 @@ import re
 import secrets
 import shutil
 import tempfile
+import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
+
+PATIENCE = 2.0  # seconds for which a lock is waited for without a word
 
 
 def write(path: Path, content: bytes) -> None:
@@ -68,13 +72,28 @@ def refuse_special(path: str | os.PathLike[str], expected: str, way_out: str = "
 
 @contextlib.contextmanager
 def lock(path: Path, wait: bool = True) -> Iterator[None]:
-    """One process at a time; without wait, ValueError where another one is at it."""
+    """One process at a time; without wait, ValueError where another one is at it. Who waits for long is told."""
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise ValueError(f"{path.parent}: another npser is at work there; wait for it, or name another folder") from None
+        until = time.monotonic() + (PATIENCE if wait else 0)
+        while not _has(file):
+            if time.monotonic() < until:
+                time.sleep(0.02)
+                continue
+            if not wait:
+                raise ValueError(f"{path.parent}: another npser is at work there; wait for it, or name another folder")
+            warnings.warn(f"{path.parent}: waiting for another npser, which is at work there", stacklevel=3)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            break
         yield
+
+
+def _has(file: IO[str]) -> bool:
+    """Whether this process has the lock of a file, by now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def is_address(name: str) -> bool:

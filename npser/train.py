@@ -155,16 +155,22 @@ def fit(
     }
 
 
+def refuse_ranks(config: Config, size: int) -> None:
+    """ValueError for a network that so many ranks cannot train."""
+    module = model.module_of(config)
+    if size > 1 and (hasattr(module, "gradient") or hasattr(module, "optimiser")):
+        raise ValueError(
+            f"the network {config.network} takes a mini-batch as one, or has an optimiser of its own, which {size} ranks "
+            "cannot share; train it in one process, without mpiexec"
+        )
+
+
 def _start(data: Dataset, train: np.ndarray, config: Config, genders: int, ranks: Ranks) -> State:
     """A run before its first epoch."""
     shapes = model.shapes_of(config, len(data.labels), genders)
     module = model.module_of(config)
     window = data.first_windows(module.normalised_on(data, train) if hasattr(module, "normalised_on") else train)
-    if ranks.size > 1 and (hasattr(module, "gradient") or hasattr(module, "optimiser")):
-        raise ValueError(
-            f"the network {config.network} takes a mini-batch as one, or has an optimiser of its own, which {ranks.size} ranks "
-            "cannot share; train it in one process, without mpiexec"
-        )
+    refuse_ranks(config, ranks.size)
     mean, std = normaliser(data.store, window, ranks, config)
     theta = module.init(shapes, config.seed) if hasattr(module, "init") else model.init(shapes, config.seed)
     network = Network(theta, shapes, config, mean, std, state=model.state_of(config, len(data.labels), genders))

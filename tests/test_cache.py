@@ -3,13 +3,16 @@
 import json
 import os
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 import pytest
 from helpers import Command, one_sentence
 
+from npser import files
 from npser.commands.cache import remove
 from npser.files import lock
 
@@ -83,3 +86,23 @@ def test_a_store_that_is_being_made_is_waited_for_and_left(tmp_path: Path) -> No
             making.rename(made)
         waiting.result()
     assert made.is_dir()
+
+
+def test_who_waits_for_another_npser_is_told_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PATIENCE", 0.05)
+    held, done = Event(), Event()
+
+    def hold() -> None:
+        with lock(tmp_path / ".lock"):
+            held.set()
+            done.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        holding = pool.submit(hold)
+        held.wait(60)
+        Timer(0.2, done.set).start()
+        with pytest.warns(UserWarning, match="waiting for another npser, which is at work there"), lock(tmp_path / ".lock"):
+            assert done.is_set()
+        holding.result()
+    with warnings.catch_warnings(), lock(tmp_path / ".lock"):
+        warnings.simplefilter("error")

@@ -29,7 +29,7 @@ from npser.network import compile_kernels
 from npser.ranks import Ranks
 from npser.split import Split
 from npser.store import default_cache
-from npser.train import Run
+from npser.train import Run, refuse_ranks
 
 SYNTHETIC_UTTERANCES, SYNTHETIC_SEED = 400, 0
 
@@ -63,7 +63,7 @@ def _trained(args: argparse.Namespace, end: launched.Ending) -> tuple[Path, dict
             raise terminal.UsageError(
                 f"{', '.join(unlike)}: has other words on the command line than rank 0; give all the same"
             )
-        config, preset, data, parts = ranks.first(_begun, args, say)
+        config, preset, data, parts = ranks.first(_begun, args, say, ranks.size)
         compile_kernels(config)  # of other ranks; those of the first are
         data = dataset.shared(data, config, ranks)
         folder = ranks.first(_run_folder, args, data, parts, config)
@@ -76,11 +76,12 @@ def _trained(args: argparse.Namespace, end: launched.Ending) -> tuple[Path, dict
         return folder, run_experiment(data, parts, config, preset, place, notices=notices, **choices)
 
 
-def _begun(args: argparse.Namespace, say: Any) -> tuple[Config, str, Dataset, Split]:
+def _begun(args: argparse.Namespace, say: Any, ranks: int) -> tuple[Config, str, Dataset, Split]:
     """What a run is made of: its settings, the preset that they started from, its data and their parts. On all threads."""
     if args.data and args.synthetic_utterances is not None:
         raise ValueError("--synthetic-utterances is the size of the corpus that serves without DATA; leave one of the two out")
     config = configured(args)
+    refuse_ranks(config, ranks)
     with terminal.pool(args.threads) as pool:
         (data,) = prepared(args, read(args, args.data or [_synthetic(args)], say), [config], pool, say)
     parts = split.make_split(

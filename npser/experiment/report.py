@@ -168,7 +168,8 @@ def draw(report: dict[str, Any], out: Path) -> None:
         accuracy.legend(loc="lower right")
     else:
         accuracy.set_axis_off()
-    losses.set(xlabel="epoch", ylabel="loss, equation (10)", ylim=(0, None))
+    which = ", equation (10)" if report["config"]["network"].startswith("li2019") else ""
+    losses.set(xlabel="epoch", ylabel=f"loss{which}", ylim=(0, None))
     losses.legend()
     if report["notices"]:
         figure.suptitle(report["notices"][0], fontsize=8, parse_math=False)

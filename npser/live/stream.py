@@ -33,7 +33,8 @@ FORGOTTEN = SAMPLE_RATE // HOP  # frames at a time
 LONGEST = 30.0  # seconds of speech in an utterance; of a longer one, each part of so many is told by itself
 KEPT = {  # of a stream, in its state
     "stream": (
-        *("rate", "every", "adapt", "x", "P", "first", "count", "runs", "due", "begun", "silent", "heard", "known", "ended"),
+        *("rate", "every", "adapt", "size", "x", "P", "first", "count", "runs", "due", "begun", "silent", "heard", "known"),
+        "ended",
     ),
     "resampler": ("held", "heard", "made", "dropped"),
     "detector": ("rest", "levels", "loud", "told"),
@@ -166,8 +167,8 @@ class Stream:
     def going_on(cls, model: Model, state: Mapping[str, Array]) -> Stream:
         """The stream that had this state."""
         stream = cls(model, int(state["stream.rate"]), int(state["stream.every"]) / SAMPLE_RATE, bool(state["stream.adapt"]))
-        if len(state["stream.heard"]) != len(stream.heard):
-            raise ValueError(f"{model.path}: the state is of a stream with another model; name that one")
+        if len(state["stream.heard"]) != len(stream.heard) or state.get("stream.size") != stream.size:
+            raise ValueError(f"{model.path}: the state is of a stream with another model, or of another npser; name that one")
         for owner, names in KEPT.items():
             for name in names:
                 value = state[f"{owner}.{name}"]
