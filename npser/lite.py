@@ -34,6 +34,7 @@ from npser.speech import Sound, refusal
 
 MANY = 200  # recordings from which on the compiled engine pays for its start
 Run = Callable[[Sequence[Array]], list[dict[str, Array | None]]]  # see Model.run
+AT_ONCE = 32  # windows that go through the network together: memory grows with them
 TOGETHER = 8  # windows of a long recording that are computed together, where they last for a minute at most
 
 
@@ -140,9 +141,10 @@ class Model:
         found: list[dict[str, Array | None]] = [{} for _ in inputs]
         for L in {len(X) for X in inputs}:
             same = [n for n, X in enumerate(inputs) if len(X) == L]
-            emotion, gender, a = self._run(np.stack([inputs[n] for n in same]))
-            for row, n in enumerate(same):
-                found[n] = {"emotion": emotion[row], "gender": gender[row], "attention": None if a is None else a[row]}
+            for some in (same[k : k + AT_ONCE] for k in range(0, len(same), AT_ONCE)):
+                emotion, gender, a = self._run(np.stack([inputs[n] for n in some]))
+                for row, n in enumerate(some):
+                    found[n] = {"emotion": emotion[row], "gender": gender[row], "attention": None if a is None else a[row]}
         return found
 
     def predict_many(

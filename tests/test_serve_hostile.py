@@ -25,7 +25,8 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from tornado.websocket import websocket_connect
 
 from npser.lite import Model
-from npser.live.decoding import PART, READY, Decoder, handed_over
+from npser.live import child
+from npser.live.decoding import PART, READY, Decoder, Limits, handed_over, limits_of
 from npser.live.limits import Problem, Settings
 
 TOKEN = "a-token-of-more-than-16-characters"
@@ -222,26 +223,26 @@ def decoder_of(server: Server) -> int:
     """The process that decodes for a server."""
     while True:
         tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
-        found = {int(child) for task in tasks for child in (task / "children").read_text().split()}
-        for child in found:
+        found = {int(number) for task in tasks for number in (task / "children").read_text().split()}
+        for number in found:
             with contextlib.suppress(OSError):
-                if b"npser.live.decoding" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    return child
+                if b"npser.live.decoding" in Path(f"/proc/{number}/cmdline").read_bytes():
+                    return number
 
 
 def test_a_decoder_that_is_killed_at_work_is_an_answer_and_followed_by_another(server: Server, audio: bytes) -> None:
-    child = decoder_of(server)
-    os.kill(child, signal.SIGSTOP)
+    number = decoder_of(server)
+    os.kill(number, signal.SIGSTOP)
 
     async def work() -> Any:
         answer = asyncio.ensure_future(asyncio.to_thread(server.ask, "/v1/predict", audio))
         await asyncio.sleep(0.2)
-        os.kill(child, signal.SIGKILL)
+        os.kill(number, signal.SIGKILL)
         return await answer
 
     run(work()).refuses(422, "decoder_died")
     assert server.ask("/v1/predict", audio).status == 200
-    assert decoder_of(server) != child
+    assert decoder_of(server) != number
     assert server.metrics()["decoders_died_total"] >= 1
 
 
@@ -256,11 +257,17 @@ def test_a_decoder_that_does_not_answer_is_replaced(server: Server, audio: bytes
     server.ask("/v1/predict", audio).refuses(422, "decoder_died")
 
 
-def test_a_decoder_is_confined(tmp_path: Path, path: Path) -> None:
+def out_of_files(*_: object) -> None:
+    raise OSError(24, "Too many open files")
+
+
+def test_a_decoder_is_confined(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model(path)
     with handed_over(model) as handed:
-        decoder = Decoder(Settings(decoder_bytes=700 << 20), handed, model.config.d_spec)
-        with contextlib.closing(decoder):
+        settings = Settings(decoder_bytes=700 << 20)
+        decoder = Decoder(settings, handed, limits_of(model, settings))
+        with contextlib.ExitStack() as stack:
+            stack.callback(decoder.end)
             decoder.check()
             limits = Path(f"/proc/{decoder.child.pid}/limits").read_text()
             assert re.search(rf"Max address space +{700 << 20} ", limits)
@@ -282,14 +289,31 @@ def test_a_decoder_is_confined(tmp_path: Path, path: Path) -> None:
             with (tmp_path / "b").open("rb") as file, pytest.raises(Problem, match="the recording: is not an audio file"):
                 next(decoder.parts(file))
             assert decoder.died == 0
+            with monkeypatch.context() as patched:
+                patched.setattr(child, "started", out_of_files)
+                os.kill(decoder.child.pid, signal.SIGKILL)
+                decoder.child.wait()
+                for _ in range(2):
+                    with (tmp_path / "a.wav").open("rb") as file, pytest.raises(Problem, match="come back later") as told:
+                        next(decoder.parts(file))
+                    assert (told.value.code, told.value.status) == ("decoder_missing", 503)
+            with (tmp_path / "a.wav").open("rb") as file:
+                assert [part for part in decoder.parts(file) if part is not None][-1].seconds == 10.0
+            decoder.end()
+            with (tmp_path / "a.wav").open("rb") as file, pytest.raises(Problem, match="the server stops"):
+                next(decoder.parts(file))
+        if hasattr(os, "memfd_create"):
+            with pytest.raises(PermissionError):
+                os.pwrite(handed.fileno(), b"x", 0)
 
 
+FEW = Limits(samples=8000, rows=8, columns=3, all_windows=20)
 GOOD = {"seconds": 1.0, "windows": [[400, [[0, 0]], None], [0, [[0, 0]], "silence"]], "frames": [2]}
 
 
 def test_what_a_decoder_says_is_read() -> None:
     decoder = Decoder.__new__(Decoder)
-    decoder.columns = 3
+    decoder.limits = FEW
     found = decoder._part(PART, json.dumps(GOOD).encode(), np.arange(6, dtype=np.float32).tobytes())
     assert [window.reason for window in found.windows] == [None, "silence"]
     assert [X.tolist() for X in found.inputs] == [[[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]]
@@ -311,11 +335,17 @@ def test_what_a_decoder_says_is_read() -> None:
         (PART, json.dumps(GOOD | {"seconds": None}), 6),
         (PART, json.dumps(GOOD | {"windows": [[400, [[0]], None]]}), 6),
         (PART, json.dumps(GOOD | {"windows": [[400]]}), 6),
+        (PART, json.dumps(GOOD | {"seconds": float("nan")}), 6),
+        (PART, json.dumps(GOOD | {"windows": [[400, [[0, float("inf")]], None]]}), 6),
+        (PART, json.dumps(GOOD | {"windows": [[400, [], None]]}), 6),
+        (PART, json.dumps(GOOD | {"windows": [[9000, [[0, 0]], None]]}), 6),
+        (PART, json.dumps(GOOD | {"frames": [9]}), 27),
+        (PART, json.dumps(GOOD | {"windows": [[0, [[0, 0]], "silence"]] * 9, "frames": []}), 0),
     ],
 )
 def test_what_a_decoder_cannot_have_meant_is_not_believed(kind: bytes, words: str, numbers: int) -> None:
     decoder = Decoder.__new__(Decoder)
-    decoder.columns = 3
+    decoder.limits = FEW
     with pytest.raises(OSError, match="makes no sense"):
         decoder._part(kind, words.encode(), bytes(4 * numbers))
 

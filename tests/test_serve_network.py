@@ -5,9 +5,10 @@ import contextlib
 import os
 import pickle
 import signal
+import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from helpers import RATE, Array, network, recording, sound, talk
 from serving import HEARING, Server, run, session
 
 from npser.lite import Model
+from npser.live import child, inference
 from npser.live import engine as engines
-from npser.live import inference
 from npser.live.engine import Engine
 from npser.live.inference import Heard, Network
 from npser.live.limits import Problem, Settings
@@ -152,21 +153,81 @@ def test_a_session_hears_that_the_process_has_died_and_the_next_one_is_served(
 def test_a_process_that_does_not_answer_is_replaced(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     X = np.zeros((40, engine.model.config.d_spec), np.float32)
     (before,) = engine.run([X])
-    monkeypatch.setattr(engines, "HUNG", 0.2)
     os.kill(engine.child.pid, signal.SIGSTOP)
+    hung = engine.later([X])
+    engine.end_if_hung()
+    assert engine.child.poll() is None  # not yet
+    monkeypatch.setattr(engines, "HUNG", 0.0)
+    before_that = engine.child
+    while before_that.poll() is None:
+        time.sleep(0.01)
+        engine.end_if_hung()
     with pytest.raises(Problem, match="has died, and another one has begun") as told:
-        engine.run([X])
+        hung.result()
     assert (told.value.code, told.value.status) == ("network_died", 503)
-    monkeypatch.setattr(engines, "HUNG", 30.0)
     (after,) = engine.run([X])
     np.testing.assert_array_equal(before["emotion"], after["emotion"])
     assert engine.measures.total("networks_died_total") == 1
 
 
 def test_a_process_that_does_not_start_is_told(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "START", "")
+    monkeypatch.setattr(engines, "MODULE", "nowhere")
     with pytest.raises(ValueError, match="does not start"):
         Engine(model, Measures()).check()
+
+
+def test_the_process_finds_modules_where_the_server_does(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit('not the one of Python')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    engine = Engine(model, Measures())
+    engine.check()
+    engine.stop()
+
+
+def test_where_no_other_process_can_be_had_all_are_told_until_one_can(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    X = np.zeros((40, engine.model.config.d_spec), np.float32)
+
+    def none(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(child, "started", none)
+        os.kill(engine.child.pid, signal.SIGKILL)
+        for _ in range(3):
+            with pytest.raises(Problem, match="has died"):
+                engine.run([X])
+    with pytest.raises(Problem, match="has died"):  # and with it another one begins
+        engine.run([X])
+    assert engine.run([X])[0]["emotion"] is not None
+
+
+def test_a_process_that_is_late_says_nothing_of_what_others_asked(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    X = [np.full((40, engine.model.config.d_spec), k, np.float32) for k in range(3)]
+    before = [engine.run([x])[0]["emotion"] for x in X]
+    monkeypatch.setattr(engines, "STARTS", 0.0)
+    os.kill(engine.child.pid, signal.SIGKILL)
+    with pytest.raises(Problem, match="has died"):
+        engine.run([X[0]])
+    monkeypatch.setattr(engines, "STARTS", 60.0)
+    with pytest.raises(Problem, match="has died"):
+        engine.run([X[0]])
+    for x, expected in zip(X, before, strict=True):
+        np.testing.assert_array_equal(engine.run([x])[0]["emotion"], expected)
+
+
+def test_windows_that_are_too_much_are_told_alone(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, run = np.zeros((40, model.config.d_spec), np.float32), Model.run
+
+    def too_much(model: Model, inputs: list[Array]) -> list[dict[str, Array | None]]:
+        if any(len(x) > 50 for x in inputs):
+            raise MemoryError
+        return run(model, inputs)
+
+    monkeypatch.setattr(Model, "run", too_much)
+    good, bad = Network(model).answer([[X], [np.zeros((60, model.config.d_spec), np.float32)]]).found
+    assert isinstance(good, list)
+    assert isinstance(bad, MemoryError)
 
 
 def test_what_waits_is_cancelled_when_the_engine_stops(engine: Engine) -> None:
@@ -176,11 +237,11 @@ def test_what_waits_is_cancelled_when_the_engine_stops(engine: Engine) -> None:
     while not first.running():
         time.sleep(0.01)
     second = engine.later([X])
-    engine.thread.join(0)
-    os.kill(engine.child.pid, signal.SIGCONT)
     engine.stop()
-    assert first.done()
-    assert second.cancelled() or second.done()
+    assert not engine.thread.is_alive()
+    with pytest.raises(CancelledError):
+        first.result()
+    assert second.cancelled()
     assert engine.later([X]).cancelled()
 
 
@@ -233,13 +294,14 @@ def test_sound_that_comes_while_other_is_heard_is_heard_together(model: Model) -
         busy.told[0][1].set_result([])
         await turns()
         assert [len(x) for x, _ in busy.told if x is not None] == [little + size, 4 * size]
-        held = asyncio.ensure_future(live.receive(sound(round(HELD * RATE), 4).tobytes()))
+        held = asyncio.ensure_future(live.receive(sound(round(2.5 * HELD * RATE), 4).tobytes()))
         await turns()
         assert not held.done()  # no more is read
-        busy.told[1][1].set_result([])
-        await turns()
-        busy.told[2][1].set_result([])
+        for turn in range(1, 5):
+            busy.told[turn][1].set_result([])
+            await turns()
         await held
+        assert [len(x) for x, _ in busy.told[2:] if x is not None] == [RATE * HELD, RATE * HELD, RATE * HELD / 2]
         live.leave()
         assert busy.left == [5]
 
@@ -260,6 +322,13 @@ def test_a_stream_that_fails_ends_its_session_though_nothing_more_is_said(model:
         assert (told.value.code, told.value.close) == ("unanswerable", 1011)
         with pytest.raises(Problem, match="overflow"):
             await live.receive(sound(RATE, 3).tobytes())
+        other = await listening(busy, [])
+        await other.receive(sound(RATE, 3).tobytes())
+        await turns()
+        busy.told[1][1].set_exception(MemoryError())
+        await turns()
+        with pytest.raises(Problem, match="the server failed"):
+            other.tick()
 
     run(work())
 

@@ -3,14 +3,13 @@
 The child has so much memory and time, may write no file, and where the system allows it, reaches no network. It is handed an
 open file and hands back what the network hears of it, part by part as they are asked for. Where it dies, the upload is refused,
 and there is a new child. Of what it says nothing is taken on trust.
-
-    python -m npser.live.decoding SOCKET MODEL MEMORY SECONDS SOUND
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import math
 import os
@@ -18,7 +17,6 @@ import pickle
 import resource
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -28,7 +26,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from npser import features
-from npser.lite import Model
+from npser.lite import TOGETHER, Model
+from npser.live import child
 from npser.live.limits import Problem, Settings
 from npser.prediction import WindowOutput
 
@@ -37,11 +36,33 @@ Array = np.ndarray
 HEAD = struct.Struct("<cII")  # kind of what the child says, and the lengths of its words and of its numbers
 READY, PART, GOING_ON, END, ERROR, TOO_LONG = b"i", b"p", b"g", b"d", b"e", b"l"
 READ, NEXT, STOP = b"r", b"n", b"s"  # what it is told
-LARGEST = 1 << 26  # bytes of a part
+MOST_WORDS = 1 << 18  # bytes of a part's words: a window of many short runs of speech has 20 for each
 SILENT_FOR = 64  # blocks without a part, after which it says that it goes on
 STARTS = 60.0  # seconds within which a child must have started
 ATTEMPTS = 3  # to start one
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of sched.h
+
+
+class Limits(NamedTuple):
+    """Of what a child may say: samples of a window at 16 kHz, rows and columns of its input, windows of a recording."""
+
+    samples: int
+    rows: int
+    columns: int
+    all_windows: int
+
+
+def tone(samples: int) -> Array:
+    """Something to hear, so many samples at 16 kHz, float32."""
+    t = np.arange(samples) / features.SAMPLE_RATE
+    return (0.1 * np.sin(1500 * t) * np.sin(3 * t)).astype(np.float32)
+
+
+def limits_of(model: Model, settings: Settings) -> Limits:
+    """Of a model's windows."""
+    samples = features.window_samples(model.config.max_seconds)
+    rows, columns = model.network_input(tone(samples)).shape
+    return Limits(samples, rows, columns, math.ceil(2 * settings.sound_seconds / model.config.max_seconds) + TOGETHER)
 
 
 class Part(NamedTuple):
@@ -55,27 +76,21 @@ class Part(NamedTuple):
 class Decoder:
     """A child, and another one when it is gone. One thread at a time.
 
-    model: an open file with the pickled model, which the child reads when it starts; columns: of its input.
+    model: an open file with the pickled model, which the child reads when it starts; limits: of what it may say.
     """
 
-    def __init__(self, settings: Settings, model: IO[bytes], columns: int) -> None:
-        self.settings, self.model, self.columns, self.died = settings, model, columns, 0
+    def __init__(self, settings: Settings, model: IO[bytes], limits: Limits) -> None:
+        self.settings, self.model, self.limits, self.died = settings, model, limits, 0
+        self.over = False
         self._start()
 
     def _start(self) -> None:
-        self.socket, other = socket.socketpair()
+        here, other = socket.socketpair()
         s, model = self.settings, self.model.fileno()
         words = (other.fileno(), model, s.decoder_bytes, math.ceil(s.decoder_seconds), s.sound_seconds)
-        with other:
-            self.child = subprocess.Popen(
-                [sys.executable, "-m", "npser.live.decoding", *map(str, words)],
-                pass_fds=[other.fileno(), model],
-                start_new_session=True,  # Ctrl-C is for the server, which finishes what runs
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+        with here, other:
+            self.child = child.started("npser.live.decoding", words, [other.fileno(), model])
+            self.socket = socket.socket(fileno=here.detach())
         self.ready = self.going_on = False
 
     def is_ready(self, seconds: float = 0) -> bool:
@@ -103,6 +118,7 @@ class Decoder:
         """
         self.check()
         self.socket.settimeout(self.settings.decoder_seconds)
+        seconds, windows = 0.0, 0
         try:
             socket.send_fds(self.socket, [READ], [file.fileno()])
             self.going_on = True
@@ -115,10 +131,18 @@ class Decoder:
                 if kind == TOO_LONG:
                     most = self.settings.sound_seconds
                     raise Problem("sound_too_long", f"the recording is longer than {most:g} s; send it in parts", 413)
-                yield None if kind == GOING_ON else self._part(kind, words, numbers)
+                if kind == GOING_ON:
+                    yield None
+                    continue
+                part = self._part(kind, words, numbers)
+                windows += len(part.windows)
+                if not seconds <= part.seconds or windows > self.limits.all_windows:
+                    raise OSError("the child makes no sense")
+                seconds = part.seconds
+                yield part
                 if kind == END:
                     return
-        except OSError:
+        except (OSError, MemoryError):  # of a message that is half read as well
             raise self._dead() from None
 
     def _part(self, kind: bytes, words: bytes, numbers: bytes) -> Part:
@@ -131,12 +155,20 @@ class Decoder:
                 WindowOutput(int(samples), [(int(a), float(b)) for a, b in runs], None if reason is None else str(reason))
                 for samples, runs, reason in said["windows"]
             ]
-            frames = [int(L) for L in said["frames"]]
+            frames, seconds, most = [int(L) for L in said["frames"]], float(said["seconds"]), self.limits
             heard = sum(window.reason is None for window in windows)
-            if len(frames) != heard or min(frames, default=1) < 1 or sum(frames) * self.columns != len(x):
+            moments = [seconds, *(b for window in windows for _, b in window.runs)]
+            if not (
+                len(windows) <= TOGETHER
+                and all(0 <= window.samples <= most.samples and window.runs for window in windows)
+                and np.isfinite(moments).all()
+                and len(frames) == heard
+                and all(1 <= L <= most.rows for L in frames)
+                and sum(frames) * most.columns == len(x)
+            ):
                 raise ValueError
-            inputs = np.split(x.reshape(-1, self.columns), np.cumsum(frames)[:-1]) if frames else []
-            return Part(float(said["seconds"]), windows, inputs)
+            inputs = np.split(x.reshape(-1, most.columns), np.cumsum(frames)[:-1]) if frames else []
+            return Part(seconds, windows, inputs)
         except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
             raise OSError("the child makes no sense") from None
 
@@ -150,7 +182,7 @@ class Decoder:
     def _receive(self) -> tuple[bytes, bytes, bytes]:
         """A message of the child; OSError where there is none."""
         kind, words, numbers = HEAD.unpack(self._exactly(HEAD.size))
-        if words + numbers > LARGEST:
+        if words > MOST_WORDS or numbers > 4 * TOGETHER * self.limits.rows * self.limits.columns:
             raise OSError("a message of the child is too long")
         return kind, self._exactly(words), self._exactly(numbers)
 
@@ -172,22 +204,36 @@ class Decoder:
         return Problem("decoder_died", text, 422)
 
     def _replace(self) -> None:
+        if self.over:
+            raise Problem("stopping", "the server stops; come back later", 503)
         self.died += 1
-        self.close()
-        self._start()
+        self._close()
+        try:
+            self._start()
+        except OSError as error:
+            text = f"no process can be started that decodes ({error.strerror}); come back later"
+            raise Problem("decoder_missing", text, 503) from None
 
-    def close(self) -> None:
-        """No more."""
-        self.socket.close()
+    def end(self) -> None:
+        """No more children."""
+        self.over = True
+        self._close()
+
+    def _close(self) -> None:
         self.child.kill()
         self.child.wait()
+        self.socket.close()
 
 
 def handed_over(model: Model) -> IO[bytes]:
-    """A file for children, with the model."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by the caller)
+    """A file for children, with the model; where the system allows it, none can change it."""
+    sealed = hasattr(os, "memfd_create")
+    file = open(os.memfd_create("model", os.MFD_ALLOW_SEALING), "w+b") if sealed else tempfile.TemporaryFile()  # noqa: SIM115
     file.write(pickle.dumps(model))
     file.flush()
+    if sealed:
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(file.fileno(), fcntl.F_ADD_SEALS, seals)
     return file
 
 
@@ -199,10 +245,11 @@ def main() -> None:
     descriptor, model, memory, seconds = map(int, sys.argv[1:5])
     warnings.simplefilter("ignore")
     with socket.socket(fileno=descriptor) as parent:
-        network = pickle.loads(os.pread(model, os.fstat(model).st_size, 0))  # the offset is shared with other children
+        handed = os.pread(model, os.fstat(model).st_size, 0)  # the offset is shared with other children
         os.close(model)
-        network.network_input(np.zeros(features.SAMPLE_RATE, np.float32))  # imports what it needs
         _confine(memory)
+        network = pickle.loads(handed)
+        network.network_input(tone(features.SAMPLE_RATE))  # imports what it needs
         _say(parent, READY)
         while True:
             order, files, _, _ = socket.recv_fds(parent, 1, 1)
@@ -275,7 +322,3 @@ def _part(parent: socket.socket, kind: bytes, seconds: float, windows: list[Wind
 
 def _say(parent: socket.socket, kind: bytes, words: bytes = b"", numbers: bytes = b"") -> None:
     parent.sendall(HEAD.pack(kind, len(words), len(numbers)) + words + numbers)
-
-
-if __name__ == "__main__":
-    main()

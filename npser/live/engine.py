@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from multiprocessing.connection import Connection
 from threading import Condition, Thread
 from typing import Any, NamedTuple
@@ -20,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npser.lite import Model
+from npser.live import child
 from npser.live.inference import Heard, Outputs, Said
 from npser.live.limits import Problem
 from npser.live.measures import Measures
@@ -30,7 +28,7 @@ Array = np.ndarray
 
 MEMORY = 5.0  # seconds
 AT_ONCE = 16  # windows of files, at least, that are computed before sessions have their turn again
-START = "from npser.live.inference import main; main()"  # by -m, its classes would be those of another module
+MODULE = "npser.live.inference"
 STARTS = 60.0  # seconds within which the process must have started
 HUNG = 30.0  # seconds in which it must have answered
 
@@ -62,21 +60,15 @@ class Engine:
         self.windows: deque[Windows] = deque()
         self.waiting, self.stopped = Condition(), False
         self.share, self.told = 0.0, time.monotonic()  # see busy; and when that was
+        self.asked = math.inf  # when the process was told what it has not answered
         self._start()
         self.thread = Thread(target=self._work, name="network", daemon=True)
 
     def _start(self) -> None:
         here, there = socket.socketpair()
-        with there:
-            self.child = subprocess.Popen(
-                [sys.executable, "-c", START, str(there.fileno())],
-                pass_fds=[there.fileno()],
-                start_new_session=True,  # Ctrl-C is for the server, which finishes what runs
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
-        self.connection = Connection(here.detach())
+        with here, there:
+            self.child = child.started(MODULE, [there.fileno()], [there.fileno()])
+            self.connection = Connection(here.detach())
 
     def check(self) -> None:
         """Wait until the process can be used. ValueError where it does not come up."""
@@ -86,11 +78,11 @@ class Engine:
         self.thread.start()
 
     def _is_up(self) -> bool:
+        """Hand over the model as soon as somebody is there to take it."""
         try:
-            self.connection.send(self.model)
-            if self.connection.poll(STARTS):
-                self.connection.recv()
-                return True
+            if self.connection.poll(STARTS) and self.connection.recv() is None:
+                self.connection.send(self.model)
+                return self.connection.poll(STARTS) and self.connection.recv() is None
         except (EOFError, OSError):
             pass
         return False
@@ -135,15 +127,21 @@ class Engine:
             self.blocks.clear()
             self.windows.clear()
             self.waiting.notify()
+        self.child.kill()  # and who waits for it is told
         if self.thread.is_alive():
             self.thread.join(5)
         self._end()
 
+    def end_if_hung(self) -> None:
+        """End a process that has not answered for long: there is another one then."""
+        if time.monotonic() - self.asked > HUNG:
+            self.child.kill()
+
     def _end(self) -> None:
-        with contextlib.suppress(OSError):
-            self.connection.close()
         self.child.kill()
         self.child.wait()
+        with contextlib.suppress(OSError):
+            self.connection.close()
 
     def _put(self, queue: Any, job: Any) -> Any:
         with self.waiting:
@@ -183,26 +181,37 @@ class Engine:
         self.share, self.told = min(1.0, self.busy() + seconds / MEMORY), time.monotonic()
 
     def _ask(self, told: Heard | list[Sequence[Array]]) -> Said | None:
-        """What the process says; None where it has died, or does not answer: then there is another one."""
+        """What the process says; None where it has died: then there is another one."""
+        self.asked = time.monotonic()
         try:
             self.connection.send(told)
-            if self.connection.poll(HUNG):
-                return self.connection.recv()
-        except (EOFError, OSError):
-            pass
-        if not self.stopped:
-            self.measures.add("networks_died_total")
-            self._end()
+            return self.connection.recv()
+        except Exception:  # a message that is no message, or too much of it, ends the process as well
+            self.asked = math.inf
+            if not self.stopped:
+                self._renew()
+            return None
+        finally:
+            self.asked = math.inf
+
+    def _renew(self) -> None:
+        """Another process. Where none can be had, the next one who asks finds that, and tries again."""
+        self.measures.add("networks_died_total")
+        self._end()
+        with contextlib.suppress(OSError, MemoryError):
             self._start()
-            self._is_up()  # else the next one finds it dead
-        return None
+            if not self._is_up():
+                self._end()
 
     def _tell(self, jobs: Sequence[Block | Windows], said: Said | None) -> None:
         """Who waits."""
         if said is not None and said.windows:
             self.measures.observe("inference_seconds", said.seconds)
             self.measures.observe("inference_windows", said.windows)
-        for job, found in zip(jobs, said.found if said is not None else [None] * len(jobs), strict=True):
+        answers = said.found if said is not None and len(said.found) == len(jobs) else [None] * len(jobs)
+        for job, found in zip(jobs, answers, strict=True):
+            if found is None and self.stopped:
+                found = CancelledError()
             if found is None:
                 text = "the process in which the network answers has died, and another one has begun; try again"
                 found = Problem("network_died", text, 503, close=OUR_FAULT)

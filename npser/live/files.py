@@ -10,11 +10,8 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from threading import Event, Lock
 from typing import IO
 
-import numpy as np
-
-from npser import features
 from npser.lite import Model
-from npser.live.decoding import Decoder, Part, handed_over
+from npser.live.decoding import Decoder, Part, handed_over, limits_of
 from npser.live.engine import Engine
 from npser.live.inference import Outputs
 from npser.live.limits import Problem, Settings
@@ -29,9 +26,8 @@ class Files:
 
     def __init__(self, model: Model, engine: Engine, settings: Settings, measures: Measures) -> None:
         self.model, self.engine, self.settings, self.measures = model, engine, settings, measures
-        columns = model.network_input(np.zeros(features.window_samples(model.config.max_seconds), np.float32)).shape[1]
-        self.handed = handed_over(model)
-        self.all = [Decoder(settings, self.handed, columns) for _ in range(settings.decoders)]
+        self.handed, limits = handed_over(model), limits_of(model, settings)
+        self.all = [Decoder(settings, self.handed, limits) for _ in range(settings.decoders)]
         self.free: list[Decoder] = []  # the one that was used last is the last: it is in the cache yet
         self.died = 0
         self.next: deque[Future[Decoder]] = deque()  # who waits for one, in turn
@@ -126,5 +122,5 @@ class Files:
                 given.cancel()
             self.next.clear()
         for decoder in self.all:
-            decoder.close()
+            decoder.end()
         self.handed.close()

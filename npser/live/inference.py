@@ -95,9 +95,15 @@ class Network:
         try:
             outputs = iter(self.model.run([X for job in jobs for X in job]))
             found: list[Outputs | Exception] = [[next(outputs) for _ in job] for job in jobs]
-        except Exception as error:
-            found = [error for _ in jobs]
+        except Exception:  # of one there is too much: the others are not to suffer
+            found = [self._run_alone(job) for job in jobs]
         return Said(list(found), sum(map(len, jobs)), time.perf_counter() - begun)
+
+    def _run_alone(self, job: Sequence[Array]) -> Outputs | Exception:
+        try:
+            return self.model.run(job)
+        except Exception as error:
+            return error
 
 
 def main() -> None:
@@ -106,6 +112,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     with Connection(int(sys.argv[1])) as parent:
         try:
+            parent.send(None)
             network = Network(parent.recv())
             parent.send(None)
             while True:

@@ -19,7 +19,7 @@ from npser.live.stream import Event
 Array = np.ndarray
 
 AT_ONCE = 0.05  # seconds of sound, at least, that are heard together
-HELD = 1.0  # seconds of sound that wait while others are heard, at most: then no more is read
+HELD = 1.0  # seconds of sound that are heard together, at most; where so much waits, no more is read
 MOST_ERRORS = 20  # that are not fatal
 BURST = 1.0  # seconds of messages that may come at once
 PING = 10  # messages that a ping counts as: no client needs many
@@ -157,7 +157,7 @@ class Session:
         self._drop(count)
         await self._settled()
         self._keep(np.zeros(count, np.float32), now)
-        await self._hear()
+        await self._hear_all()
 
     def _keep(self, x: Array, now: float) -> None:
         """Sound for the stream."""
@@ -194,9 +194,12 @@ class Session:
                 await self._hear()
         except asyncio.CancelledError:  # the server stops, and has told so
             pass
+        except Problem as problem:
+            self.failed = problem
         except ValueError as error:  # numbers that overflow
-            told = error if isinstance(error, Problem) else Problem("unanswerable", str(error), close=OUR_FAULT)
-            self.failed = told
+            self.failed = Problem("unanswerable", str(error), close=OUR_FAULT)
+        except Exception:
+            self.failed = Problem("internal", "the server failed at this sound; begin a new session", close=OUR_FAULT)
         finally:
             self.hearing = None
 
@@ -206,11 +209,18 @@ class Session:
             await self.hearing
         self._fail()
 
+    async def _hear_all(self) -> None:
+        """Give the stream all that waits."""
+        while self.waiting and not self.over:
+            await self._hear()
+
     async def _hear(self) -> None:
-        """Give the stream what waits."""
+        """Give the stream what waits, HELD seconds at most."""
         if self.stream is None or not self.waiting:
             return
-        x, now, self.waiting = np.concatenate(self.waiting), self.came, []
+        x, now = np.concatenate(self.waiting), self.came
+        x, rest = np.split(x, [round(HELD * self._configured().rate)])  # the turns of others are not to be long
+        self.waiting = [rest] if len(rest) else []
         events = await asyncio.wrap_future(self.engine.hear(self.stream, x))
         self.computed += len(x)
         self.measures.add("audio_seconds_total", self.seconds(len(x)), source="stream")
@@ -220,8 +230,9 @@ class Session:
         """All that was heard is answered as if the sound ended here, and the stream begins anew."""
         update, now = self._configured(), time.monotonic()
         await self._settled()
-        await self._hear()
-        assert self.stream is not None
+        await self._hear_all()
+        if self.stream is None:  # the client has left
+            return
         self._tell(await asyncio.wrap_future(self.engine.hear(self.stream, None)), now)
         self.offset = self.received / update.rate
         if self.speaking:

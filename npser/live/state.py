@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from npser import SHIPPED, __version__, model
+from npser.features import SAMPLE_RATE
 from npser.lite import Model
 from npser.live import protocol
+from npser.live.decoding import tone
 from npser.live.engine import Engine
 from npser.live.files import Files
-from npser.live.limits import Problem, Settings, token_of
+from npser.live.limits import Settings, token_of
 from npser.live.measures import Measures, resident_bytes
 
 CANARY = 5.0  # seconds from one to the next
@@ -53,13 +53,13 @@ class State:
         self.live = self.uploads = self.held = 0  # sessions; uploads that are answered; bytes of those that come
         self.stopping = False
         self.well = -FRESH  # when the last canary sang
-        t = np.arange(round(min(1.0, trained.config.max_seconds) * 16000)) / 16000
-        self.canary = trained.network_input((0.1 * np.sin(1500 * t) * np.sin(3 * t)).astype(np.float32))
+        self.canary = trained.network_input(tone(round(min(1.0, trained.config.max_seconds) * SAMPLE_RATE)))
         self.song: bytes | None = None
 
     async def watch(self) -> None:
         """Let the network answer the same again and again: who waits for it in vain is not ready."""
         while True:
+            self.engine.end_if_hung()
             try:
                 (found,) = await asyncio.wait_for(asyncio.wrap_future(self.engine.later([self.canary])), FRESH)
                 song = b"".join(value.tobytes() for value in found.values() if value is not None)
@@ -67,7 +67,7 @@ class State:
                 self.well = time.monotonic() if song == self.song else -FRESH
             except (TimeoutError, asyncio.CancelledError):
                 pass
-            except Problem:  # its process has died, and another one has begun
+            except Exception:  # its process has died, and another one has begun
                 self.well = -FRESH
                 await asyncio.sleep(AGAIN)
                 continue
