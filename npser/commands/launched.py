@@ -173,4 +173,5 @@ def _abort(comm: Any) -> None:
     """End all ranks. What this rank has to say is said: MPI's own words would follow it."""
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 2)
+    time.sleep(0.3)  # a busy launcher passes it on
     comm.Abort(1)
