@@ -152,7 +152,7 @@ def test_a_session_hears_that_the_process_has_died_and_the_next_one_is_served(
 
 def test_a_process_that_does_not_answer_is_replaced(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     X = np.zeros((40, engine.model.config.d_spec), np.float32)
-    (before,) = engine.run([X])
+    (before,) = engine.later([X]).result()
     os.kill(engine.child.pid, signal.SIGSTOP)
     hung = engine.later([X])
     engine.end_if_hung()
@@ -165,7 +165,7 @@ def test_a_process_that_does_not_answer_is_replaced(engine: Engine, monkeypatch:
     with pytest.raises(Problem, match="has died, and another one has begun") as told:
         hung.result()
     assert (told.value.code, told.value.status) == ("network_died", 503)
-    (after,) = engine.run([X])
+    (after,) = engine.later([X]).result()
     np.testing.assert_array_equal(before["emotion"], after["emotion"])
     assert engine.measures.total("networks_died_total") == 1
 
@@ -196,24 +196,24 @@ def test_where_no_other_process_can_be_had_all_are_told_until_one_can(engine: En
         os.kill(engine.child.pid, signal.SIGKILL)
         for _ in range(3):
             with pytest.raises(Problem, match="has died"):
-                engine.run([X])
+                engine.later([X]).result()
     with pytest.raises(Problem, match="has died"):  # and with it another one begins
-        engine.run([X])
-    assert engine.run([X])[0]["emotion"] is not None
+        engine.later([X]).result()
+    assert engine.later([X]).result()[0]["emotion"] is not None
 
 
 def test_a_process_that_is_late_says_nothing_of_what_others_asked(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     X = [np.full((40, engine.model.config.d_spec), k, np.float32) for k in range(3)]
-    before = [engine.run([x])[0]["emotion"] for x in X]
+    before = [engine.later([x]).result()[0]["emotion"] for x in X]
     monkeypatch.setattr(engines, "STARTS", 0.0)
     os.kill(engine.child.pid, signal.SIGKILL)
     with pytest.raises(Problem, match="has died"):
-        engine.run([X[0]])
+        engine.later([X[0]]).result()
     monkeypatch.setattr(engines, "STARTS", 60.0)
     with pytest.raises(Problem, match="has died"):
-        engine.run([X[0]])
+        engine.later([X[0]]).result()
     for x, expected in zip(X, before, strict=True):
-        np.testing.assert_array_equal(engine.run([x])[0]["emotion"], expected)
+        np.testing.assert_array_equal(engine.later([x]).result()[0]["emotion"], expected)
 
 
 def test_windows_that_are_too_much_are_told_alone(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

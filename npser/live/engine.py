@@ -110,10 +110,6 @@ class Engine:
         """What Model.run says of windows, each X (L, d_spec). Problem: the process has died of them, or beside them."""
         return self._put(self.windows, Windows(inputs, Future()))
 
-    def run(self, inputs: Sequence[Array]) -> Outputs:
-        """The same; waits for it."""
-        return self.later(inputs).result() if inputs else []
-
     def busy(self) -> float:
         """Share of the last seconds in which sessions were heard: at 1, what they say comes faster than it can be."""
         return self.share * math.exp(-(time.monotonic() - self.told) / MEMORY)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,7 +66,7 @@ class Network:
             events = iter(answers(self.model, together))
             found = [[next(events) for _ in of_one] if isinstance(of_one, list) else of_one for of_one in dues]
         except Exception:  # of one the numbers overflow: the others are not to suffer
-            found = [self._alone(of_one) if isinstance(of_one, list) else of_one for of_one in dues]
+            found = [_tried(answers, self.model, of_one) if isinstance(of_one, list) else of_one for of_one in dues]
         windows = sum(part.X is not None for due in together for part in due.parts)
         return Said(list(found), windows, time.perf_counter() - begun)
 
@@ -84,26 +84,22 @@ class Network:
         except Exception as error:
             return error
 
-    def _alone(self, dues: list[Due]) -> list[Event] | Exception:
-        try:
-            return answers(self.model, dues)
-        except Exception as error:
-            return error
-
     def _run(self, jobs: list[Sequence[Array]]) -> Said:
         begun = time.perf_counter()
         try:
             outputs = iter(self.model.run([X for job in jobs for X in job]))
             found: list[Outputs | Exception] = [[next(outputs) for _ in job] for job in jobs]
         except Exception:  # of one there is too much: the others are not to suffer
-            found = [self._run_alone(job) for job in jobs]
+            found = [_tried(self.model.run, job) for job in jobs]
         return Said(list(found), sum(map(len, jobs)), time.perf_counter() - begun)
 
-    def _run_alone(self, job: Sequence[Array]) -> Outputs | Exception:
-        try:
-            return self.model.run(job)
-        except Exception as error:
-            return error
+
+def _tried(work: Callable[..., Any], *given: Any) -> Any:
+    """What some work says, or why it says nothing."""
+    try:
+        return work(*given)
+    except Exception as error:
+        return error
 
 
 def main() -> None:

@@ -45,9 +45,13 @@ class State:
         self.engine = Engine(trained, measures)
         try:
             self.files = Files(trained, self.engine, settings, measures)
-            self.engine.check()  # it has started beside the decoders
         except ValueError:
             self.engine.stop()
+            raise
+        try:
+            self.engine.check()  # it has started beside the decoders
+        except ValueError:
+            self.close()
             raise
         self.lives: set[Live] = set()
         self.live = self.uploads = self.held = 0  # sessions; uploads that are answered; bytes of those that come
