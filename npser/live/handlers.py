@@ -128,6 +128,8 @@ class Handler(web.RequestHandler):
                 self.set_header("Connection", "close")
             self.say(error.body(self.request_id))
             return
+        if status_code == 405:
+            self.set_header("Allow", "POST" if self.takes_body else "GET")
         texts = {404: f"there is nothing at {self.request.path[:100]}", 405: f"{self.request.method} is not to be used here"}
         text = texts.get(status_code, getattr(error, "log_message", None) or "the server failed; its log has this request_id")
         self.say(Problem(WORDS.get(status_code, "internal"), text).body(self.request_id))
