@@ -57,7 +57,7 @@ def check(seed: int = 0) -> list[dict[str, Any]]:
 def _layers(bounds: Array, y: Array, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Every layer by each of its arguments."""
     found: list[dict[str, Any]] = []
-    for name, (run, arguments) in layers.examples(bounds, y, rng).items():
+    for name, (run, arguments) in _examples(bounds, y, rng).items():
         out, *_, backward = run(**arguments)
         dout = rng.standard_normal(np.shape(out))
         single = {argument: value.astype(np.float32) for argument, value in arguments.items()}
@@ -151,3 +151,91 @@ def text(rows: list[dict[str, Any]]) -> str:
         else f"all {len(rows)} gradients agree: to {TOLERANCE:g}, and in float32 to {SINGLE:g}"
     )
     return "\n".join([head, *lines, end])
+
+
+def _examples(bounds: Array, y: Array, rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], dict[str, Array]]]:
+    """Every layer with small random arguments: of some utterances (B+1,) of classes y (B,), -1 unknown.
+
+    Each runs as run(**arguments), and gives the output first and the backward pass last.
+    """
+    N, B, D = bounds[-1], len(bounds) - 1, 6
+
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal(shape)
+
+    def of_loss(loss: Callable[[Array], tuple[float, Array]]) -> Callable[[Array], tuple[Array, layers.Backward]]:
+        """A loss and its gradient as a layer."""
+
+        def run(logits: Array) -> tuple[Array, layers.Backward]:
+            value, dlogits = loss(logits)
+            return np.array(value), lambda dout: (dout * dlogits,)
+
+        return run
+
+    weight, gates = np.linspace(0.5, 1, B), {"W": (D, 16), "R": (4, 16), "b": (16,)}
+    lstm = {f"{name}_{direction}": normal(*gates[name]) for direction in ("fw", "bw") for name in gates}
+    X, seed, target = normal(N, D), rng.integers(1000), np.sin(np.arange(4 * N)).reshape(N, 4)
+    return {
+        "conv1d": (lambda X, W, b: layers.conv1d(X, bounds, W, b), {"X": X, "W": normal(D, 3, 5), "b": normal(5)}),
+        "maxpool": (lambda X: layers.maxpool(X, bounds, 3), {"X": X}),
+        "extend": (lambda X: layers.extend(X, bounds, np.diff(bounds) + np.arange(B)), {"X": X}),
+        "blstm": (lambda X, **p: layers.blstm(X, bounds, **p), {"X": X, **lstm}),
+        "dropout": (lambda X: layers.dropout(X, 0.5, np.random.default_rng(seed)), {"X": X}),
+        "attention": (
+            lambda X, W_s1, w_s2: layers.attention(X, bounds, W_s1, w_s2),
+            {"X": X, "W_s1": normal(D, 7), "w_s2": normal(7, 2)},
+        ),
+        "local_attention": (lambda X, u: layers.local_attention(X, bounds, u), {"X": X, "u": normal(D)}),
+        "mean_over_time": (lambda X: layers.mean_over_time(X, bounds), {"X": X}),
+        "linear": (layers.linear, {"X": normal(B, D), "W": normal(D, 3), "b": normal(3)}),
+        "dense": (lambda X, W, b: layers.dense(X, W, b, "relu"), {"X": X, "W": normal(D, 5), "b": normal(5)}),
+        "cross_entropy": (
+            of_loss(lambda logits: layers.cross_entropy(logits, y, weight.astype(logits.dtype))),
+            {"logits": normal(B, 3)},
+        ),
+        "dense, tanh": (lambda X, W, b: layers.dense(X, W, b, "tanh"), {"X": X, "W": normal(D, 5), "b": normal(5)}),
+        "squared_error": (
+            of_loss(lambda logits: layers.squared_error(logits, target.astype(logits.dtype), 0.1)),
+            {"logits": normal(N, 4)},
+        ),
+        "frame_cross_entropy": (
+            of_loss(lambda logits: layers.frame_cross_entropy(logits, bounds, y, weight.astype(logits.dtype))),
+            {"logits": normal(N, 3)},
+        ),
+        "alignment_loss": (
+            of_loss(lambda logits: layers.alignment_loss(logits, bounds, np.arange(B), y, weight.astype(logits.dtype))),
+            {"logits": normal(N, 4)},
+        ),
+        **_examples_of_pictures(bounds, rng),
+    }
+
+
+def _examples_of_pictures(bounds: Array, rng: np.random.Generator) -> dict[str, tuple[Callable[..., Any], dict[str, Array]]]:
+    """The layers over time and bands, and those that only networks with pictures have."""
+    D, X, symbols = 6, rng.standard_normal((bounds[-1], 6)), rng.integers(4, size=bounds[-1])
+    b, gamma, beta = rng.standard_normal(5), rng.standard_normal(D), rng.standard_normal(D)
+
+    def held(X: Array) -> tuple[Array, Array]:
+        return np.full(D, 0.5, X.dtype), np.full(D, 2, X.dtype)
+
+    return {
+        "conv2d": (
+            lambda X, W, b: layers.conv2d(X, bounds, W, b),
+            {"X": X, "W": rng.standard_normal((2, 3, 2, 5)), "b": b},
+        ),
+        "conv2d, stride, valid": (
+            lambda X, W, b: layers.conv2d(X, bounds, W, b, stride=2, valid=True),
+            {"X": X, "W": rng.standard_normal((2, 2, 2, 5)), "b": b},
+        ),
+        "maxpool2d": (lambda X: layers.maxpool2d(X, bounds, 2, 3, 2), {"X": X}),
+        "quarters": (lambda X: layers.quarters(X, bounds, 2), {"X": X}),
+        "max_over_time": (lambda X: layers.max_over_time(X, bounds), {"X": X}),
+        "last_states": (lambda X: layers.last_states(X, bounds), {"X": X}),
+        "leaky_relu": (lambda X: layers.leaky_relu(X, 0.1), {"X": X}),
+        "batch_norm": (layers.batch_norm, {"X": X, "gamma": gamma, "beta": beta}),
+        "batch_norm, held": (
+            lambda X, gamma, beta: layers.batch_norm(X, gamma, beta, held=held(X)),
+            {"X": X, "gamma": gamma, "beta": beta},
+        ),
+        "embedding": (lambda E: layers.embedding(symbols, E), {"E": rng.standard_normal((4, D))}),
+    }
