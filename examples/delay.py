@@ -1,11 +1,12 @@
 """What the first seconds of speech are worth: UA by seconds heard.
 
-python examples/delay.py runs/CORPUS-PRESET-crossval-session [PICTURE.png]
+python examples/delay.py runs/CORPUS-PRESET-crossval-session ... [PICTURE.png]
 
 Every recording is answered by the networks that did not train on its speaker, one for each seed, from its first half second of
 speech on, and by as much of it as there is.
 """
 
+import itertools
 import json
 import sys
 from collections import defaultdict
@@ -20,6 +21,7 @@ from npser.lite import Model
 from npser.speech import read_windows
 
 HEARD = (0.5, 1.0, 2.0, 4.0, 7.5)  # seconds of speech
+COLOURS = ("#16264f", "#b8562f", "#2f8f6b", "#8a5a9e")
 
 
 def answers(model: Model, waves: list[np.ndarray], seconds: float) -> list[int]:
@@ -65,22 +67,33 @@ def measured(run: Path) -> tuple[dict[float, list[float]], list[float]]:
 
 
 def main() -> None:
-    if len(sys.argv) not in (2, 3):
+    pictures = [name for name in sys.argv[1:] if name.endswith(".png")]
+    runs = [Path(name) for name in sys.argv[1:] if name not in pictures]
+    if not runs or len(pictures) > 1:
         sys.exit(__doc__)
-    found, lengths = measured(Path(sys.argv[1]))
-    print("| seconds of speech | UA, mean of seeds | recordings that last so long |")
-    print("|---|---|---|")
-    for seconds, ua in found.items():
-        print(f"| {seconds:g} | {np.mean(ua):.3f} | {np.mean(np.array(lengths) >= seconds):.0%} |")
-    if len(sys.argv) == 3:
-        import matplotlib.pyplot as plt
+    curves = {run.name: measured(run) for run in runs}
+    for name, (found, lengths) in curves.items():
+        print(f"| seconds of speech, {name} | UA, mean of seeds | recordings that last so long |")
+        print("|---|---|---|")
+        for seconds, ua in found.items():
+            print(f"| {seconds:g} | {np.mean(ua):.3f} | {np.mean(np.array(lengths) >= seconds):.0%} |")
+    if pictures:
+        draw({name: found for name, (found, _) in curves.items()}, pictures[0])
 
-        figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
+
+def draw(curves: dict[str, dict[float, list[float]]], path: str) -> None:
+    """UA by seconds heard, a line for each run: the mean of its seeds, and faintly each seed."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    for (name, found), colour in zip(curves.items(), itertools.cycle(COLOURS)):
         for ua in zip(*found.values(), strict=True):
-            axes.plot(list(found), ua, color="#6279b8", alpha=0.4)
-        axes.plot(list(found), [np.mean(ua) for ua in found.values()], color="#16264f", marker="o")
-        axes.set(xlabel="seconds of speech heard", ylabel="UA", xscale="log", xticks=list(found), xticklabels=list(found))
-        figure.savefig(sys.argv[2], dpi=150)
+            axes.plot(list(found), ua, color=colour, alpha=0.25)
+        axes.plot(list(found), [np.mean(ua) for ua in found.values()], color=colour, marker="o", label=name)
+    axes.set(xlabel="seconds of speech heard", ylabel="UA", xscale="log", xticks=HEARD, xticklabels=HEARD)
+    axes.minorticks_off()
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":
