@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import json
 import os
@@ -12,7 +13,8 @@ import ssl
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,14 @@ import pytest
 import soundfile
 from helpers import RATE, Array, network, recording, sound, talk
 from serving import DEADLINE, HEARING, Server, heard, left, run, session
+from tornado import httpserver, netutil, web
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from tornado.websocket import websocket_connect
 
 from npser.lite import Model
+from npser.live.handlers import Predict
+from npser.live.limits import Settings
+from npser.live.measures import Measures
 
 TOKEN = "a-token-of-more-than-16-characters"
 STRICT = {
@@ -201,6 +207,41 @@ def test_clients_that_leave_before_their_answer(server: Server, audio: bytes) ->
         connection = server.raw(head + audio[:cut])
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
+
+
+def test_nothing_is_kept_of_clients_that_leave(path: Path) -> None:
+    """In this process, where it can be seen: an upload that is cut off is let go of at once."""
+    state: Any = types.SimpleNamespace(settings=Settings(model=str(path)), stopping=False, token=None, uploads=0, held=0)
+    state.measures = Measures()
+
+    async def work() -> tuple[int, int]:
+        app = web.Application([("/v1/predict", Predict, {"state": state, "route": "predict"})])
+        (socket_of_it,) = netutil.bind_sockets(0, "127.0.0.1", family=socket.AF_INET)
+        server = httpserver.HTTPServer(app, max_body_size=1 << 20)
+        server.add_socket(socket_of_it)
+        head, there = b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nR", []
+        for _ in range(20):
+            _, writer = await asyncio.open_connection(*socket_of_it.getsockname())
+            writer.write(head)
+            there.append(writer)
+        await until(lambda: uploads_in_memory() == len(there))
+        for writer in there:
+            writer.transport.abort()
+        await until(lambda: uploads_in_memory() == 0)
+        server.stop()
+        return state.held, uploads_in_memory()
+
+    async def until(found: Callable[[], bool]) -> None:
+        for _ in range(100):
+            if found():
+                return
+            await asyncio.sleep(0.05)
+
+    def uploads_in_memory() -> int:
+        gc.collect()
+        return sum(isinstance(one, Predict) for one in gc.get_objects())
+
+    assert run(work()) == (0, 0)
 
 
 def test_clients_that_never_read(server: Server) -> None:

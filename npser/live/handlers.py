@@ -377,6 +377,7 @@ class Predict(Handler):
         self._let_go()
         if self.file is not None and not self.begun:  # else its thread may read it yet
             self.file.close()
+        super().on_connection_close()  # or who waits for the body waits for ever
 
     def on_finish(self) -> None:
         self._let_go()
