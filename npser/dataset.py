@@ -7,7 +7,7 @@ import functools
 import itertools
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ class Dataset:
     """Utterances that can be used, in an order that depends on their content only.
 
     Utterance r is recording r of the store; content[r] is the SHA-256 of its file. bad: files left out, with the reason.
+    mapping: see corpora.Corpus.
     """
 
     utterances: list[Utterance]
@@ -39,6 +40,7 @@ class Dataset:
     dropped: dict[str, int]
     names: list[str]
     bad: dict[str, str]
+    mapping: dict[str, str] = field(default_factory=dict)
 
     @functools.cached_property
     def emotion_y(self) -> np.ndarray:
@@ -132,7 +134,8 @@ def prepare(
         starts = features.recordings  # a recording without windows takes no place: dropping it moves no other's windows
         kept_store = dataclasses.replace(features, recordings=np.append(starts[good], starts[-1]))
     found = [usable[r][1] for r in good]
-    data = Dataset(found, [kept[r] for r in good], kept_store, corpus.labels, corpus.dropped, corpus.names, bad)
+    content = [kept[r] for r in good]
+    data = Dataset(found, content, kept_store, corpus.labels, corpus.dropped, corpus.names, bad, corpus.mapping)
     return with_text(data, config)
 
 

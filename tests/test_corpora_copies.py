@@ -1,5 +1,6 @@
 """Copies of corpora as they are published: what differs from one to the next, and the constants that stand in no file."""
 
+import json
 import os
 import warnings
 from pathlib import Path
@@ -361,10 +362,15 @@ def test_a_map_that_says_nothing_or_two_things_is_refused(tmp_path: Path, text: 
     assert words in str(caught.value)
 
 
-def test_train_evaluate_and_crossval_take_a_map(npser: Command, corpus: Path, small: Path, tmp_path: Path):
+def test_train_evaluate_and_crossval_take_a_map_and_report_it(npser: Command, corpus: Path, small: Path, tmp_path: Path):
     npser("train", corpus, "--config", small, "--map", "sad=joy", "--out", "run")
+    npser("crossval", corpus, "--config", small, "--map", "sad=joy", "--epochs", "1", "--no-oracle", "--out", "folds")
+    for folder in (tmp_path / "run", tmp_path / "folds", *(tmp_path / "folds" / "jobs").iterdir()):
+        assert json.loads((folder / "report.json").read_text())["map"] == {"sad": "happy"}
+        assert "Labels by the user's own map: sad is happy." in (folder / "report.md").read_text()
     shown = npser("evaluate", "run/model.safetensors", corpus, "--map", "sad=happy").stdout
     assert "24 utterances of buzz" in shown
+    assert "labels by the user's own map: sad is happy" in shown
     assert "happy" in shown
     unknown = ("--map", "sda=happy")
     one_sentence(npser("crossval", corpus, "--config", small, *unknown, status=1), "--map: no label is sda", "angry, sad")

@@ -94,6 +94,7 @@ def scored(
         "unknown_speakers": sum(u.speaker is None for u in data.utterances),
         "corpora": data.names,
         "dropped": data.dropped,
+        "map": data.mapping,
         "absent": [label for label in trained.emotions if label not in shared],
         "bad_files": data.bad,
         "notices": trained.training.get("notices", []),
@@ -121,6 +122,8 @@ def text(result: dict[str, Any]) -> str:
         *([f"adapted to each {result['adapted']}, by all its recordings here, without their labels"] if knows else []),
         _speakers_text(result),
     ]
+    if result["map"]:
+        lines.append(f"labels by the user's own map: {', '.join(f'{a} is {b}' for a, b in result['map'].items())}")
     if result["dropped"]:
         dropped = ", ".join(f"{count} {emotion}" for emotion, count in result["dropped"].items())
         lines.append(f"left out, being of classes that the model does not know: {dropped}")

@@ -48,6 +48,8 @@ class Corpus:
     missing : list of str
         Files that do not exist: those that a manifest names, left out because of ``skip_missing``, and those for which
         a corpus has labels.
+    mapping : dict of str to str
+        The user's own emotions for labels of the corpora.
     """
 
     utterances: list[Utterance]
@@ -55,6 +57,7 @@ class Corpus:
     dropped: dict[str, int]
     names: list[str]
     missing: list[str] = field(default_factory=list)
+    mapping: dict[str, str] = field(default_factory=dict)
 
 
 def load(
@@ -94,7 +97,7 @@ def load(
     kept = [_labelled(utterance, classes[utterance.emotion]) for utterance in found if utterance.emotion in classes]
     dropped = Counter(utterance.emotion for utterance in found if utterance.emotion not in classes)
     names = list(dict.fromkeys(utterance.corpus for utterance in found))
-    return Corpus(kept, sorted(set(classes.values())), dict(sorted(dropped.items())), names, missing)
+    return Corpus(kept, sorted(set(classes.values())), dict(sorted(dropped.items())), names, missing, mapping or {})
 
 
 def _labelled(utterance: Utterance, emotion: str) -> Utterance:

@@ -137,6 +137,7 @@ def _about(data: Dataset, plan: Plan, notices: list[str], results: list[dict[str
         "seeds": list(plan.every_seed),
         "refit": plan.refit,
         "dropped": data.dropped,
+        "map": data.mapping,
         "bad_files": data.bad,
         "notices": [*notices, *mixed],
         "versions": results[0]["versions"],

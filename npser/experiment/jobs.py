@@ -77,6 +77,7 @@ def write_plan(out: Path, data: Dataset, plan: Plan, cache: Path) -> tuple[Path,
         "content": data.content,
         "labels": data.labels,
         "dropped": data.dropped,
+        "map": data.mapping,
         "names": data.names,
         "cache": os.path.abspath(cache),
         "variants": {name: dataclasses.asdict(variant) for name, variant in plan.variants.items()},
@@ -302,4 +303,5 @@ def _dataset(plan: dict[str, Any], config: Config, pool: ThreadPoolExecutor) -> 
     features = store.open_store(paths, content, kind, cache, pool)
     for r, reason in features.errors.items():
         raise ValueError(f"{paths[r]}: {reason}, on this worker; it was read when the job was planned")
-    return with_text(Dataset(utterances, content, features, plan["labels"], plan["dropped"], plan["names"], {}), config)
+    about = plan["labels"], plan["dropped"], plan["names"], {}, plan["map"]
+    return with_text(Dataset(utterances, content, features, *about), config)

@@ -116,6 +116,8 @@ def markdown(report: dict[str, Any]) -> str:
 def closing(report: dict[str, Any]) -> list[str]:
     """The end of a report: what was left out, every setting and version."""
     lines: list[str] = []
+    if report["map"]:
+        lines += [f"Labels by the user's own map: {', '.join(f'{a} is {b}' for a, b in report['map'].items())}.", ""]
     if report["dropped"]:
         dropped = ", ".join(f"{count} {emotion}" for emotion, count in report["dropped"].items())
         lines += [f"Left out, being of other classes: {dropped}.", ""]

@@ -114,6 +114,7 @@ def _report(data: Dataset, split: Split, result: dict[str, Any], about: dict[str
         "corpora": data.names,
         "config": dataclasses.asdict(config),
         "dropped": data.dropped,
+        "map": data.mapping,
         "bad_files": data.bad,
         "notices": about["notices"],
         "versions": about["versions"],
