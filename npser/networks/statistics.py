@@ -19,10 +19,7 @@ Array = np.ndarray
 
 SHARE = 0.5  # of the regression in the mean of the logits, at most
 LOWEST = 4  # bands, below 120 Hz, which a telephone lacks
-PRESENT = (
-    0.3,
-    0.4,
-)  # their mean deviation, over that of the training part: up to the first one nothing is there, from the second all
+PRESENT = 0.3, 0.4  # of the training part's mean deviation: they lack up to the first one, and are whole from the second
 RIDGE = 0.03  # of the squared weights in its loss; statistics have variance 1
 DRAWS = 5  # times that each utterance is learnt from
 MOST = 100_000  # rows that are learnt from: beyond them there are fewer draws
