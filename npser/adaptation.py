@@ -4,7 +4,8 @@
     mean, std = adapted(network.mean, network.std, heard, hop)
 
 The input is normalised by statistics of the training part. Where other recordings of a speaker are at hand, their statistics
-take their place, by as much as few seconds deserve: after x seconds by x / (x + SECONDS). No weight changes.
+take their place, by as much as few seconds deserve: after x seconds by x / (x + SECONDS). No weight is
+trained; of a network with a regression on statistics, that counts for more (networks/statistics.py).
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ def sums_of(store: Any, recordings: Array, pool: Any, c: Config) -> Array:
     return np.stack(found)
 
 
+def share_of(heard: Array, hop: int) -> Array:
+    """What a voice's own statistics have of the normaliser, 0 to 1; arguments as of adapted."""
+    return heard[0] / (heard[0] + SECONDS * SAMPLE_RATE / hop)
+
+
 def adapted(mean: Array, std: Array, heard: Array, hop: int) -> tuple[Array, Array]:
     """Statistics mean, std (d,) drawn towards those of what was heard; of nothing, as they are.
 
@@ -62,11 +68,10 @@ def adapted(mean: Array, std: Array, heard: Array, hop: int) -> tuple[Array, Arr
     frames, total, squares = heard[0], *np.split(heard[1:], 2)
     if frames == 0:
         return mean, std
-    enough = SECONDS * SAMPLE_RATE / hop
-    share = frames / (frames + enough)
+    share = share_of(heard, hop)
     own = total / frames
     deviation = np.sqrt(np.maximum(squares / frames - own**2, 0))
-    least = np.maximum(NEGLIGIBLE, NOISE * std) if frames >= enough else NEGLIGIBLE
+    least = np.maximum(NEGLIGIBLE, NOISE * std) if share >= 0.5 else NEGLIGIBLE  # of SECONDS and more
     deviation = np.where(deviation < least, std, deviation)
     return (
         ((1 - share) * mean + share * own).astype(np.float32),

@@ -47,7 +47,7 @@ class Model:
                 f"{path}: is missing, so this copy of npser lacks its model; install it anew, or name a model file"
             )
         self.path = os.fspath(path)
-        self.checkpoint = checkpoint.load(path)
+        self.checkpoint = self.trained = checkpoint.load(path)  # trained: whatever it is adapted to
         self.config = self.checkpoint.config
         self.network = model.module_of(self.config)
         self.emotions, self.genders = self.checkpoint.emotions, self.checkpoint.genders
@@ -90,7 +90,7 @@ class Model:
         return self.answer([output for span in sound for output in self.outputs(sound.at_16_khz(span))], sound.seconds)
 
     def adapt(self, audio: Iterable[Audio], sample_rate: int | None = None) -> Model:
-        """A model that knows a voice, or a line: see npser.adaptation.
+        """The model as it was trained, adapted to a voice or a line: see npser.adaptation.
 
         Parameters
         ----------
@@ -104,7 +104,7 @@ class Model:
         Model
             Another one; this one stays as it is. Of no recordings, or of silence alone, it answers alike.
         """
-        kind, tensors = self.network.kind(self.config), self.checkpoint.tensors
+        kind, tensors = self.network.kind(self.config), self.trained.tensors
         heard = np.zeros(1 + 2 * self.config.d_spec)
         for one in audio:
             try:
@@ -115,8 +115,9 @@ class Model:
             except UNREADABLE as error:
                 warnings.warn(f"not adapted to: {unreadable(error).error}", stacklevel=2)
         mean, std = adaptation.adapted(tensors["norm.mean"], tensors["norm.std"], heard, kind.hop)
+        others = model.familiar(self.config, tensors, adaptation.share_of(heard, kind.hop))
         knowing = copy.copy(self)
-        knowing.checkpoint = dataclasses.replace(self.checkpoint, tensors=tensors | {"norm.mean": mean, "norm.std": std})
+        knowing.checkpoint = dataclasses.replace(self.trained, tensors=tensors | others | {"norm.mean": mean, "norm.std": std})
         return knowing
 
     def output(self, x: Array) -> WindowOutput:
@@ -136,13 +137,17 @@ class Model:
         found = outputs_of(span)
         return found, self._inputs(span.some([k for k, output in enumerate(found) if output.reason is None]))
 
-    def run(self, inputs: Sequence[Array]) -> list[dict[str, Array | None]]:
-        """What the network says of windows, each X (L, d_spec) normalised: their part of a WindowOutput."""
+    def run(self, inputs: Sequence[Array], shares: Sequence[float] = ()) -> list[dict[str, Array | None]]:
+        """What the network says of windows, each X (L, d_spec) normalised: their part of a WindowOutput.
+
+        shares: what the voice's own statistics have of the normaliser of each, see adaptation.share_of; by default nothing.
+        """
         found: list[dict[str, Array | None]] = [{} for _ in inputs]
         for L in {len(X) for X in inputs}:
             same = [n for n, X in enumerate(inputs) if len(X) == L]
             for some in (same[k : k + AT_ONCE] for k in range(0, len(same), AT_ONCE)):
-                emotion, gender, a = self._run(np.stack([inputs[n] for n in some]))
+                known = np.array([shares[n] for n in some]) if shares else None
+                emotion, gender, a = self._run(np.stack([inputs[n] for n in some]), known)
                 for row, n in enumerate(some):
                     found[n] = {"emotion": emotion[row], "gender": gender[row], "attention": None if a is None else a[row]}
         return found
@@ -299,12 +304,14 @@ class Model:
         model.refuse_text(self.config)
         return self.network.plain_input(self.config, span) if span.starts else []
 
-    def _run(self, X: Array) -> tuple[Array, Array, Array | None]:
-        """forward of B windows of one length. X (B, L, d_spec)"""
+    def _run(self, X: Array, shares: Array | None = None) -> tuple[Array, Array, Array | None]:
+        """forward of B windows of one length. X (B, L, d_spec), shares (B,) or None"""
         if not hasattr(self.network, "plain"):
             raise ValueError(f"the network {self.config.network} answers by the compiled engine only: `npser predict` does")
+        tensors = self.checkpoint.tensors
+        tensors = tensors if shares is None else tensors | model.familiar(self.config, tensors, shares)
         with np.errstate(over="ignore", invalid="ignore"):  # `answer` tells
-            return self.network.plain(self.checkpoint.tensors, self.config, X)
+            return self.network.plain(tensors, self.config, X)
 
 
 def _mean_p(log_p: list[Array]) -> list[float]:

@@ -114,6 +114,12 @@ def state_of(c: Config, emotions: int, genders: int) -> dict[str, Array]:
     return found
 
 
+def familiar(c: Config, tensors: dict[str, Array], share: Array) -> dict[str, Array]:
+    """What an adapted network has in place of some tensors; {} for most. share: see adaptation.share_of; one, or (B,)."""
+    module = module_of(c)
+    return module.familiar(c, tensors, share) if hasattr(module, "familiar") else {}
+
+
 def named(theta: Array, shapes: Shapes) -> dict[str, Array]:
     """Named views of theta (P,): {"cnn1.W": ..., "cnn1.b": ..., ...}; writing to them writes to theta."""
     ends = itertools.accumulate(math.prod(shape) for shape in shapes.values())

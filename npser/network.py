@@ -80,7 +80,8 @@ class Network:
     def adapted(self, heard: np.ndarray, hop: int) -> Network:
         """The network with statistics of its input drawn towards those of what was heard: see adaptation.adapted."""
         mean, std = adaptation.adapted(self.mean, self.std, heard, hop)
-        return dataclasses.replace(self, mean=mean, std=std)
+        state = self.state | model.familiar(self.config, self.state, adaptation.share_of(heard, hop))
+        return dataclasses.replace(self, mean=mean, std=std, state=state)
 
     def inputs(
         self,

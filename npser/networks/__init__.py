@@ -8,7 +8,8 @@
 5. ``plain_input(c, span)``, ``plain(t, c, X)``: the same for windows, without Numba; ``onnx_input``, ``onnx``: as a graph.
 6. ``describe``, ``describe_input``, ``spectrum`` (mel bands), ``heads_of_attention``, ``samples_per_step``: info and explain.
 7. Where it needs them: ``state``, arrays beside theta; ``evidence`` and ``solve``, a classifier that is solved, not descended;
-   likewise, of what it learns from its input alone, ``draws``, ``evidence_of_input`` and ``solve_first``;
+   likewise, of what it learns from its input alone, ``draws``, ``evidence_of_input`` and ``solve_first``; ``familiar``, what
+   of its tensors is another one for a voice that is known;
 8. ``gradient(p, c, shards, pool)``, a mini-batch as one, such as for batch statistics; ``example``, its x for gradcheck;
 9. ``init``, ``pretrain``, ``optimiser`` in place of the engine's; ``normalised_on``; ``reads_text(c)``, phonemes as Store.text.
    Settings that it does not use, it refuses.

@@ -26,7 +26,12 @@ Grads = dict[str, list[Array]]
 TITLE = "Self attention + multitask (Li et al., 2019)"
 PUBLISHED = {"wa": 0.816, "ua": 0.828, "task": "IEMOCAP, four classes with excited as happy, 5531 utterances, gender labels"}
 
-SIZES = {"share": statistics.SHARE, "lowest": statistics.LOWEST, "present": statistics.PRESENT}  # that a page is told
+SIZES = {  # that a page is told
+    "share": statistics.SHARE,
+    "lowest": statistics.LOWEST,
+    "present": statistics.PRESENT,
+    "familiar": statistics.FAMILIAR,
+}
 CONTEXT = 4  # frames on each side of one that its deltas are made of
 
 
@@ -175,6 +180,14 @@ def evidence_of_input(c: Any, X: Array, bounds: Array, frames: Array | None = No
 def solve_first(c: Any, evidence: Array, y: Array, weight: Array, classes: int) -> dict[str, Array]:
     """The regression on statistics, solved. evidence (n, d_spec), classes y and weights (n,)."""
     return {f"statistics.{name}": value for name, value in statistics.solve(evidence, y, weight, classes).items()}
+
+
+def familiar(c: Any, tensors: dict[str, Array], share: Array) -> dict[str, Array]:
+    """Those of the tensors that are others for a voice that is known: see statistics.familiar."""
+    if not c.statistics:
+        return {}
+    W, b = statistics.familiar(tensors["statistics.W"], tensors["statistics.b"], share)
+    return {"statistics.W": W, "statistics.b": b}
 
 
 def forward(

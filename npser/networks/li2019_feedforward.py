@@ -25,6 +25,7 @@ from npser.networks.li2019 import (  # noqa: F401 (they are this network's as we
     draws,
     evidence_of_input,
     example,
+    familiar,
     heads_of_attention,
     inputs,
     kind,

@@ -33,7 +33,7 @@ export class Model {
     const genders = [];
     for (const part of parts) {
       if (part.X === null) continue;
-      const { emotion, gender, attention } = this.network.run(part.X);
+      const { emotion, gender, attention } = this.network.run(part.X, part.share);
       part.attention = attention;
       part.X = null; // not needed any more
       emotions.push(logSoftmax(emotion.map((value) => value / this.temperature)));
@@ -200,20 +200,21 @@ export class Stream {
     const { model, hop, width } = this;
     const { N_FFT } = model.constants.features;
     const x = this.x.view(start - this.first, end - this.first);
-    const found = { samples: x.length, runs: places(this.runs, start, end), X: null, S: null, attention: null };
+    const found = { samples: x.length, runs: places(this.runs, start, end), X: null, S: null, attention: null, share: 0 };
     const reason = refusal(model.constants.speech, model.rate, x);
     if (reason !== null) return { ...found, reason };
     const carries = x.length >= 2 * N_FFT && start % hop === 0;
     const carried = carries ? this.P.view(((start - this.first) / hop) * width, this.P.length) : null;
     const S = model.bands.of(x, carried);
     const X = model.bands.withDeltas(S);
-    const [mean, std] = this.adapt ? this.adapted(X, start, end) : [model.mean, model.std];
+    const [mean, std, share] = this.adapt ? this.adapted(X, start, end) : [model.mean, model.std, 0];
     const d = mean.length;
     for (let i = 0; i < X.length; i++) X[i] = (X[i] - mean[i % d]) / std[i % d];
-    return { ...found, X, S, reason: null };
+    return { ...found, X, S, share, reason: null };
   }
 
-  // The normaliser drawn towards what has been heard of the stream; X (L, d) is that from sample start to end of the speech.
+  // The normaliser drawn towards what has been heard of the stream, and what that has of it; X (L, d) is that from sample start
+  // to end of the speech.
   adapted(X, start, end) {
     const { heard, hop } = this;
     const { mean, std, rate } = this.model;
@@ -227,7 +228,7 @@ export class Stream {
       }
     }
     this.known = Math.max(this.known, end);
-    if (heard.frames === 0) return [mean, std];
+    if (heard.frames === 0) return [mean, std, 0];
     const enough = (SECONDS * rate) / hop;
     const share = heard.frames / (heard.frames + enough);
     const own = heard.sums.map((sum) => sum / heard.frames);
@@ -236,6 +237,7 @@ export class Stream {
     return [
       mean.map((m, i) => (1 - share) * m + share * own[i]),
       std.map((s, i) => Math.exp((1 - share) * Math.log(s) + share * Math.log(deviation[i] < least(s) ? s : deviation[i]))),
+      share,
     ];
   }
 }
