@@ -82,8 +82,9 @@ def test_each_voice_is_answered_by_a_network_that_knows_it(tmp_path: Path):
         assert np.abs(found[k] - plain[k]).max() > 1e-3
 
 
-def test_a_model_in_plain_numpy_adapts_as_the_engine_does(tmp_path: Path):
-    trained = network(tmp_path, dataclasses.replace(SMALL, max_seconds=2.0))
+@pytest.mark.parametrize("beside", [False, True], ids=["network alone", "regression beside"])
+def test_a_model_in_plain_numpy_adapts_as_the_engine_does(tmp_path: Path, beside: bool):
+    trained = network(tmp_path, dataclasses.replace(SMALL, max_seconds=2.0, level=True, statistics=beside))
     waves = [sound(20_000, 1), sound(90_000, 2)]  # the second one in windows
     path = recording(tmp_path / "b.wav", waves[1])
     with pytest.warns(UserWarning, match=r"not adapted to: .*gone\.wav: "):
@@ -95,10 +96,17 @@ def test_a_model_in_plain_numpy_adapts_as_the_engine_does(tmp_path: Path):
     engine = trained.engine.adapted(heard, 400)
     np.testing.assert_allclose(knowing.checkpoint.tensors["norm.mean"], engine.mean, atol=1e-3)
     np.testing.assert_allclose(knowing.checkpoint.tensors["norm.std"], engine.std, rtol=1e-3)
+    times = 1 + 2 * heard[0] / (heard[0] + FRAMES)
+    for name in trained.engine.state:  # of the regression
+        np.testing.assert_allclose(knowing.checkpoint.tensors[name], times * trained.engine.state[name], rtol=1e-5)
+        np.testing.assert_allclose(engine.state[name], knowing.checkpoint.tensors[name], rtol=1e-6)
     asked = sound(30_000, 7)
     assert knowing.predict(asked, RATE).probabilities != trained.lite.predict(asked, RATE).probabilities
     both = [next(knowing.predict_many([asked], RATE, engine=name)).probabilities for name in ("lite", "numba")]
     assert both[0] == pytest.approx(both[1], abs=1e-5)
+    again = knowing.adapt(waves[:1], RATE).checkpoint.tensors  # begins with the model as it was trained
+    for name, value in trained.lite.adapt(waves[:1], RATE).checkpoint.tensors.items():
+        np.testing.assert_array_equal(again[name], value)
 
 
 @pytest.mark.parametrize("audio", [[], [np.zeros(20_000, np.float32)]], ids=["nothing", "silence"])

@@ -144,8 +144,9 @@ def assert_same_events(found: Sequence[dict[str, Any]], wanted: Sequence[Event])
 
 
 @with_node
-@pytest.mark.parametrize("adapt", [False, True])
-def test_the_stream_tells_what_python_tells_however_it_is_chopped(engine: Engine, adapt: bool):
+@pytest.mark.parametrize(("adapt", "beside"), [(False, False), (True, False), (True, True)])
+def test_the_stream_tells_what_python_tells_however_it_is_chopped(tmp_path: Path, adapt: bool, beside: bool):
+    engine = Engine(tmp_path, network(tmp_path, dataclasses.replace(LOWER, statistics=beside), temperature=1.3).lite)
     actions, wanted = [], []
     for rate, every in ((RATE, 0.5), (44_100, 0.3), (48_000, 1.0)):
         x = np.interp(np.arange(0, 8.2, 1 / rate), np.arange(0, 8.2, 1 / RATE)[: 8 * RATE], talk([1.7, 0.4, 2.4])[: 8 * RATE])

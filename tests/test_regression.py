@@ -110,6 +110,21 @@ def test_an_answer_does_not_depend_on_what_is_asked_with_it():
     assert together.tobytes() == np.concatenate(alone).tobytes()
 
 
+def test_it_counts_for_more_the_better_the_voice_is_known():
+    rng = np.random.default_rng(6)
+    emotion, Z, W, b = (rng.normal(0, 1, shape).astype(np.float32) for shape in ((3, 4), (3, 297), (297, 4), (4,)))
+    Z[:, 99:103] = 1  # the lowest bands move
+    shares = np.array([0, 0.5, 1])
+    each = statistics.familiar(W, b, shares)
+    together = statistics.added(emotion, Z, *each)
+    for k, times in enumerate((1, 2, 3)):
+        own = statistics.familiar(W, b, shares[k])
+        np.testing.assert_allclose(own[0], times * W)
+        assert statistics.added(emotion[k : k + 1], Z[k : k + 1], *own).tobytes() == together[k : k + 1].tobytes()
+        np.testing.assert_allclose(together[k], 0.5 * emotion[k] + 0.5 * times * (Z[k] @ W + b), rtol=1e-4, atol=1e-4)
+    assert statistics.added(emotion[:1], Z[:1], W, b).tobytes() == together[:1].tobytes()
+
+
 def test_of_two_points_the_ridge_holds_the_slope():
     """Of Z = -1 and 1 the loss is ln(1 + e^-2w) + 0.03 w^2, which is least where 0.03 w is the logistic function of -2w."""
     found = statistics.solve(np.array([[-1.0], [1.0]]), np.array([0, 1]), np.ones(2), 2)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import pickle
 import signal
@@ -31,7 +32,7 @@ EVERY = 0.25
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return network(tmp_path_factory.mktemp("network"), HEARING).path
+    return network(tmp_path_factory.mktemp("network"), dataclasses.replace(HEARING, statistics=True)).path
 
 
 @pytest.fixture(scope="module")
