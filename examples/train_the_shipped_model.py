@@ -250,24 +250,25 @@ def card(data: Dataset, found: dict[str, Any], final: Checkpoint) -> str:
         "The first three: trained on two corpora, tested on the third: another language, other microphones, other actors. "
         "Expect this, or less, of your own recordings: the preset was developed on these three corpora (`examples/recipe.md`), "
         "so their figures are optimistic. EMOVO: this model itself, which never heard it; the margins of the detector and the "
-        "regression were chosen with its scores in sight. One seed; what another one would change is not in them. ECE is the "
+        "regression, and how much more that counts for a voice that is known, were chosen with its scores in sight. One seed; "
+        "what another one would change is not in them. ECE is the "
         "expected calibration error; the columns behind it are the recall of each class.",
         "",
         head,
         *(row(language(name), part["as it is"]) for name, part in found["across"].items()),
         "",
         "UA, as it is, and adapted to each speaker without labels (`npser predict --adapt folder`, `npser evaluate --adapt "
-        "speaker`, `model.adapt`) by 1, 3, 10 or all of the speaker's recordings, or by the neutral ones alone. The corpora "
-        "hold as much of every emotion, which flatters: where all that was heard of a speaker is of one mood, adaptation may "
-        "harm.",
+        "speaker`, `model.adapt`) by 1, 3, 10 or all of the speaker's recordings, or by the neutral ones alone. The regression "
+        "counts for more the more was heard, up to three times. The corpora hold as much of every emotion, which flatters: "
+        "where all that was heard of a speaker is of one mood, adaptation may harm.",
         "",
         *adapted(found["across"], language),
         "",
         "## Scores on speakers that it did not hear",
         "",
         "All speakers in four groups; each group is tested by a network that was trained on the other three, for a fixed "
-        "number of epochs. The share that the regression has of the answer was chosen with these scores in sight (0.5, after "
-        "0.6), so they are optimistic.",
+        "number of epochs. The share that the regression has of the answer (0.5, after 0.6), and how much more it counts for a "
+        "voice that is known, were chosen with these scores in sight, so they are optimistic.",
         "",
         head,
         *(row(name, part["as it is"]) for name, part in found["speakers"].items()),
