@@ -101,7 +101,8 @@ def blstm(t: Tensors, layer: str, X: Array) -> Array:
     W, R, b = (np.stack([t[f"{layer}.{name}_{d}"] for d in ("fw", "bw")])[:, None] for name in ("W", "R", "b"))
     Z = np.stack([X, X[:, ::-1]]) @ W + b[:, :, None]  # (2, B, T, 4H)
     forward, backward = lstm(np.ascontiguousarray(Z.transpose(2, 0, 1, 3)), R[:, 0]).transpose(1, 2, 0, 3)
-    return np.concatenate([forward, backward[:, ::-1]], axis=2)
+    out = np.concatenate([forward, backward[:, ::-1]], axis=2)
+    return np.ascontiguousarray(out)  # or BLAS rounds what follows by how many windows lie between two rows of one
 
 
 def lstm(Z: Array, R: Array) -> Array:
