@@ -152,8 +152,8 @@ def test_what_the_server_says_of_itself(server: Server, path: Path, npser: Comma
     assert card["emotions"] == ["angry", "happy", "neutral", "sad"]
     assert card["limits"]["body_bytes"] == 64 << 20
     server.ask("/favicon.ico").refuses(404, "not_found")
-    for path, method, allowed in (("/healthz", "DELETE", "GET"), ("/healthz", "TRACE", "GET"), ("/v1/predict", "GET", "POST")):
-        found = server.ask(path, method=method)
+    for route, method, allowed in (("/healthz", "DELETE", "GET"), ("/healthz", "TRACE", "GET"), ("/v1/predict", "GET", "POST")):
+        found = server.ask(route, method=method)
         found.refuses(405, "method_unknown")
         assert found.headers["allow"] == allowed
     server.ask("/v1/model", b"a body").refuses(413, "body_unexpected")
