@@ -279,7 +279,7 @@ def card(data: Dataset, found: dict[str, Any], final: Checkpoint) -> str:
         "",
         f"Temperature {found['temperature']:.3f}, fitted to the answers on the three corpora that were left out in turn, each "
         "of which counts alike: what it will meet it has not heard. So on other speakers of the corpora that it knows it is "
-        "less sure than it might be.",
+        "less sure than it might be. Adapted answers have the same temperature.",
         "",
         "## Levels and lines",
         "",

@@ -4,8 +4,8 @@
     mean, std = adapted(network.mean, network.std, heard, hop)
 
 The input is normalised by statistics of the training part. Where other recordings of a speaker are at hand, their statistics
-take their place, by as much as few seconds deserve: after x seconds by x / (x + SECONDS). No weight is
-trained; of a network with a regression on statistics, that counts for more (networks/statistics.py).
+take their place, by as much as few seconds deserve: after x seconds by x / (x + SECONDS). Nothing is trained. A regression on
+statistics beside the network, where there is one, counts for more by as much (networks/statistics.py).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from npser.features import SAMPLE_RATE
 
 Array = np.ndarray
 
+RULE = 2  # changes with what adaptation does: a cross-validation does not go on with what was adapted otherwise
 SECONDS = 10.0  # heard: a voice's own statistics and those of the training part then count alike
 NEGLIGIBLE = 1e-3  # dB, or of what else a column is: one that varies less is constant
 NOISE = 0.25  # of the training part's deviation: a column that varies less, over SECONDS at least, holds none of the speech

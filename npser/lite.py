@@ -48,6 +48,7 @@ class Model:
             )
         self.path = os.fspath(path)
         self.checkpoint = self.trained = checkpoint.load(path)  # trained: whatever it is adapted to
+        self.share = 0.0  # of the statistics that it is adapted to, in the normaliser: see adaptation.share_of
         self.config = self.checkpoint.config
         self.network = model.module_of(self.config)
         self.emotions, self.genders = self.checkpoint.emotions, self.checkpoint.genders
@@ -102,7 +103,8 @@ class Model:
         Returns
         -------
         Model
-            Another one; this one stays as it is. Of no recordings, or of silence alone, it answers alike.
+            Another one; this one stays as it is, and what it was adapted to does not count. Of no recordings, or of silence
+            alone, it answers as the model did that was trained.
         """
         kind, tensors = self.network.kind(self.config), self.trained.tensors
         heard = np.zeros(1 + 2 * self.config.d_spec)
@@ -115,8 +117,9 @@ class Model:
             except UNREADABLE as error:
                 warnings.warn(f"not adapted to: {unreadable(error).error}", stacklevel=2)
         mean, std = adaptation.adapted(tensors["norm.mean"], tensors["norm.std"], heard, kind.hop)
-        others = model.familiar(self.config, tensors, adaptation.share_of(heard, kind.hop))
         knowing = copy.copy(self)
+        knowing.share = float(adaptation.share_of(heard, kind.hop))
+        others = model.familiar(self.config, tensors, np.array(knowing.share))
         knowing.checkpoint = dataclasses.replace(self.trained, tensors=tensors | others | {"norm.mean": mean, "norm.std": std})
         return knowing
 
@@ -309,7 +312,9 @@ class Model:
         if not hasattr(self.network, "plain"):
             raise ValueError(f"the network {self.config.network} answers by the compiled engine only: `npser predict` does")
         tensors = self.checkpoint.tensors
-        tensors = tensors if shares is None else tensors | model.familiar(self.config, tensors, shares)
+        if shares is not None:  # what neither voice has of the normaliser is the training part's
+            known = 1 - (1 - self.share) * (1 - shares)
+            tensors = tensors | model.familiar(self.config, self.trained.tensors, known)
         with np.errstate(over="ignore", invalid="ignore"):  # `answer` tells
             return self.network.plain(tensors, self.config, X)
 

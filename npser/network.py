@@ -78,7 +78,7 @@ class Network:
         return model.views(self.theta, self.shapes, self.state)
 
     def adapted(self, heard: np.ndarray, hop: int) -> Network:
-        """The network with statistics of its input drawn towards those of what was heard: see adaptation.adapted."""
+        """The network, as it was trained, adapted to what was heard: its normaliser, and what model.familiar names."""
         mean, std = adaptation.adapted(self.mean, self.std, heard, hop)
         state = self.state | model.familiar(self.config, self.state, adaptation.share_of(heard, hop))
         return dataclasses.replace(self, mean=mean, std=std, state=state)

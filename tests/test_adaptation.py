@@ -15,7 +15,7 @@ from npser import adaptation, checkpoint, corpora, dataset, lite
 from npser.adaptation import adapted, sums, sums_of
 from npser.experiment.folds import make_folds
 from npser.network import Network
-from npser.networks import li2019
+from npser.networks import li2019, statistics
 from npser.networks.li2019 import Config
 from npser.split import Split
 from npser.train import Run, fit
@@ -111,10 +111,26 @@ def test_a_model_in_plain_numpy_adapts_as_the_engine_does(tmp_path: Path, beside
 
 @pytest.mark.parametrize("audio", [[], [np.zeros(20_000, np.float32)]], ids=["nothing", "silence"])
 def test_where_nothing_was_heard_the_model_stays_as_it_is(tmp_path: Path, audio: list[Array]):
-    trained = network(tmp_path).lite
-    knowing = trained.adapt(audio, RATE)
-    for name in ("norm.mean", "norm.std"):
-        np.testing.assert_array_equal(knowing.checkpoint.tensors[name], trained.checkpoint.tensors[name])
+    trained = network(tmp_path, dataclasses.replace(SMALL, level=True, statistics=True)).lite
+    knowing = trained.adapt([sound(9_000, 1)], RATE).adapt(audio, RATE)
+    for name, value in trained.checkpoint.tensors.items():
+        np.testing.assert_array_equal(knowing.checkpoint.tensors[name], value)
+
+
+def test_windows_of_a_voice_that_the_model_knows_already(tmp_path: Path):
+    trained = network(tmp_path, dataclasses.replace(SMALL, level=True, statistics=True)).lite
+    knowing = trained.adapt([sound(90_000, 1)], RATE)
+    X = knowing.network_input(sound(9_000, 2))
+    assert statistics.share_of(statistics.of_windows(X[None, :, : SMALL.d_spec // 3])) > 0  # the regression has a say
+    plain, none, half, all_of_it = (
+        np.asarray(found["emotion"]) for shares in ([], [0.0], [0.5], [1.0]) for found in knowing.run([X], shares)
+    )
+    assert none.tobytes() == plain.tobytes()
+    tensors, c = trained.checkpoint.tensors, trained.config
+    for found, share in ((plain, knowing.share), (half, 1 - 0.5 * (1 - knowing.share)), (all_of_it, 1.0)):
+        changed = {name: (1 + 2 * share) * tensors[name] for name in ("statistics.W", "statistics.b")}
+        expected, *_ = trained.network.plain(tensors | changed, c, X[None])
+        np.testing.assert_allclose(found, expected[0], rtol=1e-5)
 
 
 def test_predict_adapts_to_folders_and_recordings(npser: Command, tmp_path: Path):

@@ -249,8 +249,9 @@ def test_a_stream_that_has_ended_hears_no_more(model: Model):
         Stream(model, RATE).feed([0.0, 1.0])  # pyright: ignore[reportArgumentType]
 
 
-def test_a_stream_adapts_to_what_it_has_heard(model: Model):
-    x = talk([1.5, 1.5, 1.5])
+@pytest.mark.parametrize("beside", [False, True], ids=["network alone", "regression beside"])
+def test_a_stream_adapts_to_what_it_has_heard(tmp_path: Path, beside: bool):
+    model, x = network(tmp_path, dataclasses.replace(HEARING, statistics=beside)).lite, talk([1.5, 1.5, 1.5])
     plain, adapted = (of("utterance", list(listen(model, [x], RATE, adapt=adapt))) for adapt in (False, True))
     assert [e.end for e in plain] == [e.end for e in adapted]
     assert all(a.probabilities != b.probabilities for a, b in zip(plain, adapted, strict=True))

@@ -114,7 +114,7 @@ def identity(data: Dataset, split: Split, plan: Plan, name: str, variant: Varian
     utterances = [(digest, u.emotion, u.gender, u.speaker, *beside) for digest, u, beside in each]
     parts = [split.train, split.validation, split.test]
     settings = [dataclasses.asdict(variant.config), variant.preset, name, plan.refit, plan.oracle]
-    settings += [] if plan.adapt == "none" else [plan.adapt]
+    settings += [] if plan.adapt == "none" else [plan.adapt, adaptation.RULE]
     return hashlib.sha256(json.dumps([settings, utterances, parts, data.labels]).encode()).hexdigest()
 
 

@@ -102,7 +102,7 @@ class Stream:
     every : float
         Seconds of speech from one answer to the next, of which whole frames of 25 ms count.
     adapt : bool
-        Draw the normaliser towards what has been heard of the stream: see npser.adaptation.
+        Adapt the model to what has been heard of the stream, as it is heard: see npser.adaptation.
 
     Raises
     ------

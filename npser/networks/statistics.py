@@ -4,10 +4,10 @@ Of each band the mean, the deviation and the change from frame to frame, over th
 functionals are the field's classical systems (Schuller, Steidl and Batliner, 2009; openSMILE). A voice that a network has never
 heard leads it astray; what bands do on average over a sentence, against what they do in other sentences of the voice, holds.
 
-It is solved before the first epoch and not descended: the loss is convex. The answer of both is the weighted mean of their
-logits. A linear classifier goes astray where a line lacks what it has learnt from: where the lowest bands hardly move, as on a
-telephone, the network answers alone. Where the voice is known, and its own statistics have taken the place of the training
-part's (npser.adaptation), averages say more: the regression's logits count up to FAMILIAR times.
+It is solved before the first epoch and not descended: the loss is convex. As it is, the answer of both is the weighted mean
+of their logits. A linear classifier goes astray where a line lacks what it has learnt from: where the lowest bands hardly move,
+as on a telephone, the network answers alone. Where the voice is known, and its own statistics have taken the place of the
+training part's (npser.adaptation), averages say more: the regression's logits count up to FAMILIAR times.
 """
 
 from __future__ import annotations
