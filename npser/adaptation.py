@@ -55,7 +55,7 @@ def sums_of(store: Any, recordings: Array, pool: Any, c: Config) -> Array:
     return np.stack(found)
 
 
-def share_of(heard: Array, hop: int) -> Array:
+def own_share(heard: Array, hop: int) -> Array:
     """What a voice's own statistics have of the normaliser, 0 to 1; arguments as of adapted."""
     return heard[0] / (heard[0] + SECONDS * SAMPLE_RATE / hop)
 
@@ -69,7 +69,7 @@ def adapted(mean: Array, std: Array, heard: Array, hop: int) -> tuple[Array, Arr
     frames, total, squares = heard[0], *np.split(heard[1:], 2)
     if frames == 0:
         return mean, std
-    share = share_of(heard, hop)
+    share = own_share(heard, hop)
     own = total / frames
     deviation = np.sqrt(np.maximum(squares / frames - own**2, 0))
     least = np.maximum(NEGLIGIBLE, NOISE * std) if share >= 0.5 else NEGLIGIBLE  # of SECONDS and more

@@ -48,7 +48,7 @@ class Model:
             )
         self.path = os.fspath(path)
         self.checkpoint = self.trained = checkpoint.load(path)  # trained: whatever it is adapted to
-        self.share = 0.0  # of the statistics that it is adapted to, in the normaliser: see adaptation.share_of
+        self.own_share = 0.0  # of the statistics that it is adapted to, in the normaliser: see adaptation.own_share
         self.config = self.checkpoint.config
         self.network = model.module_of(self.config)
         self.emotions, self.genders = self.checkpoint.emotions, self.checkpoint.genders
@@ -118,8 +118,8 @@ class Model:
                 warnings.warn(f"not adapted to: {unreadable(error).error}", stacklevel=2)
         mean, std = adaptation.adapted(tensors["norm.mean"], tensors["norm.std"], heard, kind.hop)
         knowing = copy.copy(self)
-        knowing.share = float(adaptation.share_of(heard, kind.hop))
-        others = model.familiar(self.config, tensors, np.array(knowing.share))
+        knowing.own_share = float(adaptation.own_share(heard, kind.hop))
+        others = model.familiar(self.config, tensors, np.array(knowing.own_share))
         knowing.checkpoint = dataclasses.replace(self.trained, tensors=tensors | others | {"norm.mean": mean, "norm.std": std})
         return knowing
 
@@ -130,7 +130,7 @@ class Model:
     def outputs(self, span: Span, run: Run | None = None) -> list[WindowOutput]:
         """Of each window of a span at 16 kHz. Windows of one length go through the network together.
 
-        run: what stands for self.run, such as one that shares it with others.
+        run: what stands for self.run, such as one that own_shares it with others.
         """
         found, inputs = self.prepared(span)
         return answered(found, (run or self.run)(inputs))
@@ -140,16 +140,16 @@ class Model:
         found = outputs_of(span)
         return found, self._inputs(span.some([k for k, output in enumerate(found) if output.reason is None]))
 
-    def run(self, inputs: Sequence[Array], shares: Sequence[float] = ()) -> list[dict[str, Array | None]]:
+    def run(self, inputs: Sequence[Array], own_shares: Sequence[float] = ()) -> list[dict[str, Array | None]]:
         """What the network says of windows, each X (L, d_spec) normalised: their part of a WindowOutput.
 
-        shares: what the voice's own statistics have of the normaliser of each, see adaptation.share_of; by default nothing.
+        own_shares: what a voice's own statistics have of the normaliser of each, see adaptation.own_share; by default 0.
         """
         found: list[dict[str, Array | None]] = [{} for _ in inputs]
         for L in {len(X) for X in inputs}:
             same = [n for n, X in enumerate(inputs) if len(X) == L]
             for some in (same[k : k + AT_ONCE] for k in range(0, len(same), AT_ONCE)):
-                known = np.array([shares[n] for n in some]) if shares else None
+                known = np.array([own_shares[n] for n in some]) if own_shares else None
                 emotion, gender, a = self._run(np.stack([inputs[n] for n in some]), known)
                 for row, n in enumerate(some):
                     found[n] = {"emotion": emotion[row], "gender": gender[row], "attention": None if a is None else a[row]}
@@ -307,13 +307,13 @@ class Model:
         model.refuse_text(self.config)
         return self.network.plain_input(self.config, span) if span.starts else []
 
-    def _run(self, X: Array, shares: Array | None = None) -> tuple[Array, Array, Array | None]:
-        """forward of B windows of one length. X (B, L, d_spec), shares (B,) or None"""
+    def _run(self, X: Array, own_shares: Array | None = None) -> tuple[Array, Array, Array | None]:
+        """forward of B windows of one length. X (B, L, d_spec), own_shares (B,) or None"""
         if not hasattr(self.network, "plain"):
             raise ValueError(f"the network {self.config.network} answers by the compiled engine only: `npser predict` does")
         tensors = self.checkpoint.tensors
-        if shares is not None:  # what neither voice has of the normaliser is the training part's
-            known = 1 - (1 - self.share) * (1 - shares)
+        if own_shares is not None:  # what neither voice has of the normaliser is the training part's
+            known = 1 - (1 - self.own_share) * (1 - own_shares)
             tensors = tensors | model.familiar(self.config, self.trained.tensors, known)
         with np.errstate(over="ignore", invalid="ignore"):  # `answer` tells
             return self.network.plain(tensors, self.config, X)

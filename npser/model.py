@@ -114,10 +114,10 @@ def state_of(c: Config, emotions: int, genders: int) -> dict[str, Array]:
     return found
 
 
-def familiar(c: Config, tensors: dict[str, Array], share: Array) -> dict[str, Array]:
-    """What an adapted network has in place of some tensors; {} for most. share: see adaptation.share_of; one, or (B,)."""
+def familiar(c: Config, tensors: dict[str, Array], own_share: Array) -> dict[str, Array]:
+    """What an adapted network has in place of some tensors; {} for most. own_share: see adaptation.own_share; one, or (B,)."""
     module = module_of(c)
-    return module.familiar(c, tensors, share) if hasattr(module, "familiar") else {}
+    return module.familiar(c, tensors, own_share) if hasattr(module, "familiar") else {}
 
 
 def named(theta: Array, shapes: Shapes) -> dict[str, Array]:

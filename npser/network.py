@@ -80,7 +80,7 @@ class Network:
     def adapted(self, heard: np.ndarray, hop: int) -> Network:
         """The network, as it was trained, adapted to what was heard: its normaliser, and what model.familiar names."""
         mean, std = adaptation.adapted(self.mean, self.std, heard, hop)
-        state = self.state | model.familiar(self.config, self.state, adaptation.share_of(heard, hop))
+        state = self.state | model.familiar(self.config, self.state, adaptation.own_share(heard, hop))
         return dataclasses.replace(self, mean=mean, std=std, state=state)
 
     def inputs(

@@ -127,7 +127,7 @@ def test_windows_of_a_voice_that_the_model_knows_already(tmp_path: Path):
     )
     assert none.tobytes() == plain.tobytes()
     tensors, c = trained.checkpoint.tensors, trained.config
-    for found, share in ((plain, knowing.share), (half, 1 - 0.5 * (1 - knowing.share)), (all_of_it, 1.0)):
+    for found, share in ((plain, knowing.own_share), (half, 1 - 0.5 * (1 - knowing.own_share)), (all_of_it, 1.0)):
         changed = {name: (1 + 2 * share) * tensors[name] for name in ("statistics.W", "statistics.b")}
         expected, *_ = trained.network.plain(tensors | changed, c, X[None])
         np.testing.assert_allclose(found, expected[0], rtol=1e-5)

@@ -71,14 +71,14 @@ class Event:
 class Part(NamedTuple):
     """A window of speech that waits for the network: where it lies, and X (L, d_spec), normalised, or why it has no answer.
 
-    share: what the voice's own statistics have of the normaliser.
+    own_share: what the voice's own statistics have of the normaliser.
     """
 
     samples: int
     runs: Runs
     X: Array | None
     reason: str | None
-    share: float = 0.0
+    own_share: float = 0.0
 
 
 class Due(NamedTuple):
@@ -261,7 +261,7 @@ class Stream:
             self.heard += adaptation.sums(X[new : -(-len(x) // HOP)])
             self.known = max(self.known, end)
             mean, std = adaptation.adapted(mean, std, self.heard, HOP)
-        return Part(len(x), runs, (X - mean) / std, None, float(adaptation.share_of(self.heard, HOP)))
+        return Part(len(x), runs, (X - mean) / std, None, float(adaptation.own_share(self.heard, HOP)))
 
 
 def refuse(model: Model) -> None:
@@ -276,8 +276,11 @@ def refuse(model: Model) -> None:
 def answers(model: Model, dues: Sequence[Due]) -> list[Event]:
     """The events that wait for the network, of one stream or of several that share a model, in their order."""
     parts = [part for due in dues for part in due.parts]
-    inputs, shares = [part.X for part in parts if part.X is not None], [part.share for part in parts if part.X is not None]
-    found = iter(model.run(inputs, shares if any(shares) else ()))
+    inputs, own_shares = (
+        [part.X for part in parts if part.X is not None],
+        [part.own_share for part in parts if part.X is not None],
+    )
+    found = iter(model.run(inputs, own_shares if any(own_shares) else ()))
     events = []
     for due in dues:
         if not due.parts:

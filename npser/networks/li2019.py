@@ -182,11 +182,11 @@ def solve_first(c: Any, evidence: Array, y: Array, weight: Array, classes: int) 
     return {f"statistics.{name}": value for name, value in statistics.solve(evidence, y, weight, classes).items()}
 
 
-def familiar(c: Any, tensors: dict[str, Array], share: Array) -> dict[str, Array]:
+def familiar(c: Any, tensors: dict[str, Array], own_share: Array) -> dict[str, Array]:
     """Those of the tensors that are others for a voice that is known: see statistics.familiar."""
     if not c.statistics:
         return {}
-    W, b = statistics.familiar(tensors["statistics.W"], tensors["statistics.b"], share)
+    W, b = statistics.familiar(tensors["statistics.W"], tensors["statistics.b"], own_share)
     return {"statistics.W": W, "statistics.b": b}
 
 

@@ -62,9 +62,9 @@ def added(emotion: Array, Z: Array, W: Array, b: Array) -> Array:
     return (1 - share) * emotion + share * also
 
 
-def familiar(W: Array, b: Array, share: Array) -> tuple[Array, Array]:
+def familiar(W: Array, b: Array, own_share: Array) -> tuple[Array, Array]:
     """W (d, classes) and b (classes,) where so much of the normaliser is the voice's own, 0 to 1: one share, or (B,)."""
-    times = (1 + (FAMILIAR - 1) * share).astype(np.float32)
+    times = (1 + (FAMILIAR - 1) * own_share).astype(np.float32)
     return W * times[..., None, None], b * times[..., None]
 
 

@@ -76,9 +76,9 @@ export class Network {
     this.heads = ["emotion", "gender", "statistics"].map(there);
   }
 
-  // X (L, d_spec), normalised -> logits of emotion and gender, and the attention (n_attn, T) or null. known: what the voice's own
+  // X (L, d_spec), normalised -> logits of emotion and gender, and the attention (n_attn, T) or null. ownShare: what the voice's own
   // statistics have of the normaliser.
-  run(X, known = 0) {
+  run(X, ownShare = 0) {
     const { n_cw, n_pw, d_cnn, d_spec } = this.config;
     let H = conv(X, d_spec, this.cnn[0], this.t["cnn1.b"], n_cw); // (1)-(3)
     H = maxpool(conv(H, d_cnn, this.cnn[1], this.t["cnn2.b"], n_cw), d_cnn, n_pw); // (4)
@@ -94,7 +94,7 @@ export class Network {
       this.heads[n] ? this.heads[n].product(from[n], 1, from[n].length, this.t[`${head}.b`]) : new Float64Array(0),
     );
     const share = also.length ? shareOf(from[2], this.config) : 0;
-    const times = 1 + (this.config.familiar - 1) * known;
+    const times = 1 + (this.config.familiar - 1) * ownShare;
     const emotion = share ? own.map((value, k) => (1 - share) * value + share * times * also[k]) : own;
     return { emotion, gender, attention };
   }

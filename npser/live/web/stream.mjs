@@ -33,7 +33,7 @@ export class Model {
     const genders = [];
     for (const part of parts) {
       if (part.X === null) continue;
-      const { emotion, gender, attention } = this.network.run(part.X, part.share);
+      const { emotion, gender, attention } = this.network.run(part.X, part.ownShare);
       part.attention = attention;
       part.X = null; // not needed any more
       emotions.push(logSoftmax(emotion.map((value) => value / this.temperature)));
@@ -200,17 +200,17 @@ export class Stream {
     const { model, hop, width } = this;
     const { N_FFT } = model.constants.features;
     const x = this.x.view(start - this.first, end - this.first);
-    const found = { samples: x.length, runs: places(this.runs, start, end), X: null, S: null, attention: null, share: 0 };
+    const found = { samples: x.length, runs: places(this.runs, start, end), X: null, S: null, attention: null, ownShare: 0 };
     const reason = refusal(model.constants.speech, model.rate, x);
     if (reason !== null) return { ...found, reason };
     const carries = x.length >= 2 * N_FFT && start % hop === 0;
     const carried = carries ? this.P.view(((start - this.first) / hop) * width, this.P.length) : null;
     const S = model.bands.of(x, carried);
     const X = model.bands.withDeltas(S);
-    const [mean, std, share] = this.adapt ? this.adapted(X, start, end) : [model.mean, model.std, 0];
+    const [mean, std, ownShare] = this.adapt ? this.adapted(X, start, end) : [model.mean, model.std, 0];
     const d = mean.length;
     for (let i = 0; i < X.length; i++) X[i] = (X[i] - mean[i % d]) / std[i % d];
-    return { ...found, X, S, share, reason: null };
+    return { ...found, X, S, ownShare, reason: null };
   }
 
   // The normaliser drawn towards what has been heard of the stream, and what that has of it; X (L, d) is that from sample start
