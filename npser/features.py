@@ -37,7 +37,7 @@ NO_LEVEL = 1e-6  # root mean square of what is too faint to be brought there
 FLOOR_DB = -100.0  # 10 log10 of the smallest power that counts, 1e-10
 SPEECH_FLOOR_DB = -70.0  # of speech, 60 dB below the mean power of a band at LEVEL_DB: what is fainter is the room's
 SILENT_DB = FLOOR_DB + 0.01  # at most so much is the floor, however the logarithm was rounded
-AT_ONCE = 64  # frames whose spectra are computed together: they fit into the cache
+AT_ONCE = 24  # frames whose spectra are computed together: they fit into the cache
 SETTINGS = {"sample_rate": SAMPLE_RATE, "n_fft": N_FFT, "hop": HOP, "n_mels": N_MELS, "floor_db": FLOOR_DB}  # of a model file
 
 CONVERTED = (".aac", ".aif", ".aifc", ".aiff", ".amr", ".au", ".caf", ".m4a", ".mp4", ".w64", ".webm", ".wma")  # by ffmpeg
