@@ -34,7 +34,7 @@ from npser.speech import Sound, refusal
 
 MANY = 200  # recordings from which on the compiled engine pays for its start
 Run = Callable[[Sequence[Array]], list[dict[str, Array | None]]]  # see Model.run
-AT_ONCE = 32  # windows that go through the network together: memory grows with them
+AT_ONCE = 8  # windows that go through the network together: more leave the cache
 TOGETHER = 8  # windows of a long recording that are computed together, where they last for a minute at most
 
 
