@@ -33,7 +33,7 @@ OCTAVE_COST = 0.06  # that a period has to be better than one of half its length
 VOICED = 0.5  # the autocorrelation of a voiced frame, at least
 QUIET_DB = 30.0  # below the loudest frame: what is quieter is not voiced, for a pause may hum
 HNR_DB = (-20.0, 40.0)
-AT_ONCE = 64  # frames that are computed together: they fit into the cache
+AT_ONCE = 16  # frames that are computed together: they fit into the cache
 COLUMNS = (
     *(f"mfcc{k}" for k in range(1, N_MFCC + 1)),
     "log_energy",  # dB

@@ -21,7 +21,7 @@ FRAME, HOP = 640, 160  # samples of a frame and from one to the next: 40 and 10 
 N_FFT = 800
 BIN_HZ = SAMPLE_RATE // N_FFT
 BINS = 200  # up to 4 kHz
-AT_ONCE = 64  # frames that are computed together: they fit into the cache
+AT_ONCE = 24  # frames that are computed together: they fit into the cache
 SETTINGS: dict[str, Any] = {  # of a model file
     "spectrum": "log power",
     "sample_rate": SAMPLE_RATE,
