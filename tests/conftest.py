@@ -8,7 +8,7 @@ from pathlib import Path
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy: idle threads of BLAS spin, and the cores are full already
 
 import pytest
-from helpers import ROOT, Command, tone, write_manifest
+from helpers import ROOT, Command, network, tone, write_manifest
 
 SMALL = """
 d_cnn = 4
@@ -80,3 +80,17 @@ def trained(corpus: Path, small: Path, environment: dict[str, str], tmp_path_fac
     command = [sys.executable, "-m", "npser", "train", str(corpus), "--config", str(small), "--out", str(out)]
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
     return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the tests of a server have in common."""
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def path(folder: Path) -> Path:
+    """A model of short windows that hears nothing but speech."""
+    from serving import HEARING  # late: it imports tornado
+
+    return network(folder, HEARING).path

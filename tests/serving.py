@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jsonschema
-from helpers import SMALL, Array, start
+from helpers import RATE, SMALL, Array, start
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
@@ -23,6 +23,23 @@ from npser.live.documents import RECEIVED, SCHEMAS
 HEARING = dataclasses.replace(SMALL, level=True, speech=True)  # windows of a second
 DEADLINE = 60.0  # seconds, of anything
 Message = dict[str, Any]
+STRICT = {
+    "header-seconds": 0.5,
+    "body-seconds": 1.5,
+    "body-bytes": 400_000,
+    "sound-seconds": 20,
+    "message-bytes": 200_000,
+    "message-rate": 400,
+    "sessions": 3,
+    "idle-seconds": 2,
+    "unread-seconds": 0.5,
+    "ahead-seconds": 2,
+    "connections": 60,
+    "decoders": 1,
+    "decoder-seconds": 3,
+}
+STRICT_WORDS = [word for name, value in STRICT.items() for word in (f"--{name}", str(value))]
+HEARD = {"rate": RATE, "format": "f32le"}
 CHECKS = {name: jsonschema.Draft202012Validator(schema) for name, schema in (SCHEMAS | RECEIVED).items()}
 
 
@@ -124,6 +141,22 @@ class Server:
             assert time.monotonic() < deadline, found
             time.sleep(0.02)
         return found
+
+    def serves(self, audio: bytes) -> None:
+        """When nobody else is there, a file is answered, and the server is well."""
+        self.until(lambda found: found["sessions"] == 0 and found["uploads"] == 0)
+        assert self.ask("/v1/predict", audio).status == 200
+        assert self.ask("/readyz").status == 200
+
+
+def ended(connection: socket.socket) -> bytes:
+    """All that comes until the server closes."""
+    found = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(65536):
+            found += part
+    connection.close()
+    return found
 
 
 class Client:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 from helpers import RATE, ROOT, SMALL, Command, children, network, noise, one_sentence, recording, sound, talk, without
-from serving import CHECKS, HEARING, Server, heard, run, session
+from serving import CHECKS, Server, heard, run, session
 from tornado.httpclient import HTTPClientError
 
 from npser.lite import Model
@@ -30,16 +30,6 @@ from npser.networks import li2019
 
 EXAMPLES = ROOT / "examples"
 QUICK = ("--ahead-seconds", "1000", "--message-rate", "100000")  # a test does not wait for its sound
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("served")
-
-
-@pytest.fixture(scope="module")
-def path(folder: Path) -> Path:
-    return network(folder, HEARING).path
 
 
 @pytest.fixture(scope="module")
