@@ -395,9 +395,15 @@ def test_reports_say_that_a_network_reads_a_text(tmp_path: Path, capsys: pytest.
     assert main(["train", *words, "--out", str(tmp_path / "run")]) == 0
     assert "TEXT-INFORMED" in (tmp_path / "run" / "report.md").read_text()
     assert "TEXT-INFORMED" in capsys.readouterr().out
-    assert (
-        main(["evaluate", str(tmp_path / "run" / "model.safetensors"), str(tmp_path), "--cache", str(tmp_path / "cache")]) == 0
-    )
+    evaluate = ["evaluate", str(tmp_path / "run" / "model.safetensors"), str(tmp_path), "--cache", str(tmp_path / "cache")]
+    assert main(evaluate) == 0
+    assert "of the phonemes" not in capsys.readouterr().out
+    write_manifest(tmp_path / "manifest.csv", [row | {"phonemes": "AH ə"} for row in rows])
+    assert main(evaluate) == 0
+    assert "50.0% of the phonemes are none that the model has learnt" in capsys.readouterr().out
+    write_manifest(tmp_path / "manifest.csv", [row | {"phonemes": "ɑ ə"} for row in rows])
+    assert main(evaluate) == 1
+    assert "model.safetensors: knows none of the data's phonemes; write them as" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

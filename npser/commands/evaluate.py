@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from npser import adaptation, checkpoint, corpora, dataset, network
+from npser import adaptation, checkpoint, corpora, dataset, model, network
 from npser.commands import terminal
 from npser.corpora import synthetic
 from npser.corpora.labels import parse_map
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def scored(
-    model: Path,
+    path: Path,
     places: list[Path],
     layout: str | None,
     cache: Path,
@@ -44,7 +44,7 @@ def scored(
 
     Parameters
     ----------
-    model, places, layout, mapping
+    path, places, layout, mapping
         The model file, corpora, and how to read them; see corpora.load.
     cache, pool, skip_bad
         See dataset.prepare.
@@ -56,15 +56,16 @@ def scored(
     dict
         The scores of network.evaluate over the labels that model and corpora share; the model chooses among these only.
         ``utterances``; how many of them are by ``training_speakers``, judging by names of corpora and speakers, or None
-        where the model knows no speakers; how many are by ``unknown_speakers``; ``dropped``, counts of emotions that the
-        model does not know; ``absent``, labels of the model that do not occur; ``notices`` that the scores must carry.
+        where the model knows no speakers; how many are by ``unknown_speakers``; ``unknown_phonemes``, the share that the model
+        has not learnt, None where it reads none; ``dropped``, counts of emotions that the model does not know; ``absent``,
+        labels of the model that do not occur; ``notices`` that the scores must carry.
 
     Raises
     ------
     ValueError
-        For a file that is not a model, unusable corpora, or fewer than two shared labels.
+        For a file that is not a model, unusable corpora, fewer than two shared labels, or phonemes of another alphabet.
     """
-    trained = checkpoint.load(model)
+    trained = checkpoint.load(path)
     with terminal.compiling(terminal.say_to(sys.stderr)):
         network.compile_kernels(trained.config)
     present = {utterance.emotion for utterance in corpora.read(places, layout, skip_bad, mapping)[0]}
@@ -73,9 +74,10 @@ def scored(
     shared = [label for label in trained.emotions if label in present]
     if len(shared) < 2:
         known, there = ", ".join(trained.emotions), ", ".join(sorted(present))
-        raise ValueError(f"{model}: tells {known} apart and the data holds {there}; two of them must be the same to be scored")
+        raise ValueError(f"{path}: tells {known} apart and the data holds {there}; two of them must be the same to be scored")
     corpus = corpora.load(places, layout, shared, skip_bad, mapping)
     data = dataset.prepare(corpus, trained.config, cache, pool, terminal.progress, skip_bad)
+    phonemes = _unknown_phonemes(trained, data, path)
     choices = [trained.emotions.index(label) for label in data.labels]
     members = list(range(len(data.utterances)))
     voices = None if adapt == "none" else adaptation.voices_of(data.utterances, adapt)
@@ -83,7 +85,7 @@ def scored(
         scores = network.evaluate(network.Network.of(trained), data, members, pool, choices, voices)
     if not np.isfinite(scores.pop("loss")):  # of a choice among fewer labels it means little else
         problem = "the network's numbers overflow on these recordings: the model file is damaged, or its training failed"
-        raise ValueError(f"{model}: {problem}; name another model")
+        raise ValueError(f"{path}: {problem}; name another model")
     speakers = set(trained.training.get("speakers", []))
     return {
         **scores,
@@ -92,6 +94,7 @@ def scored(
         "utterances": len(members),
         "training_speakers": sum(u.speaker in speakers for u in data.utterances) if speakers else None,
         "unknown_speakers": sum(u.speaker is None for u in data.utterances),
+        "unknown_phonemes": phonemes,
         "corpora": data.names,
         "dropped": data.dropped,
         "map": data.mapping,
@@ -99,6 +102,16 @@ def scored(
         "bad_files": data.bad,
         "notices": trained.training.get("notices", []),
     }
+
+
+def _unknown_phonemes(trained: checkpoint.Checkpoint, data: dataset.Dataset, path: Path) -> float | None:
+    """The share of the phonemes that the model has not learnt, None where it reads none. ValueError where it is all of them."""
+    if not model.reads_text(trained.config):
+        return None
+    share = model.module_of(trained.config).unknown_phonemes(trained.tensors, data.store.text)
+    if share == 1:
+        raise ValueError(f"{path}: knows none of the data's phonemes; write them as its training corpus writes its own")
+    return share
 
 
 def _speakers_text(result: dict[str, Any]) -> str:
@@ -122,6 +135,9 @@ def text(result: dict[str, Any]) -> str:
         *([f"adapted to each {result['adapted']}, by all its recordings here, without their labels"] if knows else []),
         _speakers_text(result),
     ]
+    if result["unknown_phonemes"]:
+        share = f"{result['unknown_phonemes']:.1%} of the phonemes"
+        lines.append(f"{share} are none that the model has learnt: where these are many, the data may have another alphabet")
     if result["map"]:
         lines.append(f"labels by the user's own map: {', '.join(f'{a} is {b}' for a, b in result['map'].items())}")
     if result["dropped"]:

@@ -17,7 +17,7 @@ hours: preset reduced has 24, and takes every second frame and band.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -122,6 +122,12 @@ def hears(c: Config, channel: str) -> bool:
 def reads_text(c: Config) -> bool:
     """Whether its input is more than sound: phonemes of transcripts."""
     return c.symbols == "text" and hears(c, "phonemes")
+
+
+def unknown_phonemes(t: dict[str, Array], text: Sequence[str]) -> float:
+    """Share of the phonemes of some strings that the alphabet does not have: to the network they are all one."""
+    symbols, _ = units.numbers(text, t["text.symbols"])
+    return float(np.mean(symbols == 0))
 
 
 def bands(c: Config) -> int:
