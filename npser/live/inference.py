@@ -17,6 +17,7 @@ import numpy as np
 from npser.features import SAMPLE_RATE
 from npser.lite import Model
 from npser.live.stream import Due, Event, Stream, answers
+from npser.threads import keep_freed_memory
 
 Array = np.ndarray
 Outputs = list[dict[str, Array | None]]
@@ -106,6 +107,7 @@ def main() -> None:
     """Answer what comes on a socket, of which the model is the first, until that is closed."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent finishes what runs
         signal.signal(number, signal.SIG_IGN)
+    keep_freed_memory()
     with Connection(int(sys.argv[1])) as parent:
         try:
             parent.send(None)

@@ -20,6 +20,7 @@ import npser
 from npser.features import SAMPLE_RATE as RATE
 from npser.lite import Model
 from npser.live.stream import Stream, answers
+from npser.threads import keep_freed_memory
 
 ROUNDS = 5
 SECONDS = 120  # of sound in a round
@@ -109,3 +110,5 @@ if __name__ == "__main__":
         side_by_side(loaded, hz)
     together(loaded)
     for_hours(loaded, args.hours)
+    keep_freed_memory()  # as the network's process of a server does
+    together(loaded)
