@@ -399,6 +399,8 @@ def test_a_signal_finishes_what_runs_and_tells_sessions(
     async def work() -> None:
         async with session(server, {"rate": RATE, "format": "f32le"}) as client:
             await client.send(talk([1.0])[: round(1.9 * RATE)])
+            counted = 'audio_seconds_total{source="stream"}'  # a signal may overtake sound
+            await asyncio.to_thread(server.until, lambda found: found.get(counted, 0) > 0)
             stopped = asyncio.ensure_future(asyncio.to_thread(server.stop, number))
             messages, code = await client.rest()
             assert of("measurement", messages)[-1]["final"]
