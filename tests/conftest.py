@@ -8,7 +8,7 @@ from pathlib import Path
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy: idle threads of BLAS spin, and the cores are full already
 
 import pytest
-from helpers import ROOT, Command, network, tone, write_manifest
+from helpers import RATE, ROOT, Command, network, recording, sound, tone, write_manifest
 
 SMALL = """
 d_cnn = 4
@@ -94,3 +94,9 @@ def path(folder: Path) -> Path:
     from serving import HEARING  # late: it imports tornado
 
     return network(folder, HEARING).path
+
+
+@pytest.fixture(scope="module")
+def audio(folder: Path) -> bytes:
+    """A file of a second."""
+    return recording(folder / "a.wav", sound(RATE, 1)).read_bytes()

@@ -9,7 +9,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +38,6 @@ STRICT = {
     "decoders": 1,
     "decoder-seconds": 3,
 }
-STRICT_WORDS = [word for name, value in STRICT.items() for word in (f"--{name}", str(value))]
 HEARD = {"rate": RATE, "format": "f32le"}
 CHECKS = {name: jsonschema.Draft202012Validator(schema) for name, schema in (SCHEMAS | RECEIVED).items()}
 
@@ -147,6 +146,13 @@ class Server:
         self.until(lambda found: found["sessions"] == 0 and found["uploads"] == 0)
         assert self.ask("/v1/predict", audio).status == 200
         assert self.ask("/readyz").status == 200
+
+
+def strict_server(environment: dict[str, str], folder: Path, model: Path) -> Iterator[Server]:
+    """For a fixture: a server with narrow limits."""
+    words = [word for name, value in STRICT.items() for word in (f"--{name}", str(value))]
+    with Server(environment, folder, model, *words) as found:
+        yield found
 
 
 def ended(connection: socket.socket) -> bytes:

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from helpers import RATE, Array, recording, sound, talk
-from serving import DEADLINE, HEARD, STRICT, STRICT_WORDS, Server, ended, heard, left, run, session
+from helpers import RATE, Array, sound, talk
+from serving import DEADLINE, HEARD, STRICT, Server, ended, heard, left, run, session, strict_server
 from tornado import httpserver, netutil, web
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from tornado.websocket import websocket_connect
@@ -36,14 +36,7 @@ TOKEN = "a-token-of-more-than-16-characters"
 
 @pytest.fixture(scope="module")
 def server(environment: dict[str, str], folder: Path, path: Path) -> Iterator[Server]:
-    """With narrow limits."""
-    with Server(environment, folder, path, *STRICT_WORDS) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def audio(folder: Path) -> bytes:
-    return recording(folder / "a.wav", sound(RATE, 1)).read_bytes()
+    yield from strict_server(environment, folder, path)
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import RATE, recording, sound, talk
-from serving import HEARD, STRICT, STRICT_WORDS, Server, ended, run, session
+from helpers import RATE, talk
+from serving import HEARD, STRICT, Server, ended, run, session, strict_server
 from tornado.httpclient import HTTPClientError
 
 from npser.lite import Model
@@ -21,14 +21,7 @@ from npser.lite import Model
 
 @pytest.fixture(scope="module")
 def server(environment: dict[str, str], folder: Path, path: Path) -> Iterator[Server]:
-    """With narrow limits."""
-    with Server(environment, folder, path, *STRICT_WORDS) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def audio(folder: Path) -> bytes:
-    return recording(folder / "a.wav", sound(RATE, 1)).read_bytes()
+    yield from strict_server(environment, folder, path)
 
 
 @pytest.fixture(autouse=True)
