@@ -35,6 +35,7 @@ STRICT = {
     "unread-seconds": 0.5,
     "ahead-seconds": 2,
     "connections": 60,
+    "connection-rate": 0,
     "decoders": 1,
     "decoder-seconds": 3,
 }

@@ -11,6 +11,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import sys
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from npser.lite import Model
 from npser.live.handlers import Predict
 from npser.live.limits import Settings
 from npser.live.measures import Measures
+from npser.live.serve import Front
 
 TOKEN = "a-token-of-more-than-16-characters"
 
@@ -151,6 +153,37 @@ def test_more_connections_than_allowed_are_closed_at_once(server: Server) -> Non
             assert server.metrics()['refusals_total{reason="connections"}'] >= 1
             return
         time.sleep(0.05)
+
+
+def test_an_address_begins_so_many_connections_in_a_second(environment: dict[str, str], folder: Path, path: Path) -> None:
+    """Those beyond are closed at once, another address is served, and a second later the first one is again."""
+    with Server(environment, folder / "rate", path, "--connection-rate", "10") as limited:
+        request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+        def begins(own: str) -> bool:
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                connection = socket.create_connection(("127.0.0.1", limited.port), DEADLINE, (own, 0))
+                connection.sendall(request)
+                return ended(connection).startswith(b"HTTP/1.1 200")
+            return False
+
+        served = sum(begins("127.0.0.1") for _ in range(60))
+        assert 10 <= served < 60
+        if sys.platform == "linux":  # elsewhere there is no other address of loopback
+            assert begins("127.0.0.2")
+        time.sleep(1.1)
+        assert all(begins("127.0.0.1") for _ in range(5))
+
+
+@pytest.mark.parametrize(
+    ("other", "own"), [("192.0.2.8", True), ("2001:db8::2", False), ("2001:db8:0:1::1", True), ("fe80::1%eth0", True)]
+)
+def test_a_network_of_64_bits_is_one_address(other: str, own: bool) -> None:
+    front = Front(lambda _: None)
+    front.state = types.SimpleNamespace(settings=Settings(connection_rate=1))  # pyright: ignore[reportAttributeAccessIssue]
+    assert front.may_begin("2001:db8::1")
+    assert not front.may_begin("2001:db8::1")
+    assert front.may_begin(other) == own
 
 
 def test_clients_that_leave_before_their_answer(server: Server, audio: bytes) -> None:

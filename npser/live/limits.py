@@ -62,6 +62,9 @@ class Settings:
     answer_seconds: float = _setting(300.0, "that the answer to an upload may take, and that a client may take to read it", 0.1)
     uploads: int = _setting(64, "uploads that are answered or wait for it; one more is told to come back", 1)
     connections: int = _setting(1000, "connections of a process; one more is closed at once", 1)
+    connection_rate: int = _setting(
+        200, "new connections of an address in a second; one more is closed at once; 0: any number, as behind a proxy", 0
+    )
     decoders: int = _setting(2, "processes that decode uploads and compute the network's input", 1, 64)
     decoder_bytes: int = _setting(1024 * MIB, "of memory of such a process", 128 * MIB)
     decoder_seconds: float = _setting(120.0, "of computing the input of a recording, and of waiting for a part of it", 0.1)

@@ -48,20 +48,40 @@ Say = Callable[[str], None]
 
 
 class Front(httpserver.HTTPServer):
-    """That takes so many connections and no more."""
+    """That takes so many connections and no more, and of one address so many in a second."""
 
     state: State
+    swept = 0.0  # when addresses were last forgotten
+
+    def initialize(self, *arguments: Any, **others: Any) -> None:
+        super().initialize(*arguments, **others)
+        self.free: dict[bytes, float] = {}  # when each address has all of its connections of a second to begin again
 
     def handle_stream(self, stream: iostream.IOStream, address: Any) -> None:
-        count = len(self._connections) + self.state.live
+        s, count = self.state.settings, len(self._connections) + self.state.live
         self.state.measures.set("connections", count + 1)
-        if count >= self.state.settings.connections:
+        if count >= s.connections or not self.may_begin(address[0]):
             self.state.measures.add("refusals_total", reason="connections")
             stream.close()
             return
         if stream.socket is not None:
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD)
         super().handle_stream(stream, address)
+
+    def may_begin(self, host: str) -> bool:
+        """Whether an address may begin one more; of IPv6, its network of 64 bits, all of which one host may have."""
+        rate, now = self.state.settings.connection_rate, time.monotonic()
+        if not rate:
+            return True
+        if now - self.swept > 1:
+            self.swept, self.free = now, {name: free for name, free in self.free.items() if free > now}
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        name = socket.inet_pton(family, host.partition("%")[0])[:8]
+        free = max(self.free.get(name, now), now) + 1 / rate
+        if free > now + 1:
+            return False
+        self.free[name] = free
+        return True
 
 
 def bind(settings: Settings) -> list[socket.socket]:

@@ -3,8 +3,9 @@
     python tests/bench/attack.py [--model FILE] [--seconds 20] [--only NAME] [--rounds 1]
 
 A good client sends a live session and files of 3 s all the while; before each attack it is timed alone. Attackers are another
-process, which gives way to all others (nice 19), as theirs would be other machines. All traffic is on loopback, and ends by
-itself. Requests go on for --seconds; the fuzzers take as long as it takes. Of several rounds, memory is told after each.
+process, which gives way to all others (nice 19), as theirs would be other machines, and has an address of its own; what it
+costs the good client that they share its cores, "work alone" shows. All traffic is on loopback, and ends by itself. Requests
+go on for --seconds; the fuzzers take as long as it takes. Of several rounds, memory is told after each.
 """
 
 import argparse
@@ -38,7 +39,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from test_hostile import MUTATORS
 
 CONNECTIONS, MALFORMED, HOSTILE = 500, 2000, 1400
+SERVER, OWN = "127.0.0.1", ("127.0.0.2", 0)  # where attackers come from: the good client has another address
 PATIENCE = 20.0  # seconds for an answer
+PACE = 1 / 150  # seconds: the fuzzers begin fewer connections than the server lets an address begin
 FORMS = ("wav", "flac", "ogg", "mp3", "aiff", "au", "w64")
 Tally = Counter[str]
 
@@ -65,7 +68,7 @@ class Target:
         """Over a connection of its own; count the status of what comes."""
         word = "no answer"
         with contextlib.suppress(OSError, asyncio.TimeoutError, asyncio.IncompleteReadError):
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            reader, writer = await asyncio.open_connection(SERVER, self.port, local_addr=OWN)
             try:
                 for part in content:
                     writer.write(part)
@@ -95,7 +98,7 @@ async def slow(t: Target, tally: Tally) -> None:
         ]
         while t.on():
             with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", t.port)
+                _, writer = await asyncio.open_connection(SERVER, t.port, local_addr=OWN)
                 tally["opened"] += 1
                 writer.write(content)
                 while t.on() and not writer.transport.is_closing():
@@ -114,7 +117,7 @@ def flood(opcode: int, content: bytes) -> Callable[[Target, Tally], Awaitable[No
         frames = frame(opcode, content) * max(1, 4000 // (len(content) + 6))
         while t.on():
             with contextlib.suppress(OSError, asyncio.TimeoutError):
-                _, writer = await asyncio.open_connection("127.0.0.1", t.port)
+                _, writer = await asyncio.open_connection(SERVER, t.port, local_addr=OWN)
                 update = json.dumps({"type": "session.update", "rate": RATE}).encode()
                 writer.write(t.upgrade + frame(1, update))
                 tally["opened"] += 1
@@ -183,6 +186,7 @@ async def malformed(t: Target, tally: Tally) -> None:
     for k in range(MALFORMED):
         mutate = MUTATORS[k % len(MUTATORS)]
         await t.say(mutate(wholes[k % 3], wholes[(k + 1) % 3], t.rng), tally=tally)
+        await asyncio.sleep(PACE)
 
 
 async def hostile(t: Target, tally: Tally) -> None:
@@ -196,6 +200,14 @@ async def hostile(t: Target, tally: Tally) -> None:
         mutate = MUTATORS[k % len(MUTATORS)]
         body = mutate(wholes[k % len(wholes)], wholes[int(t.rng.integers(len(wholes)))], t.rng)
         await t.say(t.head("POST", "/v1/predict", f"Content-Length: {len(body)}") + body, tally=tally, close=False)
+        await asyncio.sleep(PACE)
+
+
+async def work(t: Target, tally: Tally) -> None:
+    """No attack: a process that computes as an attacker's does, which shows what sharing the cores costs the good client."""
+    while t.on():
+        sum(range(10_000))
+        tally["sums"] += 1
 
 
 async def strangers(t: Target, tally: Tally) -> None:
@@ -223,6 +235,7 @@ def decoders(bench: int) -> list[int]:
 
 
 ATTACKS: dict[str, Callable[[Target, Tally], Awaitable[None]]] = {
+    "work alone": work,
     "slow": slow,
     "one-byte frames": flood(2, b"x"),
     "ten-megabyte frames": flood(2, bytes(10_000_000)),
@@ -248,7 +261,7 @@ class Good:
 
     async def listen(self) -> None:
         """A session that goes on; the lag is from the last block to an answer, and so holds what is heard beyond its end."""
-        request = HTTPRequest(f"ws://127.0.0.1:{self.port}/v1/stream", headers={"Authorization": f"Bearer {self.token}"})
+        request = HTTPRequest(f"ws://{SERVER}:{self.port}/v1/stream", headers={"Authorization": f"Bearer {self.token}"})
         connection = await websocket_connect(request, subprotocols=["npser.v1"])
         await connection.write_message(json.dumps({"type": "session.update", "rate": RATE}))
         x, sent = speech(80, None), 0.0
@@ -281,7 +294,7 @@ class Good:
         body = file.getvalue()
         request = Target(self.port, self.token, 0).head("POST", "/v1/predict", f"Content-Length: {len(body)}") + body
         while True:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            reader, writer = await asyncio.open_connection(SERVER, self.port)
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 while True:
                     begun = time.perf_counter()
@@ -305,7 +318,7 @@ class Good:
 
 
 async def metrics(port: int, token: str) -> dict[str, float]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await asyncio.open_connection(SERVER, port)
     writer.write(Target(port, token, 0).head("GET", "/metrics", "Connection: close"))
     lines = (await reader.read()).decode().splitlines()
     writer.close()
