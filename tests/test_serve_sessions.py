@@ -249,9 +249,16 @@ UPGRADE = (
 )
 
 
+def test_pings_beyond_the_flood_are_not_answered(server: Server) -> None:
+    """However many of them have come already."""
+    found = ended(server.raw(UPGRADE + masked(9, b"a ping of many") * 200))
+    assert 1 <= found.count(b"a ping of many") <= 8
+    assert b"too_fast" in found
+
+
 def test_a_client_that_never_reads_is_left(environment: dict[str, str], tmp_path: Path, path: Path) -> None:
     """It has its pings answered until the system holds no more."""
-    with Server(environment, tmp_path, path, "--message-rate", "50000", "--unread-seconds", "0.5") as server:
+    with Server(environment, tmp_path, path, "--message-rate", "1000000", "--unread-seconds", "0.5") as server:
         before = server.metrics()["resident_memory_bytes"]
         with server.raw(UPGRADE, holds=4096) as connection, contextlib.suppress(ConnectionResetError, BrokenPipeError):
             while True:

@@ -63,7 +63,7 @@ class Settings:
     uploads: int = _setting(64, "uploads that are answered or wait for it; one more is told to come back", 1)
     connections: int = _setting(1000, "connections of a process; one more is closed at once", 1)
     connection_rate: int = _setting(
-        200, "new connections of an address in a second; one more is closed at once; 0: any number, as behind a proxy", 0
+        100, "connections that an address may begin in a second; as many more wait for their turn; 0: any, as behind a proxy", 0
     )
     decoders: int = _setting(2, "processes that decode uploads and compute the network's input", 1, 64)
     decoder_bytes: int = _setting(1024 * MIB, "of memory of such a process", 128 * MIB)

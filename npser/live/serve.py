@@ -19,7 +19,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from tornado import httpserver, iostream, netutil, web
+from tornado import httpserver, ioloop, iostream, netutil, web
 
 from npser.live import handlers
 from npser.live.limits import Settings, is_loopback
@@ -48,9 +48,10 @@ Say = Callable[[str], None]
 
 
 class Front(httpserver.HTTPServer):
-    """That takes so many connections and no more, and of one address so many in a second."""
+    """That takes so many connections and no more, and of one address so many in a second; those of another second wait."""
 
     state: State
+    waiting = 0  # connections
     swept = 0.0  # when addresses were last forgotten
 
     def initialize(self, *arguments: Any, **others: Any) -> None:
@@ -58,30 +59,38 @@ class Front(httpserver.HTTPServer):
         self.free: dict[bytes, float] = {}  # when each address has all of its connections of a second to begin again
 
     def handle_stream(self, stream: iostream.IOStream, address: Any) -> None:
-        s, count = self.state.settings, len(self._connections) + self.state.live
-        self.state.measures.set("connections", count + 1)
-        if count >= s.connections or not self.may_begin(address[0]):
-            self.state.measures.add("refusals_total", reason="connections")
+        state, count = self.state, len(self._connections) + self.state.live + self.waiting
+        state.measures.set("connections", count + 1)
+        wait = self.wait(address[0]) if count < state.settings.connections else None
+        if wait is None:
+            state.measures.add("refusals_total", reason="connections")
             stream.close()
             return
+        self.waiting += 1
+        ioloop.IOLoop.current().call_later(wait, self._take, stream, address)
+
+    def _take(self, stream: iostream.IOStream, address: Any) -> None:
+        self.waiting -= 1
         if stream.socket is not None:
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD)
         super().handle_stream(stream, address)
 
-    def may_begin(self, host: str) -> bool:
-        """Whether an address may begin one more; of IPv6, its network of 64 bits, all of which one host may have."""
+    def wait(self, host: str) -> float | None:
+        """Seconds until an address may begin one more connection; None: too many wait. Of IPv6, a network of 64 bits counts as
+        one address, since one host may have all of it.
+        """
         rate, now = self.state.settings.connection_rate, time.monotonic()
         if not rate:
-            return True
+            return 0.0
         if now - self.swept > 1:
             self.swept, self.free = now, {name: free for name, free in self.free.items() if free > now}
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         name = socket.inet_pton(family, host.partition("%")[0])[:8]
         free = max(self.free.get(name, now), now) + 1 / rate
-        if free > now + 1:
-            return False
+        if free > now + 2:
+            return None
         self.free[name] = free
-        return True
+        return max(0.0, free - now - 1)
 
 
 def bind(settings: Settings) -> list[socket.socket]:

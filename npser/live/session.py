@@ -22,7 +22,7 @@ AT_ONCE = 0.05  # seconds of sound, at least, that are heard together
 HELD = 1.0  # seconds of sound that are heard together, at most; where so much waits, no more is read
 MOST_ERRORS = 20  # that are not fatal
 BURST = 1.0  # seconds of messages that may come at once
-PING = 10  # messages that a ping counts as: no client needs many
+PING = 100  # messages that a ping counts as: no client needs many
 
 
 class Session:

@@ -28,7 +28,6 @@ class Live(Handler, websocket.WebSocketHandler):
     opened = False
     ticks: asyncio.Task[None] | None = None
     unread: float | None = None  # since when something waits to be read
-    told: asyncio.Task[None] | None = None  # of too many pings
 
     async def get(self, *_: Any, **__: Any) -> None:
         shared = self.shared
@@ -108,31 +107,29 @@ class Live(Handler, websocket.WebSocketHandler):
         self.ticks = asyncio.ensure_future(self._tick())
 
     async def on_message(self, message: str | bytes) -> None:
+        await asyncio.sleep(0)  # others have their turn, however many messages came at once
         try:
             if not await self.live.receive(message):
                 await self.leave("client", NORMAL)
         except Problem as problem:
-            await self._tell(self.live.forgive(problem))
+            self._tell(self.live.forgive(problem))
         except asyncio.CancelledError:  # the server stops, and has told so
             pass
         except ValueError as error:  # numbers that overflow
-            await self._tell(Problem("unanswerable", str(error), close=OUR_FAULT))
+            self._tell(Problem("unanswerable", str(error), close=OUR_FAULT))
 
     def on_ping(self, data: bytes) -> None:
         """Tornado has answered."""
         try:
             self.live.count(time.monotonic(), PING)
         except Problem as problem:
-            self.told = self.told or asyncio.ensure_future(self._tell(problem))
+            self._tell(problem)
 
-    async def _tell(self, problem: Problem, answer: bool = False) -> None:
-        """What is wrong; where that is the end, with the end. answer: what was heard before."""
+    def _tell(self, problem: Problem) -> None:
+        """What is wrong; where that is the end, with the end."""
         if problem.close is None:
             self._send(problem.body(self.request_id, fatal=False))
             return
-        if answer:
-            with contextlib.suppress(ValueError, asyncio.CancelledError):
-                await self.live.answer()
         self._say_why(problem)
         stream, connection = self._stream(), self.ws_connection
         self.close(problem.close, problem.code)
@@ -151,10 +148,14 @@ class Live(Handler, websocket.WebSocketHandler):
     async def leave(self, reason: str, code: int, answer: bool = True) -> None:
         """Answer all that was heard, and end."""
         if answer:
-            with contextlib.suppress(ValueError, asyncio.CancelledError):
-                await self.live.answer()
+            await self._answer()
         self.live.close(reason)
         self.close(code, reason)
+
+    async def _answer(self) -> None:
+        """All that was heard, before the end."""
+        with contextlib.suppress(ValueError, asyncio.CancelledError):
+            await self.live.answer()
 
     async def _tick(self) -> None:
         """End a session whose client is silent, or does not read, or has had its time."""
@@ -172,7 +173,8 @@ class Live(Handler, websocket.WebSocketHandler):
             try:
                 self.live.tick()
             except Problem as problem:
-                await self._tell(problem, answer=True)
+                await self._answer()
+                self._tell(problem)
                 return
 
     def _stream(self) -> iostream.IOStream | None:
