@@ -72,20 +72,33 @@ def resample(x: np.ndarray, rate: int) -> np.ndarray:
     return np.interp(np.arange(len(x) * times) / times, np.arange(len(x)), x).astype(np.float32)
 
 
-def together(model: Model) -> None:
-    """A hundred streams that get a tenth of a second at a time, as if they came live: how long their answers take."""
-    sounds, streams, lags = [talk(30, k) for k in range(STREAMS)], [Stream(model, RATE) for _ in range(STREAMS)], []
+def together(model: Model, apart: bool) -> None:
+    """A hundred streams that get a tenth of a second at a time, as if they came live: how long their answers take.
+
+    apart: each has begun at a moment of its own in the second before; else all begin in the same instant, and so their answers fall
+    into the same rounds.
+    """
+    begins = np.random.default_rng(0).integers(RATE, size=STREAMS) if apart else np.zeros(STREAMS, int)
+    sounds, streams, lags = [talk(31, k) for k in range(STREAMS)], [Stream(model, RATE) for _ in range(STREAMS)], []
+    for one, x, begin in zip(streams, sounds, begins, strict=True):
+        answers(model, one.take(x[:begin]))
     block, began = RATE // 10, time.process_time()
     with threadpool_limits(THREADS):
         for start in range(0, 30 * RATE, block):
             came = time.perf_counter()
-            dues = [due for x, one in zip(sounds, streams, strict=True) for due in one.take(x[start : start + block])]
+            dues = [
+                due
+                for x, one, begin in zip(sounds, streams, begins, strict=True)
+                for due in one.take(x[begin + start : begin + start + block])
+            ]
             found = answers(model, dues)
             lags.append((time.perf_counter() - came, len(found)))
     spent = time.process_time() - began
     each = sorted(lag for lag, count in lags if count)
     p50, p99 = (each[int(len(each) * p)] for p in (0.5, 0.99))
-    print(f"{STREAMS} streams: {spent / 30:.2f} of a core; a tenth of a second of all is done in {p50:.3f} s, p99 {p99:.3f} s")
+    print(
+        f"{STREAMS} streams{', each begun at its own moment' if apart else ''}: {spent / 30:.2f} of a core; a tenth of a second of all is done in {p50:.3f} s, p99 {p99:.3f} s"
+    )
 
 
 def for_hours(model: Model, hours: float) -> None:
@@ -108,7 +121,9 @@ if __name__ == "__main__":
     loaded = npser.load(args.model)
     for hz in (RATE, 3 * RATE):
         side_by_side(loaded, hz)
-    together(loaded)
+    together(loaded, apart=False)
+    together(loaded, apart=True)
     for_hours(loaded, args.hours)
     keep_freed_memory()  # as the network's process of a server does
-    together(loaded)
+    together(loaded, apart=False)
+    together(loaded, apart=True)
