@@ -75,8 +75,8 @@ def resample(x: np.ndarray, rate: int) -> np.ndarray:
 def together(model: Model, apart: bool) -> None:
     """A hundred streams that get a tenth of a second at a time, as if they came live: how long their answers take.
 
-    apart: each has begun at a moment of its own in the second before; else all begin in the same instant, and so their answers fall
-    into the same rounds.
+    apart: each has begun at a moment of its own in the second before; else all begin in the same instant, and their answers
+    fall into the same rounds.
     """
     begins = np.random.default_rng(0).integers(RATE, size=STREAMS) if apart else np.zeros(STREAMS, int)
     sounds, streams, lags = [talk(31, k) for k in range(STREAMS)], [Stream(model, RATE) for _ in range(STREAMS)], []
@@ -96,9 +96,9 @@ def together(model: Model, apart: bool) -> None:
     spent = time.process_time() - began
     each = sorted(lag for lag, count in lags if count)
     p50, p99 = (each[int(len(each) * p)] for p in (0.5, 0.99))
-    print(
-        f"{STREAMS} streams{', each begun at its own moment' if apart else ''}: {spent / 30:.2f} of a core; a tenth of a second of all is done in {p50:.3f} s, p99 {p99:.3f} s"
-    )
+    which = ", each begun at its own moment" if apart else ""
+    print(f"{STREAMS} streams{which}: {spent / 30:.2f} of a core; ", end="")
+    print(f"a tenth of a second of all is done in {p50:.3f} s, p99 {p99:.3f} s")
 
 
 def for_hours(model: Model, hours: float) -> None:
