@@ -183,12 +183,12 @@ def test_an_address_begins_so_many_connections_in_a_second(environment: dict[str
 def test_a_network_of_64_bits_is_one_address(other: str, same: bool) -> None:
     front = Front(lambda _: None)
     front.state = types.SimpleNamespace(settings=Settings(connection_rate=1))  # pyright: ignore[reportAttributeAccessIssue]
-    assert front.wait("2001:db8::1") == 0
-    waits = front.wait("2001:db8::1")
+    assert front.turn("2001:db8::1") == 0
+    waits = front.turn("2001:db8::1")
     assert waits is not None
     assert waits > 0.5
-    assert front.wait("2001:db8::1") is None
-    assert front.wait(other) == (None if same else 0)
+    assert front.turn("2001:db8::1") is None
+    assert front.turn(other) == (None if same else 0)
 
 
 def test_clients_that_leave_before_their_answer(server: Server, audio: bytes) -> None:

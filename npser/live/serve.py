@@ -61,13 +61,13 @@ class Front(httpserver.HTTPServer):
     def handle_stream(self, stream: iostream.IOStream, address: Any) -> None:
         state, count = self.state, len(self._connections) + self.state.live + self.waiting
         state.measures.set("connections", count + 1)
-        wait = self.wait(address[0]) if count < state.settings.connections else None
-        if wait is None:
+        seconds = self.turn(address[0]) if count < state.settings.connections else None
+        if seconds is None:
             state.measures.add("refusals_total", reason="connections")
             stream.close()
             return
         self.waiting += 1
-        ioloop.IOLoop.current().call_later(wait, self._take, stream, address)
+        ioloop.IOLoop.current().call_later(seconds, self._take, stream, address)
 
     def _take(self, stream: iostream.IOStream, address: Any) -> None:
         self.waiting -= 1
@@ -75,7 +75,7 @@ class Front(httpserver.HTTPServer):
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD)
         super().handle_stream(stream, address)
 
-    def wait(self, host: str) -> float | None:
+    def turn(self, host: str) -> float | None:
         """Seconds until an address may begin one more connection; None: too many wait. Of IPv6, a network of 64 bits counts as
         one address, since one host may have all of it.
         """

@@ -107,8 +107,8 @@ class Live(Handler, websocket.WebSocketHandler):
         self.ticks = asyncio.ensure_future(self._tick())
 
     async def on_message(self, message: str | bytes) -> None:
-        await asyncio.sleep(0)  # others have their turn, however many messages came at once
         try:
+            await asyncio.sleep(0)  # others have their turn, however many messages came at once
             if not await self.live.receive(message):
                 await self.leave("client", NORMAL)
         except Problem as problem:
