@@ -19,7 +19,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from tornado import httpserver, ioloop, iostream, netutil, web
+from tornado import httpserver, netutil, web
 
 from npser.live import handlers
 from npser.live.limits import Settings, is_loopback
@@ -58,22 +58,22 @@ class Front(httpserver.HTTPServer):
         super().initialize(*arguments, **others)
         self.free: dict[bytes, float] = {}  # when each address has all of its connections of a second to begin again
 
-    def handle_stream(self, stream: iostream.IOStream, address: Any) -> None:
+    def _handle_connection(self, connection: socket.socket, address: Any) -> None:
+        """Before anything is spent on it."""
         state, count = self.state, len(self._connections) + self.state.live + self.waiting
-        state.measures.set("connections", count + 1)
         seconds = self.turn(address[0]) if count < state.settings.connections else None
         if seconds is None:
             state.measures.add("refusals_total", reason="connections")
-            stream.close()
+            connection.close()
             return
+        state.measures.set("connections", count + 1)
         self.waiting += 1
-        ioloop.IOLoop.current().call_later(seconds, self._take, stream, address)
+        asyncio.get_running_loop().call_later(seconds, self._take, connection, address)
 
-    def _take(self, stream: iostream.IOStream, address: Any) -> None:
+    def _take(self, connection: socket.socket, address: Any) -> None:
         self.waiting -= 1
-        if stream.socket is not None:
-            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD)
-        super().handle_stream(stream, address)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD)
+        super()._handle_connection(connection, address)
 
     def turn(self, host: str) -> float | None:
         """Seconds until an address may begin one more connection; None: too many wait. Of IPv6, a network of 64 bits counts as
