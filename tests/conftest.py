@@ -1,9 +1,12 @@
 """What several files of tests share: a small corpus, and the command as a user runs it."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy: idle threads of BLAS spin, and the cores are full already
 
@@ -100,3 +103,23 @@ def path(folder: Path) -> Path:
 def audio(folder: Path) -> bytes:
     """A file of a second."""
     return recording(folder / "a.wav", sound(RATE, 1)).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Callable[..., Any]]:
+    """Starts Chromium with more words; those that are started alike are one."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if found is None:
+        pytest.skip("there is no Chromium here: chromium, chromium-browser or google-chrome on the PATH")
+    with playwright.sync_playwright() as driver:
+        running: dict[tuple[str, ...], Any] = {}
+
+        def start(*words: str) -> Any:
+            if words not in running:
+                running[words] = driver.chromium.launch(executable_path=found, args=["--no-sandbox", *words])
+            return running[words]
+
+        yield start
+        for browser in running.values():
+            browser.close()

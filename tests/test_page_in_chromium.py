@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,29 +22,10 @@ from test_stream import HEARING, talk
 from npser.live import page
 from npser.live.stream import listen
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-expect = playwright.expect
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+expect = pytest.importorskip("playwright.sync_api", reason="needs the package playwright").expect
 
 FAKE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
 Opened = Callable[..., contextlib.AbstractContextManager[Any]]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Callable[..., Any]]:
-    """Starts Chromium with more words; those that are started alike are one."""
-    with playwright.sync_playwright() as driver:
-        running: dict[tuple[str, ...], Any] = {}
-
-        def start(*words: str) -> Any:
-            if words not in running:
-                running[words] = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *words])
-            return running[words]
-
-        yield start
-        for browser in running.values():
-            browser.close()
 
 
 @pytest.fixture(scope="module")
