@@ -46,6 +46,10 @@ NEAR_DB = 32.0  # below the peak, nothing is loud
 RISE_DB = 6.0, 12.0  # over the floor a frame is loud, half way to the peak but within these
 BEFORE, AFTER = 8, 20  # frames before and after a loud one that belong to it: 200 and 500 ms
 FEW = 3  # loud frames make speech; fewer are a click
+LAG = 4  # frames, 100 ms: a frame that sounds as one so long before is held, as notes are and voices are not
+SMOOTHED = 9  # bins, 360 Hz: what a spectrum is without its lines
+HELD = 0.5  # correlation of the lines of two frames, over which one is held
+TONAL = 0.7  # of the fainter half of the memory is held, where there is music behind the speech
 
 # What is not answered
 SHORTEST = 0.3  # seconds
@@ -145,12 +149,13 @@ class Detector:
     """Blocks at 16 kHz -> those of their samples that are speech.
 
     A frame is loud where its level stands out of what was heard in the last seconds: half way between floor and peak, in dB.
-    Speech is what lies near a few loud frames.
+    Where what is faint is music, loud notes do not count. Speech is what lies near a few loud frames.
     """
 
     def __init__(self) -> None:
         self.rest = np.empty(0, np.float32)  # samples that are not yet told apart, from frame `told` on
-        self.levels = np.empty(0)  # in memory
+        self.levels, self.held = np.empty(0), np.empty(0, bool)  # of the frames in memory
+        self.lines = np.empty((0, 0))  # of the last LAG of them
         self.loud = np.zeros(AFTER, bool)  # of frames, from AFTER frames before `told` on
         self.told = 0  # frames
 
@@ -180,9 +185,23 @@ class Detector:
 
     def _hear(self, x: Array) -> None:
         """Whether each frame of x is loud."""
-        levels = levels_of(x)
-        self.levels = np.concatenate([self.levels, levels[levels > SILENT_DB]])[-MEMORY:]
-        self.loud = np.concatenate([self.loud, levels > max(threshold(self.levels), SILENT_DB)])
+        power = powers_of(x)
+        levels = decibels(power)
+        sounding = levels > SILENT_DB
+        self.levels = np.concatenate([self.levels, levels[sounding]])[-MEMORY:]
+        loud = levels > max(threshold(self.levels), SILENT_DB)
+        held = self._held(lines_of(power[sounding]))
+        self.held = np.concatenate([self.held, held])[-MEMORY:]
+        if is_tonal(self.levels, self.held):
+            loud[sounding] &= ~held
+        self.loud = np.concatenate([self.loud, loud])
+
+    def _held(self, lines: Array) -> Array:
+        """Whether each of some frames is held, by its lines (n, bins) -> (n,); the first of all, by those that follow."""
+        before = self.lines if len(self.lines) else lines[LAG : 2 * LAG]
+        both = np.concatenate([before, lines]) if len(before) else lines
+        self.lines = both[-LAG:]
+        return (lines * both[: len(lines)]).sum(axis=1) > HELD
 
     def _tell(self, frames: int) -> list[Run]:
         """Runs of speech among the first frames of rest, which are taken off it."""
@@ -198,12 +217,43 @@ class Detector:
         return runs
 
 
+def powers_of(x: Array) -> Array:
+    """Spectra of the frames of x (n FRAME,), (n, bins)."""
+    spectrum = np.fft.rfft(x.reshape(-1, FRAME) * hann()[::2])[:, BINS]
+    return spectrum.real**2 + spectrum.imag**2
+
+
+def decibels(power: Array) -> Array:
+    """Levels of frames, dB re full scale, by their spectra (n, bins) -> (n,)."""
+    return 10 * np.log10(np.maximum(power.sum(axis=1) * (2 / FRAME / (hann()[::2] ** 2).sum()), NOTHING))
+
+
 def levels_of(x: Array) -> Array:
     """Level of each frame of x (n FRAME,), dB re full scale, (n,)."""
-    window = hann()[::2]
-    spectrum = np.fft.rfft(x.reshape(-1, FRAME) * window)[:, BINS]
-    power = (spectrum.real**2 + spectrum.imag**2).sum(axis=1) * (2 / FRAME / (window**2).sum())
-    return 10 * np.log10(np.maximum(power, 1e-12))
+    return decibels(powers_of(x))
+
+
+def lines_of(power: Array) -> Array:
+    """What stands out of spectra (n, bins), such as harmonics, in their logarithms: of mean 0 and length 1, (n, bins)."""
+    lines = np.log(np.maximum(power, NOTHING)) @ _unsmoothed(power.shape[1])
+    return lines / np.maximum(np.sqrt((lines**2).sum(axis=1, keepdims=True)), NOTHING)
+
+
+@functools.lru_cache(maxsize=1)
+def _unsmoothed(bins: int) -> Array:
+    """A product with it takes the mean of the bins around each off a row, and then the mean of all, (bins, bins)."""
+    around = np.clip(np.arange(bins)[:, None] + np.arange(SMOOTHED) - SMOOTHED // 2, 0, bins - 1)
+    matrix = np.eye(bins)
+    np.subtract.at(matrix, (around, np.arange(bins)[:, None]), 1 / SMOOTHED)
+    return matrix - matrix.mean(axis=1, keepdims=True)
+
+
+def is_tonal(levels: Array, held: Array) -> bool:
+    """Whether there is music behind what is loud, by the levels of the frames in memory (n,), and which are held (n,)."""
+    if len(levels) < FIRST:
+        return False
+    middle = (len(levels) - 1) // 2
+    return float(held[levels <= np.partition(levels, middle)[middle]].mean()) > TONAL
 
 
 def threshold(levels: Array) -> float:

@@ -205,6 +205,15 @@ def noise(seconds: float, decibels: float = -70, seed: int = 0) -> Array:
     return (x * 10 ** (decibels / 20)).astype(np.float32)
 
 
+def melody(seconds: float, decibels: float = -30, seed: int = 0) -> Array:
+    """Plucked notes, a new one each third of a second over those before, the level so far under full scale, (n,) float32."""
+    rng, x = np.random.default_rng(seed), np.zeros(round(seconds * RATE))
+    for start in range(0, len(x), RATE // 3):
+        t, pitch = np.arange(len(x) - start) / RATE, 130 * 2 ** (rng.choice([0, 4, 7, 12, 16]) / 12)
+        x[start:] += np.exp(-3 * t) * sum(np.sin(2 * np.pi * k * pitch * t) / k for k in range(1, 6))
+    return (x / x.std() * 10 ** (decibels / 20)).astype(np.float32)
+
+
 def talk(words: Sequence[float], pause: float = 1.2) -> Array:
     """Words of so many seconds, with pauses around them."""
     parts = [noise(pause)]

@@ -12,7 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from helpers import GENDERS, RATE, ROOT, SMALL, SMALL_FORWARD, Array, Command, Trained, model_file, network, one_sentence, sound
+from helpers import (
+    GENDERS,
+    RATE,
+    ROOT,
+    SMALL,
+    SMALL_FORWARD,
+    Array,
+    Command,
+    Trained,
+    melody,
+    model_file,
+    network,
+    one_sentence,
+    sound,
+)
 from test_stream import HEARING, noise, pieces, talk
 
 from npser import features
@@ -109,6 +123,8 @@ def test_the_detector_finds_the_speech_that_python_finds(engine: Engine):
         noise(4),
         sound(999),
         silence,
+        melody(6),
+        melody(6) + np.concatenate([np.zeros(40_000, np.float32), 2 * sound(32_000, 2), np.zeros(24_000, np.float32)]),
     ]
     actions = [{"do": "detect", "x": engine.floats(x), "cuts": cuts_of(len(x), n)} for n, x in enumerate(sounds)]
     for x, found in zip(sounds, engine.run(*actions), strict=True):

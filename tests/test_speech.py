@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CORPORA, RATE, SMALL, SMALL_FORWARD, Array, network, noise, recording, sound
+from helpers import CORPORA, RATE, SMALL, SMALL_FORWARD, Array, melody, network, noise, recording, sound
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +16,21 @@ from npser.corpora import Utterance
 from npser.features import resample
 from npser.network import Network
 from npser.networks import li2019
-from npser.speech import AFTER, BEFORE, FRAME, NONE, Detector, Resampler, Speech, read_windows, spans
+from npser.speech import (
+    AFTER,
+    BEFORE,
+    FRAME,
+    HELD,
+    LAG,
+    NONE,
+    Detector,
+    Resampler,
+    Speech,
+    lines_of,
+    powers_of,
+    read_windows,
+    spans,
+)
 from npser.store import store_of
 
 HEARING = dataclasses.replace(SMALL, level=True, speech=True)
@@ -122,6 +136,40 @@ def test_words_over_noise_are_found():
     assert all(39_000 - BEFORE * FRAME < start < 62_000 for start, _ in heard(x))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_music_is_no_speech_and_words_over_it_are(seed: int):
+    music = melody(9, -34, seed)
+    assert sum(end - start for start, end in heard(music)) < 0.1 * len(music)
+    words = music.copy()
+    words[64_000:88_000] += sound(24_000, 1)
+    told = heard(words)
+    assert sum(end - start for start, end in told if 60_000 - BEFORE * FRAME < start < 90_000) > 20_000
+    assert sum(end - start for start, end in told) < 24_000 + (BEFORE + AFTER) * FRAME + 0.1 * len(music)
+
+
+def test_a_note_is_held_and_a_voice_is_not():
+    t = np.arange(RATE) / RATE
+    note = sum(np.sin(2 * np.pi * 220 * k * t) / k for k in range(1, 10)).astype(np.float32)
+    glide = sum(np.sin(2 * np.pi * k * (200 * t + 100 * t**2)) / k for k in range(1, 10)).astype(np.float32)
+    for x, share in ((note, 1.0), (0.01 * note, 1.0), (glide, 0.0), (noise(1, -20), 0.0)):
+        lines = lines_of(powers_of(x))
+        np.testing.assert_allclose((lines**2).sum(axis=1), 1)
+        np.testing.assert_allclose(lines.sum(axis=1), 0, atol=1e-9)
+        held = (lines[LAG:] * lines[:-LAG]).sum(axis=1) > HELD
+        assert held.mean() == pytest.approx(share, abs=0.05)
+
+
+def test_lines_are_what_is_left_of_a_logarithm_without_the_mean_around_each_bin():
+    power = np.random.default_rng(0).lognormal(size=(3, 20))
+    expected = np.empty_like(power)
+    for t, row in enumerate(np.log(power)):
+        for k in range(20):
+            expected[t, k] = row[k] - np.mean([row[min(max(i, 0), 19)] for i in range(k - 4, k + 5)])
+        expected[t] -= expected[t].mean()
+        expected[t] /= np.sqrt(np.sum(expected[t] ** 2))
+    np.testing.assert_allclose(lines_of(power), expected, atol=1e-12)
+
+
 @pytest.mark.parametrize("n", [0, 1, 399, 400, 4800, 16_001])
 def test_short_sounds_end_whole(n: int):
     x = sound(n, 1)
@@ -142,6 +190,7 @@ def test_a_long_block_at_an_odd_rate_takes_no_longer_than_short_ones():
 @given(st.integers(0, 10_000), st.integers(0, 90_000))
 def test_blocks_of_any_length_give_the_same_speech(seed: int, n: int):
     x = np.concatenate([sound(n // 3, seed % 5), noise(n / 3 / RATE, -60, seed), sound(n // 3, seed % 3)])
+    x = x + melody(len(x) / RATE, -40, seed) if seed % 2 and len(x) else x
     whole, parts = (np.concatenate([np.empty(0), *(y for part in in_blocks(Speech(RATE), b) for _, y in part)]) for b in
                     ([x], pieces(x, seed)))  # fmt: skip
     np.testing.assert_array_equal(whole, parts)

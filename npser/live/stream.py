@@ -37,7 +37,7 @@ KEPT = {  # of a stream, in its state
         "ended",
     ),
     "resampler": ("held", "heard", "made", "dropped"),
-    "detector": ("rest", "levels", "loud", "told"),
+    "detector": ("rest", "levels", "held", "lines", "loud", "told"),
 }
 
 
@@ -170,9 +170,12 @@ class Stream:
     @classmethod
     def going_on(cls, model: Model, state: Mapping[str, Array]) -> Stream:
         """The stream that had this state."""
+        other = f"{model.path}: the state is of a stream with another model, or of another npser; name that one"
+        if any(f"{owner}.{name}" not in state for owner, names in KEPT.items() for name in names):
+            raise ValueError(other)
         stream = cls(model, int(state["stream.rate"]), int(state["stream.every"]) / SAMPLE_RATE, bool(state["stream.adapt"]))
-        if len(state["stream.heard"]) != len(stream.heard) or state.get("stream.size") != stream.size:
-            raise ValueError(f"{model.path}: the state is of a stream with another model, or of another npser; name that one")
+        if len(state["stream.heard"]) != len(stream.heard) or state["stream.size"] != stream.size:
+            raise ValueError(other)
         for owner, names in KEPT.items():
             for name in names:
                 value = state[f"{owner}.{name}"]

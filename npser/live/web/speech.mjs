@@ -8,7 +8,9 @@ export class Detector {
     this.k = k;
     this.powers = new Powers(k.FRAME);
     this.rest = new Held(Float32Array); // samples that are not yet told apart, from frame `told` on
-    this.levels = []; // in memory, dB
+    this.levels = []; // of the frames in memory, dB
+    this.held = []; // which of them sound as those before
+    this.lines = []; // of the last LAG of them
     this.loud = Array(k.AFTER).fill(false); // of frames, from AFTER frames before `told` on
     this.told = 0; // frames
   }
@@ -41,27 +43,42 @@ export class Detector {
 
   // Whether any of some frames is more than digital silence.
   sounds(first, count) {
-    for (let t = first; t < first + count; t++) if (this.level(t) > this.k.SILENT_DB) return true;
+    for (let t = first; t < first + count; t++) if (this.level(this.power(t)) > this.k.SILENT_DB) return true;
     return false;
   }
 
-  // Level of a frame of rest, dB re full scale.
-  level(t) {
+  // The spectrum of a frame of rest.
+  power(t) {
     const { FRAME, BINS } = this.k;
-    const P = this.powers.of(this.rest.store, this.rest.from + t * FRAME);
-    let power = 0;
-    for (let bin = BINS[0]; bin < BINS[1]; bin++) power += P[bin];
-    this.norm ??= 2 / FRAME / this.powers.window.reduce((sum, w) => sum + w * w, 0);
-    return 10 * Math.log10(Math.max(power * this.norm, 1e-12));
+    return this.powers.of(this.rest.store, this.rest.from + t * FRAME).slice(...BINS);
+  }
+
+  // Its level, dB re full scale.
+  level(power) {
+    this.norm ??= 2 / this.k.FRAME / this.powers.window.reduce((sum, w) => sum + w * w, 0);
+    return 10 * Math.log10(Math.max(total(power) * this.norm, this.k.NOTHING));
   }
 
   // Whether each of some frames is loud.
   hear(first, count) {
-    const { SILENT_DB, MEMORY } = this.k;
-    const levels = Array.from({ length: count }, (_, t) => this.level(first + t));
+    const { SILENT_DB, MEMORY, LAG, HELD } = this.k;
+    const powers = Array.from({ length: count }, (_, t) => this.power(first + t));
+    const levels = powers.map((power) => this.level(power));
+    const sounding = powers.filter((_, t) => levels[t] > SILENT_DB);
+    const lines = sounding.map((power) => linesOf(this.k, power));
+    const before = this.lines.length ? this.lines : lines.slice(LAG, 2 * LAG); // the first of all, by those that follow
+    const both = [...before, ...lines];
+    const held = lines.map((line, t) => total(line.map((value, bin) => value * both[t][bin])) > HELD);
+    this.lines = both.slice(-LAG);
     this.levels = [...this.levels, ...levels.filter((level) => level > SILENT_DB)].slice(-MEMORY);
+    this.held = [...this.held, ...held].slice(-MEMORY);
     const least = Math.max(threshold(this.k, this.levels), SILENT_DB);
-    for (const level of levels) this.loud.push(level > least);
+    const tonal = isTonal(this.k, this.levels, this.held);
+    let k = 0; // of the sounding ones
+    for (const level of levels) {
+      const note = level > SILENT_DB && held[k++] && tonal;
+      this.loud.push(level > least && !note);
+    }
   }
 
   // Runs of speech among the first frames of rest, which are taken off it.
@@ -87,6 +104,34 @@ export class Detector {
     this.told += frames;
     return runs;
   }
+}
+
+// What stands out of a spectrum, such as harmonics, in its logarithm: of mean 0 and length 1.
+function linesOf(k, power) {
+  const P = power.map((value) => Math.log(Math.max(value, k.NOTHING)));
+  const half = Math.floor(k.SMOOTHED / 2);
+  const lines = P.map((value, bin) => {
+    let around = 0;
+    for (let i = bin - half; i <= bin + half; i++) around += P[Math.min(Math.max(i, 0), P.length - 1)];
+    return value - around / k.SMOOTHED;
+  });
+  const mean = total(lines) / lines.length;
+  const length = Math.sqrt(total(lines.map((value) => (value - mean) ** 2)));
+  return lines.map((value) => (value - mean) / Math.max(length, k.NOTHING));
+}
+
+// Whether there is music behind what is loud, by the levels of the frames in memory, and which of them are held.
+function isTonal(k, levels, held) {
+  if (levels.length < k.FIRST) return false;
+  const middle = Float64Array.from(levels).sort()[(levels.length - 1) >> 1];
+  const faint = held.filter((_, t) => levels[t] <= middle);
+  return faint.filter(Boolean).length / faint.length > k.TONAL;
+}
+
+function total(values) {
+  let sum = 0;
+  for (const value of values) sum += value;
+  return sum;
 }
 
 // The level over which a frame is loud, dB, by the frames in memory.
