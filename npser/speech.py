@@ -49,7 +49,7 @@ FEW = 3  # loud frames make speech; fewer are a click
 LAG = 4  # frames, 100 ms: a frame that sounds as one so long before is held, as notes are and voices are not
 SMOOTHED = 9  # bins, 360 Hz: what a spectrum is without its lines
 HELD = 0.5  # correlation of the lines of two frames, over which one is held
-TONAL = 0.7  # of the fainter half of the memory is held, where there is music behind the speech
+TONAL = 0.8  # of the fainter half of the memory is held, where there is music behind the speech
 
 # What is not answered
 SHORTEST = 0.3  # seconds
