@@ -46,14 +46,14 @@ NEAR_DB = 32.0  # below the peak, nothing is loud
 RISE_DB = 6.0, 12.0  # over the floor a frame is loud, half way to the peak but within these
 BEFORE, AFTER = 8, 20  # frames before and after a loud one that belong to it: 200 and 500 ms
 FEW = 3  # loud frames make speech; fewer are a click
-LAG = 4  # frames, 100 ms: a frame that sounds as one so long before is held, as notes are and voices are not
-SMOOTHED = 9  # bins, 360 Hz: what a spectrum is without its lines
-HELD = 0.5  # correlation of the lines of two frames, over which one is held
-TONAL = 0.8  # of the fainter half of the memory is held, where there is music behind the speech
+LAG = 4  # frames that are not digital silence, 100 ms: one whose lines are those of so long before is sustained, as notes are
+SMOOTHED = 9  # bins, 360 Hz: the width over which a spectrum has no lines
+SUSTAINED = 0.5  # correlation of the lines of two frames, over which the later one is sustained
+MUSIC = 0.8  # share of the fainter half of the memory that is sustained, over which there is music behind what is loud
 
 # What is not answered
 SHORTEST = 0.3  # seconds
-NEAR = 0.01  # dB over the floor, which the logarithm's rounding may make of it
+NEAR = 0.01  # dB, which the logarithm's rounding may make of nothing
 NOTHING = 1e-12  # power; less counts as silence
 FAINT_DB, STEADY_DB = -40.0, 10.0
 NONE = "no speech"
@@ -149,13 +149,13 @@ class Detector:
     """Blocks at 16 kHz -> those of their samples that are speech.
 
     A frame is loud where its level stands out of what was heard in the last seconds: half way between floor and peak, in dB.
-    Where what is faint is music, loud notes do not count. Speech is what lies near a few loud frames.
+    Where what is faint is music, frames that are sustained are not loud. Speech is what lies near a few loud frames.
     """
 
     def __init__(self) -> None:
         self.rest = np.empty(0, np.float32)  # samples that are not yet told apart, from frame `told` on
-        self.levels, self.held = np.empty(0), np.empty(0, bool)  # of the frames in memory
-        self.lines = np.empty((0, 0))  # of the last LAG of them
+        self.levels, self.sustained = np.empty(0), np.empty(0, bool)  # of the frames in memory
+        self.lines = np.empty((0, BINS.stop - BINS.start))  # of the last LAG of them
         self.loud = np.zeros(AFTER, bool)  # of frames, from AFTER frames before `told` on
         self.told = 0  # frames
 
@@ -190,18 +190,20 @@ class Detector:
         sounding = levels > SILENT_DB
         self.levels = np.concatenate([self.levels, levels[sounding]])[-MEMORY:]
         loud = levels > max(threshold(self.levels), SILENT_DB)
-        held = self._held(lines_of(power[sounding]))
-        self.held = np.concatenate([self.held, held])[-MEMORY:]
-        if is_tonal(self.levels, self.held):
-            loud[sounding] &= ~held
+        sustained = self._sustained(lines_of(power[sounding]))
+        self.sustained = np.concatenate([self.sustained, sustained])[-MEMORY:]
+        if is_music(self.levels, self.sustained):
+            loud[sounding] &= ~sustained
         self.loud = np.concatenate([self.loud, loud])
 
-    def _held(self, lines: Array) -> Array:
-        """Whether each of some frames is held, by its lines (n, bins) -> (n,); the first of all, by those that follow."""
-        before = self.lines if len(self.lines) else lines[LAG : 2 * LAG]
-        both = np.concatenate([before, lines]) if len(before) else lines
-        self.lines = both[-LAG:]
-        return (lines * both[: len(lines)]).sum(axis=1) > HELD
+    def _sustained(self, lines: Array) -> Array:
+        """Whether each of some frames is, by its lines (n, bins) -> (n,); the first of all, by those that follow."""
+        if len(self.lines) == 0 and len(lines):
+            following = lines[LAG : 2 * LAG]
+            self.lines = np.pad(following, ((0, LAG - len(following)), (0, 0)))
+        both = np.concatenate([self.lines, lines])
+        self.lines = both[-LAG:].copy()
+        return (lines * both[: len(lines)]).sum(axis=1) > SUSTAINED
 
     def _tell(self, frames: int) -> list[Run]:
         """Runs of speech among the first frames of rest, which are taken off it."""
@@ -235,12 +237,12 @@ def levels_of(x: Array) -> Array:
 
 def lines_of(power: Array) -> Array:
     """What stands out of spectra (n, bins), such as harmonics, in their logarithms: of mean 0 and length 1, (n, bins)."""
-    lines = np.log(np.maximum(power, NOTHING)) @ _unsmoothed(power.shape[1])
+    lines = np.log(np.maximum(power, NOTHING)) @ _sharpening(power.shape[1])
     return lines / np.maximum(np.sqrt((lines**2).sum(axis=1, keepdims=True)), NOTHING)
 
 
 @functools.lru_cache(maxsize=1)
-def _unsmoothed(bins: int) -> Array:
+def _sharpening(bins: int) -> Array:
     """A product with it takes the mean of the bins around each off a row, and then the mean of all, (bins, bins)."""
     around = np.clip(np.arange(bins)[:, None] + np.arange(SMOOTHED) - SMOOTHED // 2, 0, bins - 1)
     matrix = np.eye(bins)
@@ -248,12 +250,13 @@ def _unsmoothed(bins: int) -> Array:
     return matrix - matrix.mean(axis=1, keepdims=True)
 
 
-def is_tonal(levels: Array, held: Array) -> bool:
-    """Whether there is music behind what is loud, by the levels of the frames in memory (n,), and which are held (n,)."""
+def is_music(levels: Array, sustained: Array) -> bool:
+    """Whether there is music behind what is loud, by the levels of the frames in memory (n,), and which are sustained (n,)."""
     if len(levels) < FIRST:
         return False
     middle = (len(levels) - 1) // 2
-    return float(held[levels <= np.partition(levels, middle)[middle]].mean()) > TONAL
+    faint = levels <= np.partition(levels, middle)[middle] + NEAR
+    return float(sustained[faint].mean()) > MUSIC
 
 
 def threshold(levels: Array) -> float:

@@ -30,7 +30,7 @@ from npser.features import FLOOR_DB, HOP, Kind
 from npser.files import lock
 from npser.threads import ahead, available_cores
 
-FORMAT = 3  # of the files in the cache; another number computes them anew
+FORMAT = 4  # of the files in the cache; another number computes them anew
 
 HELD = 4 << 20  # bytes of a recording's rows that wait in memory; more wait on disk
 

@@ -35,7 +35,7 @@ from npser.lite import Model
 from npser.live import page
 from npser.live.stream import Event, listen
 from npser.networks import mirsamadi2017
-from npser.speech import Detector, Resampler
+from npser.speech import FRAME, Detector, Resampler
 
 NODE = shutil.which("node")
 with_node = pytest.mark.skipif(NODE is None, reason="needs node")
@@ -124,6 +124,13 @@ def test_the_detector_finds_the_speech_that_python_finds(engine: Engine):
         sound(999),
         silence,
         melody(6),
+        np.concatenate([melody(2), silence, melody(3, -40, 2), silence[:3000], melody(2, -30, 1)]),
+        np.concatenate([melody(1)[:2000], silence, melody(4, -40, 2)]),
+        np.concatenate([np.tile(sound(FRAME, 1), 12), melody(4, -40, 2)]),
+        *(
+            melody(8, -30, seed) * np.repeat(np.random.default_rng(seed).random(320) < share, FRAME).astype(np.float32)
+            for seed, share in ((1, 0.9), (2, 0.7), (3, 0.3), (4, 0.2))
+        ),
         melody(6) + np.concatenate([np.zeros(40_000, np.float32), 2 * sound(32_000, 2), np.zeros(24_000, np.float32)]),
     ]
     actions = [{"do": "detect", "x": engine.floats(x), "cuts": cuts_of(len(x), n)} for n, x in enumerate(sounds)]

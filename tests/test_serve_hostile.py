@@ -191,6 +191,18 @@ def test_a_network_of_64_bits_is_one_address(other: str, same: bool) -> None:
     assert front.turn(other) == (None if same else 0)
 
 
+def test_who_leaves_while_waiting_leaves_nothing_behind() -> None:
+    front = Front(lambda _: None)
+    front.waiting = 1
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        connection, address = listener.accept()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        front._take(connection, address)
+    assert (connection.fileno(), front.waiting) == (-1, 0)
+
+
 def test_clients_that_leave_before_their_answer(server: Server, audio: bytes) -> None:
     head = f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(audio)}\r\n\r\n".encode()
     for cut in (0, 100, len(audio)):

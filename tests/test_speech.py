@@ -20,12 +20,13 @@ from npser.speech import (
     AFTER,
     BEFORE,
     FRAME,
-    HELD,
     LAG,
     NONE,
+    SUSTAINED,
     Detector,
     Resampler,
     Speech,
+    is_music,
     lines_of,
     powers_of,
     read_windows,
@@ -147,7 +148,7 @@ def test_music_is_no_speech_and_words_over_it_are(seed: int):
     assert sum(end - start for start, end in told) < 24_000 + (BEFORE + AFTER) * FRAME + 0.1 * len(music)
 
 
-def test_a_note_is_held_and_a_voice_is_not():
+def test_a_note_is_sustained_and_a_voice_is_not():
     t = np.arange(RATE) / RATE
     k = np.arange(1, 10)[:, None]
     note, glide = (np.sum(np.sin(2 * np.pi * k * cycles) / k, axis=0) for cycles in (220 * t, 200 * t + 100 * t**2))
@@ -155,8 +156,39 @@ def test_a_note_is_held_and_a_voice_is_not():
         lines = lines_of(powers_of(x))
         np.testing.assert_allclose((lines**2).sum(axis=1), 1)
         np.testing.assert_allclose(lines.sum(axis=1), 0, atol=1e-9)
-        held = (lines[LAG:] * lines[:-LAG]).sum(axis=1) > HELD
-        assert held.mean() == pytest.approx(share, abs=0.05)
+        sustained = (lines[LAG:] * lines[:-LAG]).sum(axis=1) > SUSTAINED
+        assert sustained.mean() == pytest.approx(share, abs=0.05)
+
+
+def test_there_is_music_where_more_than_four_fifths_of_what_is_faint_are_sustained():
+    levels = np.repeat([-50.0, -20.0], 20)  # rounding may part the first ones
+    levels[:20] += 1e-13 * np.arange(20)
+    for count, music in ((16, False), (17, True)):
+        sustained = np.r_[np.arange(20) < count, np.zeros(20, bool)]
+        assert is_music(levels, sustained) is music
+        assert is_music(levels[::-1], sustained[::-1]) is music
+    assert not is_music(levels[:39], np.ones(39, bool))  # less than a second
+    assert is_music(np.full(40, -30.0), np.arange(40) < 33)
+
+
+@pytest.mark.parametrize("sounding", [3, 6, 8, 20])
+def test_what_has_nothing_before_it_is_sustained_where_what_follows_is(sounding: int):
+    hiss, rest = noise(sounding * FRAME / RATE, -20), np.zeros(RATE, np.float32)
+    detector = Detector()
+    detector.feed(np.concatenate([hiss, rest]))
+    assert detector.sustained.tolist() == [False] * sounding
+    detector = Detector()
+    t = np.arange(sounding * FRAME) / RATE
+    detector.feed(np.concatenate([0.1 * np.sin(2 * np.pi * 880 * t), rest]).astype(np.float32))
+    assert detector.sustained.tolist() == [t + LAG < sounding or t >= LAG for t in range(sounding)]
+
+
+def test_a_vowel_that_is_held_without_a_pause_is_taken_for_a_note():
+    t, k = np.arange(3 * RATE) / RATE, np.arange(1, 15)[:, None]
+    vowel = np.sum(np.sin(2 * np.pi * k * 200 * t) / k, axis=0) * np.sin(np.pi * t / 3)
+    assert heard((0.1 * vowel).astype(np.float32)) == []
+    around = np.concatenate([noise(1, -60), 0.1 * vowel + noise(3, -60), noise(1, -60)])
+    assert sum(end - start for start, end in heard(around.astype(np.float32))) > 2 * RATE
 
 
 def test_lines_are_what_is_left_of_a_logarithm_without_the_mean_around_each_bin():
@@ -303,6 +335,15 @@ def test_no_recording_of_the_corpora_is_without_speech():
     for path in REAL[:: max(1, len(REAL) // 150)]:
         x = np.concatenate(list(read_windows(path, 1000.0)))
         assert len(x) >= 0.3 * RATE, path
+
+
+@real
+def test_recordings_of_the_corpora_are_far_from_music():
+    for path in REAL[:: max(1, len(REAL) // 150)]:
+        detector = Detector()
+        detector.feed(np.concatenate(list(features.read_blocks(path)[1])))
+        faint = detector.levels <= np.median(detector.levels)
+        assert detector.sustained[faint].mean() < 0.7, path
 
 
 @real

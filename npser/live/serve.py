@@ -58,21 +58,29 @@ class Front(httpserver.HTTPServer):
         super().initialize(*arguments, **others)
         self.free: dict[bytes, float] = {}  # when each address has all of its connections of a second to begin again
 
+    def count(self) -> int:
+        """Connections now."""
+        return len(self._connections) + self.state.live + self.waiting
+
     def _handle_connection(self, connection: socket.socket, address: Any) -> None:
-        """Before anything is spent on it."""
-        state, count = self.state, len(self._connections) + self.state.live + self.waiting
-        seconds = self.turn(address[0]) if count < state.settings.connections else None
+        """Close it, or let it wait for its turn, before a stream or TLS is spent on it."""
+        state = self.state
+        seconds = self.turn(address[0]) if self.count() < state.settings.connections else None
         if seconds is None:
             state.measures.add("refusals_total", reason="connections")
             connection.close()
             return
-        state.measures.set("connections", count + 1)
         self.waiting += 1
         asyncio.get_running_loop().call_later(seconds, self._take, connection, address)
 
     def _take(self, connection: socket.socket, address: Any) -> None:
         self.waiting -= 1
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD)
+        try:
+            connection.getpeername()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD)
+        except OSError:  # who waited has left
+            connection.close()
+            return
         super()._handle_connection(connection, address)
 
     def turn(self, host: str) -> float | None:
@@ -160,7 +168,7 @@ async def _serve(state: State, sockets: list[socket.socket], context: ssl.SSLCon
         decompress_request=False,
         chunk_size=1 << 16,
     )
-    server.state = state
+    server.state, state.connections = state, server.count
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

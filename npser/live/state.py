@@ -6,6 +6,7 @@ import asyncio
 import functools
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,6 +56,7 @@ class State:
             raise
         self.lives: set[Live] = set()
         self.live = self.uploads = self.held = 0  # sessions; uploads that are answered; bytes of those that come
+        self.connections: Callable[[], int] = lambda: 0  # now; the front says
         self.stopping = False
         self.well = -FRESH  # when the last canary sang
         self.canary = trained.network_input(tone(round(min(1.0, trained.config.max_seconds) * SAMPLE_RATE)))
@@ -76,6 +78,7 @@ class State:
                 await asyncio.sleep(AGAIN)
                 continue
             self.measures.set("busy_share", self.engine.busy())
+            self.measures.set("connections", self.connections())
             self.measures.set("resident_memory_bytes", resident_bytes(self.engine.child.pid))
             if self.stopping:
                 return

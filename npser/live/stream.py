@@ -37,7 +37,7 @@ KEPT = {  # of a stream, in its state
         "ended",
     ),
     "resampler": ("held", "heard", "made", "dropped"),
-    "detector": ("rest", "levels", "held", "lines", "loud", "told"),
+    "detector": ("rest", "levels", "sustained", "lines", "loud", "told"),
 }
 
 

@@ -9,7 +9,7 @@ export class Detector {
     this.powers = new Powers(k.FRAME);
     this.rest = new Held(Float32Array); // samples that are not yet told apart, from frame `told` on
     this.levels = []; // of the frames in memory, dB
-    this.held = []; // which of them sound as those before
+    this.sustained = []; // which of them have the lines of LAG frames before
     this.lines = []; // of the last LAG of them
     this.loud = Array(k.AFTER).fill(false); // of frames, from AFTER frames before `told` on
     this.told = 0; // frames
@@ -61,24 +61,28 @@ export class Detector {
 
   // Whether each of some frames is loud.
   hear(first, count) {
-    const { SILENT_DB, MEMORY, LAG, HELD } = this.k;
+    const { SILENT_DB, MEMORY } = this.k;
     const powers = Array.from({ length: count }, (_, t) => this.power(first + t));
     const levels = powers.map((power) => this.level(power));
-    const sounding = powers.filter((_, t) => levels[t] > SILENT_DB);
-    const lines = sounding.map((power) => linesOf(this.k, power));
-    const before = this.lines.length ? this.lines : lines.slice(LAG, 2 * LAG); // the first of all, by those that follow
-    const both = [...before, ...lines];
-    const held = lines.map((line, t) => total(line.map((value, bin) => value * both[t][bin])) > HELD);
-    this.lines = both.slice(-LAG);
+    const sustained = this.areSustained(powers.filter((_, t) => levels[t] > SILENT_DB).map((power) => linesOf(this.k, power)));
     this.levels = [...this.levels, ...levels.filter((level) => level > SILENT_DB)].slice(-MEMORY);
-    this.held = [...this.held, ...held].slice(-MEMORY);
+    this.sustained = [...this.sustained, ...sustained].slice(-MEMORY);
     const least = Math.max(threshold(this.k, this.levels), SILENT_DB);
-    const tonal = isTonal(this.k, this.levels, this.held);
-    let k = 0; // of the sounding ones
+    const music = isMusic(this.k, this.levels, this.sustained);
+    let n = 0; // of the frames that are not digital silence
     for (const level of levels) {
-      const note = level > SILENT_DB && held[k++] && tonal;
-      this.loud.push(level > least && !note);
+      const note = level > SILENT_DB ? sustained[n++] : false;
+      this.loud.push(level > least && !(music && note));
     }
+  }
+
+  // Whether each of some frames is sustained, by its lines; the first of all, by those that follow.
+  areSustained(lines) {
+    const { LAG, SUSTAINED } = this.k;
+    if (!this.lines.length && lines.length) this.lines = Array.from({ length: LAG }, (_, t) => lines[LAG + t] ?? []);
+    const both = [...this.lines, ...lines];
+    this.lines = both.slice(-LAG);
+    return lines.map((line, t) => total(line.map((value, bin) => value * (both[t][bin] ?? 0))) > SUSTAINED);
   }
 
   // Runs of speech among the first frames of rest, which are taken off it.
@@ -120,12 +124,12 @@ function linesOf(k, power) {
   return lines.map((value) => (value - mean) / Math.max(length, k.NOTHING));
 }
 
-// Whether there is music behind what is loud, by the levels of the frames in memory, and which of them are held.
-function isTonal(k, levels, held) {
+// Whether there is music behind what is loud, by the levels of the frames in memory, and which of them are sustained.
+function isMusic(k, levels, sustained) {
   if (levels.length < k.FIRST) return false;
   const middle = Float64Array.from(levels).sort()[(levels.length - 1) >> 1];
-  const faint = held.filter((_, t) => levels[t] <= middle);
-  return faint.filter(Boolean).length / faint.length > k.TONAL;
+  const faint = sustained.filter((_, t) => levels[t] <= middle + k.NEAR);
+  return faint.filter(Boolean).length / faint.length > k.MUSIC;
 }
 
 function total(values) {
