@@ -28,6 +28,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 from tornado.websocket import websocket_connect
 
 from npser.lite import Model
+from npser.live.files import Files
 from npser.live.handlers import Predict
 from npser.live.limits import Settings
 from npser.live.measures import Measures
@@ -269,6 +270,18 @@ def decoder_of(server: Server) -> int:
             with contextlib.suppress(OSError):
                 if b"npser.live.decoding" in Path(f"/proc/{number}/cmdline").read_bytes():
                     return number
+
+
+def test_a_decoder_that_is_killed_at_rest_is_followed_though_another_is_ready(path: Path) -> None:
+    files = Files(Model(path), None, Settings(decoders=2), Measures())  # pyright: ignore[reportArgumentType] (no network)
+    with contextlib.closing(files):
+        idle, used = files.free
+        idle.child.kill()
+        idle.child.wait()
+        with files._decoder() as decoder:
+            assert decoder is used
+        assert idle.child.poll() is None
+        assert idle.is_ready(DEADLINE)
 
 
 def test_a_decoder_that_is_killed_at_work_is_an_answer_and_followed_by_another(server: Server, audio: bytes) -> None:

@@ -68,7 +68,8 @@ class Files:
         given = Future[Decoder]()
         with self.lock:
             if self.free:
-                decoder = next((one for one in reversed(self.free) if one.is_ready()), self.free[-1])
+                ready = [one for one in self.free if one.is_ready()]  # all are asked: one that was killed starts anew
+                decoder = (ready or self.free)[-1]
                 self.free.remove(decoder)
                 given.set_result(decoder)
             else:

@@ -15,11 +15,11 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from tornado import httpserver, netutil, web
+from tornado import httpserver, iostream, netutil, web
 
 from npser.live import handlers
 from npser.live.limits import Settings, is_loopback
@@ -41,6 +41,9 @@ ROUTES: dict[str, tuple[str, type[handlers.Handler]]] = {
 }
 SPARE = 200  # files that a process may have open beside its connections
 UNREAD = 1 << 16  # bytes of answers that the system holds for a client who does not read
+BACKLOG = 1024  # connections that the system holds until they are taken
+AT_ONCE = 128  # of them, before others have their turn
+SHUT = 0.01  # seconds that the next ones wait after one that was refused
 YOUNG = 5.0  # seconds: a worker that dies before is not started again
 SAY_OF_TORNADO = logging.CRITICAL  # malformed requests are counted by nobody, and told to who sends them
 
@@ -56,32 +59,70 @@ class Front(httpserver.HTTPServer):
 
     def initialize(self, *arguments: Any, **others: Any) -> None:
         super().initialize(*arguments, **others)
+        self.doors: list[socket.socket] = []
         self.free: dict[bytes, float] = {}  # when each address has all of its connections of a second to begin again
 
     def count(self) -> int:
         """Connections now."""
         return len(self._connections) + self.state.live + self.waiting
 
-    def _handle_connection(self, connection: socket.socket, address: Any) -> None:
-        """Close it, or let it wait for its turn, before a stream or TLS is spent on it."""
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        self.doors += sockets
+        for door in self.doors:
+            self._open(door)
+
+    def stop(self) -> None:
+        while self.doors:
+            door = self.doors.pop()
+            asyncio.get_running_loop().remove_reader(door)
+            door.close()
+
+    def _open(self, door: socket.socket) -> None:
+        if door.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(door, self._accept, door)
+
+    def _accept(self, door: socket.socket) -> None:
+        """All that have come. After one that is refused, the next ones wait: a flood need not wake the loop each time."""
+        refused = False
+        for _ in range(AT_ONCE):
+            try:
+                connection, address = door.accept()
+            except BlockingIOError:
+                break
+            except OSError:  # it has left, or there are too many files open
+                refused = True
+                break
+            refused |= not self._admitted(connection, address)
+        if refused:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(door)
+            loop.call_later(SHUT, self._open, door)
+
+    def _admitted(self, connection: socket.socket, address: Any) -> bool:
+        """Let it wait for its turn, or close it, before a stream or TLS is spent on it."""
         state = self.state
         seconds = self.turn(address[0]) if self.count() < state.settings.connections else None
         if seconds is None:
             state.measures.add("refusals_total", reason="connections")
             connection.close()
-            return
+            return False
         self.waiting += 1
         asyncio.get_running_loop().call_later(seconds, self._take, connection, address)
+        return True
 
     def _take(self, connection: socket.socket, address: Any) -> None:
         self.waiting -= 1
         try:
             connection.getpeername()
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD)
+            kind, context = iostream.IOStream, self.ssl_options
+            if context is not None:
+                connection = netutil.ssl_wrap_socket(connection, context, server_side=True, do_handshake_on_connect=False)
+                kind = iostream.SSLIOStream
         except OSError:  # who waited has left
             connection.close()
             return
-        super()._handle_connection(connection, address)
+        self.handle_stream(kind(connection, self.max_buffer_size, read_chunk_size=self.read_chunk_size), address)
 
     def turn(self, host: str) -> float | None:
         """Seconds until an address may begin one more connection; None: too many wait. Of IPv6, a network of 64 bits counts as
@@ -104,7 +145,7 @@ class Front(httpserver.HTTPServer):
 def bind(settings: Settings) -> list[socket.socket]:
     """The port. ValueError where it cannot be had."""
     try:
-        return netutil.bind_sockets(settings.port, settings.host, backlog=1024)
+        return netutil.bind_sockets(settings.port, settings.host, backlog=BACKLOG)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ValueError(
