@@ -249,7 +249,6 @@ async def _stop(state: State, server: Front, watch: asyncio.Future[None]) -> Non
     while state.uploads and time.monotonic() < until:  # who waited is told
         await asyncio.sleep(0.02)
     watch.cancel()
-    server.stop()
 
 
 # Several processes
