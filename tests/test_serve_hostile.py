@@ -192,6 +192,30 @@ def test_a_network_of_64_bits_is_one_address(other: str, same: bool) -> None:
     assert front.turn(other) == (None if same else 0)
 
 
+def test_where_no_more_files_can_be_opened_the_front_waits_and_tries_again() -> None:
+    class Full(socket.socket):
+        tries = 0
+
+        def accept(self) -> Any:
+            self.tries += 1
+            raise OSError(24, "Too many open files")
+
+    async def work() -> None:
+        front = Front(lambda _: None)
+        with Full() as door:
+            door.bind(("127.0.0.1", 0))
+            door.listen()
+            front.add_sockets([door])
+            with socket.create_connection(door.getsockname()):
+                await asyncio.sleep(0.3)
+            front.stop()
+            front.stop()
+            await asyncio.sleep(0.05)
+            assert 2 <= door.tries <= 30
+
+    run(work())
+
+
 def test_who_leaves_while_waiting_leaves_nothing_behind() -> None:
     front = Front(lambda _: None)
     front.waiting = 1
