@@ -203,7 +203,7 @@ class Detector:
             self.lines = np.pad(following, ((0, LAG - len(following)), (0, 0)))
         both = np.concatenate([self.lines, lines])
         self.lines = both[-LAG:].copy()
-        return (lines * both[: len(lines)]).sum(axis=1) > SUSTAINED
+        return np.einsum("nk,nk->n", lines, both[: len(lines)]) > SUSTAINED
 
     def _tell(self, frames: int) -> list[Run]:
         """Runs of speech among the first frames of rest, which are taken off it."""
@@ -238,7 +238,7 @@ def levels_of(x: Array) -> Array:
 def lines_of(power: Array) -> Array:
     """What stands out of spectra (n, bins), such as harmonics, in their logarithms: of mean 0 and length 1, (n, bins)."""
     lines = np.log(np.maximum(power, NOTHING)) @ _sharpening(power.shape[1])
-    return lines / np.maximum(np.sqrt((lines**2).sum(axis=1, keepdims=True)), NOTHING)
+    return lines / np.maximum(np.sqrt(np.einsum("nk,nk->n", lines, lines)), NOTHING)[:, None]
 
 
 @functools.lru_cache(maxsize=1)
@@ -252,11 +252,11 @@ def _sharpening(bins: int) -> Array:
 
 def is_music(levels: Array, sustained: Array) -> bool:
     """Whether there is music behind what is loud, by the levels of the frames in memory (n,), and which are sustained (n,)."""
-    if len(levels) < FIRST:
+    if len(levels) < FIRST or np.count_nonzero(sustained) <= MUSIC * len(levels) / 2:
         return False
     middle = (len(levels) - 1) // 2
     faint = levels <= np.partition(levels, middle)[middle] + NEAR
-    return float(sustained[faint].mean()) > MUSIC
+    return bool(np.count_nonzero(sustained & faint) > MUSIC * np.count_nonzero(faint))
 
 
 def threshold(levels: Array) -> float:
