@@ -59,7 +59,7 @@ class Front(httpserver.HTTPServer):
 
     def initialize(self, *arguments: Any, **others: Any) -> None:
         super().initialize(*arguments, **others)
-        self.doors: list[socket.socket] = []
+        self.doors: list[socket.socket] = []  # that connections come to
         self.free: dict[bytes, float] = {}  # when each address has all of its connections of a second to begin again
 
     def count(self) -> int:
@@ -67,11 +67,13 @@ class Front(httpserver.HTTPServer):
         return len(self._connections) + self.state.live + self.waiting
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        """Take the connections that come to them."""
         self.doors += sockets
         for door in self.doors:
             self._open(door)
 
     def stop(self) -> None:
+        """Take no more."""
         while self.doors:
             door = self.doors.pop()
             asyncio.get_running_loop().remove_reader(door)
